@@ -1,0 +1,116 @@
+-- The nine steps: their names, the keys they have had, and the one definition of "done".
+
+CREATE FUNCTION workshop_steps()
+    RETURNS TABLE (step_number integer, step_name text, exercise_key text, early_key text)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    VALUES (1, 'Connect Accounts', 'step-1-connect-accounts', 'connect-accounts'),
+           (2, 'Choose Use Case', 'step-2-choose-use-case', 'choose-use-case'),
+           (3, 'Provision Services', 'step-3-provision-services', 'provision-number'),
+           (4, 'Basic TwiML', 'step-4-basic-twiml', 'create-basic-twiml'),
+           (5, 'WebSocket Handler', 'step-5-websocket-handler', 'build-websocket-handler'),
+           (6, 'ConversationRelay', 'step-6-conversation-relay', 'create-conversation-relay'),
+           (7, 'Custom AI Prompt', 'step-7-ai-tools', 'add-ai-tools'),
+           (8, 'Tools & Functions', 'step-8-test-call', 'test-full-call'),
+           (9, 'Deploy Your System', 'step-9-multichannel', 'add-multichannel');
+END;
+COMMENT ON FUNCTION workshop_steps() IS 'The nine steps with their names and exercise keys.';
+
+-- CASE instead of a join with workshop_steps(): it is inlined, and runs for every exercise.
+CREATE FUNCTION step_number_of(name text) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN name ~ '^step-[1-9](-|$)' THEN substr(name, 6, 1)::integer
+    WHEN name ~ '^exercise-[1-9]$' THEN substr(name, 10, 1)::integer
+    ELSE CASE name
+        WHEN 'Connect Accounts' THEN 1 WHEN 'connect-accounts' THEN 1
+        WHEN 'Choose Use Case' THEN 2 WHEN 'choose-use-case' THEN 2
+        WHEN 'Provision Services' THEN 3 WHEN 'provision-number' THEN 3
+        WHEN 'Basic TwiML' THEN 4 WHEN 'create-basic-twiml' THEN 4
+        WHEN 'WebSocket Handler' THEN 5 WHEN 'build-websocket-handler' THEN 5
+        WHEN 'ConversationRelay' THEN 6 WHEN 'create-conversation-relay' THEN 6
+        WHEN 'Custom AI Prompt' THEN 7 WHEN 'add-ai-tools' THEN 7
+        WHEN 'Tools & Functions' THEN 8 WHEN 'test-full-call' THEN 8
+        WHEN 'Deploy Your System' THEN 9 WHEN 'add-multichannel' THEN 9
+        WHEN 'Final Deployment' THEN 9
+    END
+END;
+COMMENT ON FUNCTION step_number_of(text) IS 'Step that a title or an exercise key names, else NULL.';
+
+CREATE FUNCTION step_name_of(number integer) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE number
+    WHEN 1 THEN 'Connect Accounts'
+    WHEN 2 THEN 'Choose Use Case'
+    WHEN 3 THEN 'Provision Services'
+    WHEN 4 THEN 'Basic TwiML'
+    WHEN 5 THEN 'WebSocket Handler'
+    WHEN 6 THEN 'ConversationRelay'
+    WHEN 7 THEN 'Custom AI Prompt'
+    WHEN 8 THEN 'Tools & Functions'
+    WHEN 9 THEN 'Deploy Your System'
+END;
+COMMENT ON FUNCTION step_name_of(integer) IS 'Name of step 1 to 9.';
+
+-- What an exercises object says about the steps. Several keys for one step merge: done if any is,
+-- earliest completion, greatest time and attempts. An unknown key, or an entry that is neither an
+-- object nor true, says nothing about a step and stays in the object.
+CREATE FUNCTION exercise_steps(exercises jsonb)
+    RETURNS TABLE (
+        step_number integer,
+        completed_at timestamptz,
+        time_spent integer,
+        attempts integer,
+        validation_passed boolean
+    )
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT
+        step_number_of(e.key),
+        min(parse_timestamp(CASE WHEN parse_done(e.value -> 'completed')
+                                 THEN e.value ->> 'timestamp' END)),
+        coalesce(max(parse_count(e.value -> 'timeSpent')), 0),
+        coalesce(max(parse_count(e.value -> 'attempts')), 0),
+        bool_or(CASE WHEN jsonb_typeof(e.value) = 'boolean' THEN true
+                     ELSE coalesce(parse_done(e.value -> 'completed'), false) END)
+    FROM jsonb_each(exercises) AS e
+    WHERE step_number_of(e.key) IS NOT NULL
+      AND (jsonb_typeof(e.value) = 'object' OR e.value = 'true')
+    GROUP BY step_number_of(e.key);
+END;
+COMMENT ON FUNCTION exercise_steps(jsonb) IS 'Progress by step, as an exercises object has it.';
+
+-- The one definition of "done": the step's flags, or a step that was passed.
+CREATE FUNCTION session_steps_done(
+    twilio_connected boolean,
+    openai_connected boolean,
+    call_direction_chosen boolean,
+    services_ready boolean,
+    step4_deployed boolean,
+    step5_deployed boolean,
+    step6_deployed boolean,
+    system_prompt_saved boolean,
+    step8_deployed boolean,
+    project_deployed boolean,
+    passed integer[]
+)
+    RETURNS integer[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN array_remove(ARRAY[
+    CASE WHEN (twilio_connected AND openai_connected) OR 1 = ANY (passed) THEN 1 END,
+    CASE WHEN call_direction_chosen OR 2 = ANY (passed) THEN 2 END,
+    CASE WHEN services_ready OR 3 = ANY (passed) THEN 3 END,
+    CASE WHEN step4_deployed OR 4 = ANY (passed) THEN 4 END,
+    CASE WHEN step5_deployed OR 5 = ANY (passed) THEN 5 END,
+    CASE WHEN step6_deployed OR 6 = ANY (passed) THEN 6 END,
+    CASE WHEN system_prompt_saved OR 7 = ANY (passed) THEN 7 END,
+    CASE WHEN step8_deployed OR 8 = ANY (passed) THEN 8 END,
+    CASE WHEN project_deployed OR 9 = ANY (passed) THEN 9 END
+], NULL);
+COMMENT ON FUNCTION session_steps_done IS
+    'Steps done, ascending: by flag, or because step_progress has validation_passed.';
+
+CREATE FUNCTION session_completion_rate(done integer[]) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN round(100.0 * cardinality(done) / 9)::integer;
+COMMENT ON FUNCTION session_completion_rate(integer[]) IS 'Percentage of the nine steps, 0 to 100.'

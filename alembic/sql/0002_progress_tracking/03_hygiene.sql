@@ -1,0 +1,143 @@
+-- Triggers that keep the four tables clean whoever writes. Each has a WHEN condition, so that a
+-- clean row does not even call the function. BEFORE triggers fire in the order of their names:
+-- clean_..., completion_rate (0005), then touch_updated_at.
+
+CREATE FUNCTION touch_updated_at() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    NEW.updated_at := now();
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION touch_updated_at() IS 'Trigger: updated_at follows a change that leaves it alone.';
+
+CREATE TRIGGER touch_updated_at BEFORE UPDATE ON students
+    FOR EACH ROW
+    WHEN (OLD.* IS DISTINCT FROM NEW.* AND OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at)
+    EXECUTE FUNCTION touch_updated_at();
+
+CREATE TRIGGER touch_updated_at BEFORE UPDATE ON sessions
+    FOR EACH ROW
+    WHEN (OLD.* IS DISTINCT FROM NEW.* AND OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at)
+    EXECUTE FUNCTION touch_updated_at();
+
+CREATE TRIGGER touch_updated_at BEFORE UPDATE ON step_progress
+    FOR EACH ROW
+    WHEN (OLD.* IS DISTINCT FROM NEW.* AND OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at)
+    EXECUTE FUNCTION touch_updated_at();
+
+CREATE FUNCTION refuse_student_id_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION 'students.student_id is immutable'
+        USING ERRCODE = 'integrity_constraint_violation',
+              HINT = 'Insert another student and move the sessions instead.';
+END
+$$;
+COMMENT ON FUNCTION refuse_student_id_change() IS 'Trigger: a student_id never changes.';
+
+CREATE TRIGGER refuse_student_id_change BEFORE UPDATE OF student_id ON students
+    FOR EACH ROW
+    WHEN (OLD.student_id IS DISTINCT FROM NEW.student_id)
+    EXECUTE FUNCTION refuse_student_id_change();
+
+-- The application's ON CONFLICT (student_email) goes on working: BEFORE triggers run first.
+CREATE FUNCTION clean_students() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    NEW.student_email := public.clean_email(NEW.student_email);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION clean_students() IS 'Trigger: student_email in lower case and trimmed.';
+
+CREATE TRIGGER clean_students BEFORE INSERT OR UPDATE ON students
+    FOR EACH ROW
+    WHEN (NEW.student_email IS DISTINCT FROM clean_email(NEW.student_email))
+    EXECUTE FUNCTION clean_students();
+
+CREATE FUNCTION clean_sessions() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    NEW.selected_phone_number := nullif(NEW.selected_phone_number, '');
+    NEW.selected_voice := nullif(NEW.selected_voice, '');
+    NEW.tts_provider := nullif(NEW.tts_provider, '');
+    NEW.call_direction := nullif(NEW.call_direction, '');
+    NEW.use_case_description := nullif(NEW.use_case_description, '');
+    NEW.openai_api_key := nullif(NEW.openai_api_key, '');
+    NEW.system_prompt := nullif(NEW.system_prompt, '');
+    NEW.ivr_greeting := nullif(NEW.ivr_greeting, '');
+    NEW.websocket_url := nullif(NEW.websocket_url, '');
+    NEW.codespace_url := nullif(NEW.codespace_url, '');
+    NEW.github_repo_url := nullif(NEW.github_repo_url, '');
+    NEW.railway_url := nullif(NEW.railway_url, '');
+    -- JSON null says "nothing", which is what the column's default says
+    NEW.tools := coalesce(nullif(public.unwrap_json(NEW.tools), 'null'), '[]');
+    NEW.voice_settings := coalesce(nullif(public.unwrap_json(NEW.voice_settings), 'null'), '{}');
+    NEW.exercises := coalesce(nullif(public.unwrap_json(NEW.exercises), 'null'), '{}');
+    NEW.bug_reports := coalesce(nullif(public.unwrap_json(NEW.bug_reports), 'null'), '[]');
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION clean_sessions() IS 'Trigger: empty text becomes NULL, wrapped JSON is unwrapped.';
+
+CREATE TRIGGER clean_sessions BEFORE INSERT OR UPDATE ON sessions
+    FOR EACH ROW
+    WHEN ('' IN (
+              NEW.selected_phone_number, NEW.selected_voice, NEW.tts_provider, NEW.call_direction,
+              NEW.use_case_description, NEW.openai_api_key, NEW.system_prompt, NEW.ivr_greeting,
+              NEW.websocket_url, NEW.codespace_url, NEW.github_repo_url, NEW.railway_url)
+          OR jsonb_typeof(NEW.tools) IS DISTINCT FROM 'array'
+          OR jsonb_typeof(NEW.voice_settings) IS DISTINCT FROM 'object'
+          OR jsonb_typeof(NEW.exercises) IS DISTINCT FROM 'object'
+          OR jsonb_typeof(NEW.bug_reports) IS DISTINCT FROM 'array')
+    EXECUTE FUNCTION clean_sessions();
+
+-- The application counts the titles from 0 and the exercise keys from 1, under one unique key: the
+-- name says which step it is, the number alone does not.
+CREATE FUNCTION clean_step_progress() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.step_name IS NOT DISTINCT FROM OLD.step_name THEN
+        NEW.step_name := public.step_name_of(NEW.step_number);
+    ELSE
+        NEW.step_number := coalesce(public.step_number_of(NEW.step_name), NEW.step_number);
+        NEW.step_name := coalesce(public.step_name_of(public.step_number_of(NEW.step_name)),
+                                  NEW.step_name,
+                                  public.step_name_of(NEW.step_number));
+    END IF;
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION clean_step_progress() IS 'Trigger: step_number follows a known step_name.';
+
+CREATE TRIGGER clean_step_progress BEFORE INSERT OR UPDATE ON step_progress
+    FOR EACH ROW
+    WHEN (NEW.step_name IS DISTINCT FROM step_name_of(NEW.step_number))
+    EXECUTE FUNCTION clean_step_progress();
+
+CREATE FUNCTION clean_events() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    NEW.event_data := coalesce(public.unwrap_json(NEW.event_data), '{}');
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION clean_events() IS 'Trigger: wrapped JSON in event_data is unwrapped.';
+
+CREATE TRIGGER clean_events BEFORE INSERT OR UPDATE ON events
+    FOR EACH ROW
+    WHEN (jsonb_typeof(NEW.event_data) IS NULL OR jsonb_typeof(NEW.event_data) = 'string')
+    EXECUTE FUNCTION clean_events()

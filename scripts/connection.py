@@ -1,0 +1,139 @@
+"""Which database, and how to reach it: the one place that turns an environment into an engine.
+
+``alembic/env.py`` and every script resolve their database here. Only SQLAlchemy and psycopg are
+needed. No function ever shows a password.
+"""
+
+import ipaddress
+import logging
+import os
+from collections.abc import Mapping
+
+import psycopg
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import NullPool
+
+VARIABLES = ("POSTGRES_URL_NON_POOLING", "POSTGRES_URL", "DATABASE_URL")
+"""Environment variables that may name the database, the first one set wins."""
+
+_ACCEPTED = {
+    "postgres",
+    "postgresql",
+    "postgresql+psycopg",
+    "postgresql+psycopg2",
+}
+
+log = logging.getLogger("workshop.connection")
+
+
+class ConnectionProblem(Exception):
+    """The database cannot be named, reached or used; the message is one line for a person."""
+
+
+def resolve_url(explicit: str | None = None, environ: Mapping[str, str] | None = None) -> URL:
+    """Return the SQLAlchemy URL of the workshop database, for the psycopg driver.
+
+    ``explicit`` (a command's ``--url``, ``sqlalchemy.url``) wins over ``environ`` (default: the
+    process's environment). There is no default database: ConnectionProblem says what to set.
+    """
+    environ = os.environ if environ is None else environ
+    source, text = "the given URL", explicit
+    if not text:
+        for source in VARIABLES:
+            text = environ.get(source)
+            if text:
+                break
+    if not text:
+        raise ConnectionProblem(
+            f"no database is named: set {VARIABLES[0]} (or {VARIABLES[1]}, or {VARIABLES[2]}) to "
+            "postgresql://user:password@host/database; 'make demo KEEP=1' starts one to try"
+        )
+    return _parse(text.strip(), source)
+
+
+def _parse(text: str, source: str) -> URL:
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConnectionProblem(
+            f"{source} is not a database URL; expected postgresql://user:password@host/database"
+        ) from None
+    if url.drivername not in _ACCEPTED:
+        raise ConnectionProblem(
+            f"{source} is for '{url.drivername}'; this project needs PostgreSQL through psycopg: "
+            "write postgresql://..."
+        )
+    if not url.database:
+        raise ConnectionProblem(f"{source} names no database; expected postgresql://.../database")
+    return _with_tls(_known_parameters(url.set(drivername="postgresql+psycopg")))
+
+
+def _known_parameters(url: URL) -> URL:
+    """Drop what hosting providers add for other drivers (``pgbouncer=true``): libpq refuses it."""
+    known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+    unknown = sorted(set(url.query) - known)
+    if unknown:
+        log.warning("URL parameters unknown to libpq are left out: %s", ", ".join(unknown))
+    return url.difference_update_query(unknown)
+
+
+def _with_tls(url: URL) -> URL:
+    """Require TLS for a host on the internet unless the URL says otherwise."""
+    if "sslmode" in url.query or is_local(url):
+        return url
+    return url.update_query_dict({"sslmode": "require"})
+
+
+def is_local(url: URL) -> bool:
+    """True for sockets, loopback, private addresses and names without a dot (``db``)."""
+    named = url.query.get("host", url.host)
+    hosts = [named] if isinstance(named, str) or named is None else list(named)
+    for host in ",".join(h or "" for h in hosts).split(","):
+        name = host.rsplit(":", 1)[0] if host.count(":") == 1 else host
+        if not name or name.startswith(("/", "@")):
+            continue
+        try:
+            address = ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            if "." in name:
+                return False
+        else:
+            if not (address.is_private or address.is_loopback or address.is_link_local):
+                return False
+    return True
+
+
+def make_engine(url: URL) -> Engine:
+    """Return an engine with one connection at a time, whose server notices become log records."""
+    # prepare_threshold: a statement prepared on one backend must not outlive it behind a proxy
+    engine = create_engine(
+        url, poolclass=NullPool, connect_args={"connect_timeout": 10, "prepare_threshold": None}
+    )
+    event.listen(engine, "connect", lambda raw, _record: raw.add_notice_handler(log_notice))
+    return engine
+
+
+def log_notice(notice: psycopg.errors.Diagnostic) -> None:
+    """Write a server notice (RAISE NOTICE, WARNING) as a log record."""
+    level = logging.WARNING if notice.severity_nonlocalized == "WARNING" else logging.INFO
+    logging.getLogger("workshop.server").log(level, "%s", notice.message_primary)
+
+
+def explain(error: DBAPIError) -> str:
+    """Say in one line, without any password, what the server or the driver objected to."""
+    original = error.orig
+    if isinstance(original, psycopg.Error) and original.diag.message_primary:
+        diag = original.diag
+        parts = [diag.message_primary, diag.message_detail, diag.message_hint]
+        return "; ".join(" ".join(part.split()) for part in parts if part)
+    return " ".join(str(original).split())
+
+
+def connect(engine: Engine) -> Connection:
+    """Open a connection; ConnectionProblem tells host and database where that fails."""
+    try:
+        return engine.connect()
+    except DBAPIError as error:
+        shown = engine.url.render_as_string(hide_password=True)
+        raise ConnectionProblem(f"cannot connect to {shown}: {explain(error)}") from error

@@ -1,0 +1,723 @@
+"""The independent oracle of the tests: what the new tables must hold, in plain Python.
+
+``predict`` reads the raw rows of the two legacy tables and applies the merge rules one row at a
+time. It shares nothing with the SQL that it judges: no query, no view, no cast. Where a rule
+refers to PostgreSQL (what jsonb can hold, what timestamptz can read, how to_jsonb writes a
+value), the behaviour is restated here.
+
+The timestamp reader covers ISO 8601 as programs write it: a date, optionally a time with colons,
+optionally Z, UTC, GMT or a numeric offset. PostgreSQL reads more than that (zone names, AM/PM,
+BC); such strings count as unreadable here and have no place in generated data, nor has a moment
+outside the years 1 to 9999 (OverflowError).
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal, InvalidOperation
+from hashlib import md5, sha256
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+PROGRESS = "workshop_students"
+CONFIG = "student_configs"
+
+TEXT_COLUMNS = (
+    "selected_phone_number",
+    "selected_voice",
+    "tts_provider",
+    "call_direction",
+    "use_case_description",
+    "openai_api_key",
+    "system_prompt",
+    "ivr_greeting",
+    "websocket_url",
+    "codespace_url",
+    "github_repo_url",
+    "railway_url",
+)
+
+# Column -> (type that it must have, table that is asked first).
+JSON_COLUMNS: dict[str, tuple[type, str]] = {
+    "tools": (list, CONFIG),
+    "voice_settings": (dict, CONFIG),
+    "exercises": (dict, PROGRESS),
+    "bug_reports": (list, PROGRESS),
+}
+
+FLAGS = (
+    "twilio_connected",
+    "openai_connected",
+    "call_direction_chosen",
+    "services_ready",
+    "step4_code_validated",
+    "step4_committed",
+    "step4_deployed",
+    "step5_code_validated",
+    "step5_committed",
+    "step5_deployed",
+    "step6_code_validated",
+    "step6_committed",
+    "step6_deployed",
+    "system_prompt_saved",
+    "step7_committed",
+    "step7_deployed",
+    "tools_configured",
+    "step8_code_validated",
+    "step8_committed",
+    "step8_deployed",
+    "project_deployed",
+)
+
+# The earliest databases call three of the flags by other names, in workshop_students only.
+EARLY_FLAGS = {
+    "step4_deployed": "voice_handler_deployed",
+    "step5_deployed": "websocket_handler_deployed",
+    "project_deployed": "full_deployment_complete",
+}
+
+# Step number -> (its name, the flags that must all be set for it to be done).
+STEPS: dict[int, tuple[str, tuple[str, ...]]] = {
+    1: ("Connect Accounts", ("twilio_connected", "openai_connected")),
+    2: ("Choose Use Case", ("call_direction_chosen",)),
+    3: ("Provision Services", ("services_ready",)),
+    4: ("Basic TwiML", ("step4_deployed",)),
+    5: ("WebSocket Handler", ("step5_deployed",)),
+    6: ("ConversationRelay", ("step6_deployed",)),
+    7: ("Custom AI Prompt", ("system_prompt_saved",)),
+    8: ("Tools & Functions", ("step8_deployed",)),
+    9: ("Deploy Your System", ("project_deployed",)),
+}
+
+EARLY_EXERCISES = {
+    "connect-accounts": 1,
+    "choose-use-case": 2,
+    "provision-number": 3,
+    "create-basic-twiml": 4,
+    "build-websocket-handler": 5,
+    "create-conversation-relay": 6,
+    "add-ai-tools": 7,
+    "test-full-call": 8,
+    "add-multichannel": 9,
+}
+
+HOMES = frozenset(
+    {
+        *TEXT_COLUMNS,
+        *JSON_COLUMNS,
+        *FLAGS,
+        "demo_mode",
+        "current_step",
+        "total_time_spent",
+        "completion_rate",
+        "session_token",
+        "student_email",
+        "student_name",
+        "started_at",
+        "last_activity",
+        "created_at",
+        "updated_at",
+    }
+)
+
+BLANKS = " \t\r\n"
+INTEGER_MAX = 2147483647
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A legacy column: its type as format_type() names it, and its constant default."""
+
+    type_name: str
+    default: Any = None
+
+
+@dataclass
+class Table:
+    """A legacy table as read: json and jsonb values as their text, the rest as psycopg gives it."""
+
+    columns: dict[str, Column]
+    rows: list[dict[str, Any]]
+
+
+@dataclass
+class Prediction:
+    """The mapped columns of the new tables, by key."""
+
+    students: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    steps: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+
+
+# --- values as PostgreSQL sees them -----------------------------------------------------------
+
+
+def parse_jsonb(text: str) -> Any:
+    """The value of a JSON text that jsonb can hold; ValueError for every other text."""
+    value = json.loads(
+        text,
+        parse_int=_json_number,
+        parse_float=_json_number,
+        parse_constant=_refuse_constant,
+        object_pairs_hook=_json_object,
+    )
+    return _checked(value)
+
+
+def _json_number(text: str) -> int | Decimal:
+    if re.fullmatch("-?[0-9]{1,18}", text):
+        return int(text)
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        raise ValueError("exponent out of range") from None
+    if not _fits_numeric(number):
+        raise ValueError("number out of range")
+    return number
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The last of several equal keys wins, but what the others hold must be valid as well."""
+    for key, value in pairs:
+        _checked(key)
+        _checked(value)
+    return dict(pairs)
+
+
+def _checked(value: Any) -> Any:
+    """The value, if jsonb can hold its strings; objects were checked when they were made."""
+    if isinstance(value, str) and re.search("[\x00\ud800-\udfff]", value):
+        raise ValueError("jsonb holds neither U+0000 nor half a surrogate pair")
+    if isinstance(value, list):
+        for item in value:
+            _checked(item)
+    return value
+
+
+def _fits_numeric(number: Decimal) -> bool:
+    """Whether numeric can hold it: 131072 digits before the point, 16383 after it."""
+    exponent = number.as_tuple().exponent
+    if not number or not isinstance(exponent, int):
+        return True
+    return number.adjusted() <= 131071 and exponent >= -16383
+
+
+def to_json(column: Column, value: Any) -> Any:
+    """The value as to_jsonb gives it; a json text that jsonb cannot hold stays a string."""
+    if column.type_name in ("json", "jsonb") and isinstance(value, str):
+        try:
+            return parse_jsonb(value)
+        except ValueError:
+            return value
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float | Decimal):
+        if not math.isfinite(value):
+            return str(Decimal(value))
+        return Decimal(repr(value)) if isinstance(value, float) else value
+    if isinstance(value, datetime):
+        aware = value.tzinfo is not None
+        text = (value.astimezone(UTC) if aware else value).replace(tzinfo=None).isoformat()
+        return _without_trailing_zeros(text) + ("+00:00" if aware else "")
+    if isinstance(value, time) and value.tzinfo is None:
+        return _without_trailing_zeros(value.isoformat())
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
+    if isinstance(value, list):
+        return [to_json(column, item) for item in value]
+    raise TypeError(f"no rule for a {type(value).__name__} in a column of type {column.type_name}")
+
+
+def _without_trailing_zeros(text: str) -> str:
+    return text.rstrip("0") if "." in text else text
+
+
+def to_text(value: Any) -> str | None:
+    """The value as a cast to text gives it."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Decimal):
+        return format(value, "f") if value.is_finite() else str(value)
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    if isinstance(value, int | UUID):
+        return str(value)
+    raise TypeError(f"no rule for a {type(value).__name__} as text")
+
+
+def to_number(value: Any) -> Decimal | None:
+    """A number or a string that holds one, else None. NaN is not a number."""
+    if isinstance(value, str):
+        text = value.strip(BLANKS)
+        if not re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,9})?", text):
+            return None
+        number = Decimal(text)
+        return number if _fits_numeric(number) else None
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    return None if number.is_nan() else number
+
+
+def clamp(number: Decimal, greatest: int) -> int:
+    """The whole number from 0 to the greatest that is nearest, towards zero."""
+    return int(min(max(number, Decimal(0)), Decimal(greatest)))
+
+
+def to_flag(value: Any) -> bool:
+    """True for true, a non-zero number, and what boolean input reads as true."""
+    if isinstance(value, str):
+        text = value.strip(BLANKS).lower()
+        return text in ("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1")
+    return bool(value)
+
+
+_TIMESTAMP = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
+    r"(?:(?:\s*T\s*|\s+)([0-9]{1,2}):([0-9]{1,2})(?::([0-9]{1,2})(\.[0-9]*)?)?)?"
+    r"\s*(?:Z|UTC|GMT|([+-])\s*([0-9]{1,2})(?::?([0-9]{2})(?::([0-9]{2}))?)?)?\s*",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def to_moment(value: Any) -> datetime | None:
+    """The moment that a timestamp, a date or a string names; without a zone it is UTC."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    match = _TIMESTAMP.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return None
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[:6])
+    fraction, sign = match.group(7), match.group(8)
+    zone_hour, zone_minute, zone_second = (int(part or 0) for part in match.groups()[8:])
+    # PostgreSQL reads the fraction as a double and rounds half to even, as Python does.
+    microsecond = round(float("0" + fraction + "0") * 1000000) if fraction else 0
+    past_midnight = hour == 24 and (minute or second or microsecond)
+    if hour > 24 or past_midnight or minute > 59 or second > 60:
+        return None
+    if zone_hour > 15 or zone_minute > 59 or zone_second > 59:
+        return None
+    try:
+        midnight = datetime(year, month, day, tzinfo=UTC)
+    except ValueError:
+        return None
+    offset = timedelta(hours=zone_hour, minutes=zone_minute, seconds=zone_second)
+    clock = timedelta(hours=hour, minutes=minute, seconds=second, microseconds=microsecond)
+    return midnight + clock + (offset if sign == "-" else -offset)
+
+
+# --- the rules --------------------------------------------------------------------------------
+
+
+def unwrap(value: Any) -> Any:
+    """The value without the JSON strings around it."""
+    while isinstance(value, str):
+        try:
+            value = parse_jsonb(value)
+        except ValueError:
+            return value
+    return value
+
+
+def is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str | list | dict) and not value)
+
+
+def clean_email(value: Any) -> str | None:
+    """The address in its clean form; None where there is none."""
+    email = (to_text(value) or "").strip(BLANKS).lower()
+    return None if email in ("", "unknown@example.com") else email
+
+
+def placeholder_email(token: str) -> str:
+    return f"anonymous+{sha256(token.encode()).hexdigest()[:16]}@workshop.invalid"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One legacy row, as a source of its session and its student."""
+
+    table: str
+    columns: dict[str, Column]
+    row: dict[str, Any]
+
+    def value(self, column: str) -> Any:
+        return self.row.get(column)
+
+    @property
+    def email(self) -> str | None:
+        return clean_email(self.value("student_email"))
+
+    @property
+    def token(self) -> str:
+        token = to_text(self.value("session_token"))
+        if token:
+            return token
+        keys = (to_text(self.value("id")), to_text(self.value("student_id")), self.email)
+        key = next((key for key in keys if key), "")
+        return "legacy-" + md5(key.encode()).hexdigest()
+
+    @property
+    def age(self) -> tuple[bool, timedelta]:
+        """Sorts the newest row first and those of unknown time last."""
+        times = (self.moment(column) for column in ("updated_at", "last_activity", "created_at"))
+        moment = next((moment for moment in times if moment), None)
+        return (True, timedelta()) if moment is None else (False, EPOCH - moment)
+
+    def moment(self, column: str) -> datetime | None:
+        return to_moment(self.value(column))
+
+    def text(self, column: str) -> str | None:
+        return to_text(self.value(column)) or None
+
+    def flag(self, column: str) -> bool:
+        early = EARLY_FLAGS.get(column) if self.table == PROGRESS else None
+        return to_flag(self.value(column)) or (early is not None and to_flag(self.value(early)))
+
+    def original_json(self, column: str) -> Any:
+        """The value of a JSON column as it is in the table; text that is no JSON is a string."""
+        value = self.value(column)
+        if isinstance(value, str):
+            try:
+                return parse_jsonb(value)
+            except ValueError:
+                return value
+        return None if value is None else to_json(self.columns[column], value)
+
+    def json(self, column: str) -> Any:
+        """The content of a JSON column; None where it is empty or cannot be read."""
+        value = unwrap(self.original_json(column))
+        expected, _ = JSON_COLUMNS[column]
+        return value if isinstance(value, expected) and value else None
+
+    def extra(self) -> dict[str, Any]:
+        """What this row holds that no column of the new tables can take."""
+        homes = HOMES.union(EARLY_FLAGS.values()) if self.table == PROGRESS else HOMES
+        extra = {}
+        for name, column in self.columns.items():
+            if name in JSON_COLUMNS:
+                if self.json(name) is None and not is_empty(unwrap(self.original_json(name))):
+                    extra[name] = self.original_json(name)
+            elif name not in homes and self.value(name) is not None:
+                value = to_json(column, self.value(name))
+                no_default = column.default is None
+                if no_default or not same(value, to_json(column, column.default)):
+                    extra[name] = value
+        return extra
+
+
+def predict(progress: Table | None, config: Table | None) -> Prediction:
+    """What the new tables must hold, given the two legacy tables (None: there is no such table)."""
+    sources = [*_newest_first(PROGRESS, progress), *_newest_first(CONFIG, config)]
+    by_token: dict[str, list[Source]] = {}
+    for source in sources:
+        by_token.setdefault(source.token, []).append(source)
+
+    prediction = Prediction()
+    for token, of_session in by_token.items():
+        session, steps = _session(token, of_session)
+        prediction.sessions[token] = session
+        prediction.steps.update({(token, number): step for number, step in steps.items()})
+
+    by_email: dict[str, list[Source]] = {}
+    for source in sources:
+        email = source.email or prediction.sessions[source.token]["student_email"]
+        by_email.setdefault(email, []).append(source)
+    for email, of_student in by_email.items():
+        prediction.students[email] = _student(email, of_student)
+    return prediction
+
+
+def _newest_first(name: str, table: Table | None) -> list[Source]:
+    rows = [] if table is None else [Source(name, table.columns, row) for row in table.rows]
+    return sorted(rows, key=lambda source: source.age)
+
+
+def _student(email: str, sources: list[Source]) -> dict[str, Any]:
+    ordered = sorted(
+        sources, key=lambda source: (source.age, source.table != PROGRESS, source.token)
+    )
+    names = [name for name in (source.text("student_name") for source in ordered) if name]
+    names = [name for name in names if name.strip(BLANKS)]
+    real_names = [name for name in names if name.strip(BLANKS).lower() != email]
+    return {
+        "student_email": email,
+        "student_name": next(iter(real_names + names), None),
+        "created_at": min(
+            [*_moments(sources, "created_at"), *_moments(sources, "started_at")], default=None
+        ),
+    }
+
+
+def _session(token: str, sources: list[Source]) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    """The session of a token, and its steps. The sources are those of workshop_students first."""
+    of_progress = [source for source in sources if source.table == PROGRESS]
+    of_config = [source for source in sources if source.table == CONFIG]
+    config_first = [*of_config, *of_progress]
+
+    session: dict[str, Any] = {
+        "session_token": token,
+        "student_email": next(
+            (source.email for source in sources if source.email), placeholder_email(token)
+        ),
+    }
+    for column in TEXT_COLUMNS:
+        texts = (source.text(column) for source in config_first)
+        session[column] = next((text for text in texts if text), None)
+    for column, (expected, first) in JSON_COLUMNS.items():
+        contents = (
+            source.json(column) for source in (sources if first == PROGRESS else config_first)
+        )
+        session[column] = next((content for content in contents if content is not None), expected())
+    for column in ("demo_mode", *FLAGS):
+        session[column] = any(source.flag(column) for source in sources)
+
+    steps = _steps(session["exercises"])
+    done = [
+        number
+        for number, (_, flags) in STEPS.items()
+        if all(session[flag] for flag in flags)
+        or (number in steps and steps[number]["validation_passed"])
+    ]
+    current = _greatest(sources, "current_step")
+    spent = _greatest(sources, "total_time_spent")
+    session["current_step"] = max(done, default=0) if current is None else clamp(current, 9)
+    session["total_time_spent"] = 0 if spent is None else clamp(spent, INTEGER_MAX)
+    session["completion_rate"] = math.floor(100 * len(done) / 9 + 0.5)
+
+    session["created_at"] = min(_moments(sources, "created_at"), default=None)
+    session["started_at"] = min(_moments(sources, "started_at"), default=session["created_at"])
+    session["last_activity"] = max(
+        [*_moments(of_progress, "last_activity"), *_moments(of_config, "updated_at")],
+        default=max(_moments(of_progress, "updated_at"), default=None),
+    )
+
+    extra: dict[str, dict[str, Any]] = {}
+    for source in sources:
+        for column, value in source.extra().items():
+            extra.setdefault(source.table, {}).setdefault(column, value)
+    session["legacy_extra"] = extra
+    return session, steps
+
+
+def _moments(sources: Iterable[Source], column: str) -> list[datetime]:
+    moments = (source.moment(column) for source in sources)
+    return [moment for moment in moments if moment is not None]
+
+
+def _greatest(sources: Iterable[Source], column: str) -> Decimal | None:
+    numbers = (to_number(source.value(column)) for source in sources)
+    return max((number for number in numbers if number is not None), default=None)
+
+
+def step_of(key: str) -> int | None:
+    """The step that a key of `exercises` stands for."""
+    match = re.fullmatch("exercise-([1-9])|step-([1-9])(?:-.*)?", key, re.DOTALL)
+    return int(match.group(1) or match.group(2)) if match else EARLY_EXERCISES.get(key)
+
+
+def _steps(exercises: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    entries: dict[int, list[dict[str, Any]]] = {}
+    for key, value in exercises.items():
+        number = step_of(key)
+        entry = {"completed": True} if value is True else value
+        if number is not None and isinstance(entry, dict):
+            entries.setdefault(number, []).append(entry)
+    return {number: _step(number, of_step) for number, of_step in entries.items()}
+
+
+def _step(number: int, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    completed = [entry for entry in entries if _is_completed(entry.get("completed"))]
+    moments = (to_moment(entry.get("timestamp")) for entry in completed)
+    return {
+        "step_name": STEPS[number][0],
+        "completed_at": min((moment for moment in moments if moment is not None), default=None),
+        "time_spent": max(_count(entry.get("timeSpent")) for entry in entries),
+        "attempts": max(_count(entry.get("attempts")) for entry in entries),
+        "validation_passed": bool(completed),
+    }
+
+
+def _is_completed(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip(BLANKS).lower() in ("true", "1")
+    return isinstance(value, bool | int | Decimal) and bool(value)
+
+
+def _count(value: Any) -> int:
+    number = to_number(value)
+    return 0 if number is None else clamp(number, INTEGER_MAX)
+
+
+# --- reading and comparing --------------------------------------------------------------------
+
+
+def read_legacy(connection: psycopg.Connection[Any], table: str) -> Table | None:
+    """A legacy table as it is: its columns from the catalog, and its rows."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute("SELECT to_regclass(%s::text) IS NOT NULL", (table,))
+        if cursor.fetchone() != (True,):
+            return None
+        cursor.execute(
+            """
+            SELECT a.attname,
+                   format_type(coalesce(nullif(t.typbasetype, 0), a.atttypid), a.atttypmod),
+                   CASE WHEN a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid) END
+              FROM pg_attribute a
+              JOIN pg_type t ON t.oid = a.atttypid
+              LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+             WHERE a.attrelid = to_regclass(%s::text)
+               AND a.attnum > 0
+               AND NOT a.attisdropped
+             ORDER BY a.attnum
+            """,
+            (table,),
+        )
+        columns = {}
+        for name, type_name, expression in cursor.fetchall():
+            default = None
+            if expression is not None and _is_constant(expression):
+                as_text = "::text" if type_name in ("json", "jsonb") else ""
+                cursor.execute(f"SELECT ({expression}){as_text}".encode())
+                default = (cursor.fetchone() or (None,))[0]
+            columns[name] = Column(type_name, default)
+        selected = [
+            sql.Identifier(name)
+            + sql.SQL("::text" if column.type_name in ("json", "jsonb") else "")
+            for name, column in columns.items()
+        ]
+        cursor.execute(
+            sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(selected), sql.Identifier(table))
+        )
+        return Table(columns, [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()])
+
+
+def _is_constant(expression: str) -> bool:
+    """Whether a column's default is a literal, and no call such as now() or nextval()."""
+    bare = re.sub(r"E?'(?:[^']|'')*'", "0", expression)
+    bare = re.sub(r'::[\w\s".]+(?:\([0-9, ]+\)[\w\s]*)?(?:\[\])*', "", bare)
+    return re.fullmatch(r"[\s()0-9.+-]*|\s*(?:true|false|null)\s*", bare, re.IGNORECASE) is not None
+
+
+STUDENT_COLUMNS = ("student_email", "student_name", "created_at")
+SESSION_COLUMNS = (
+    "session_token",
+    *TEXT_COLUMNS,
+    *JSON_COLUMNS,
+    "legacy_extra",
+    "demo_mode",
+    *FLAGS,
+    "current_step",
+    "total_time_spent",
+    "completion_rate",
+    "started_at",
+    "created_at",
+    "last_activity",
+)
+STEP_COLUMNS = ("step_name", "completed_at", "time_spent", "attempts", "validation_passed")
+
+
+def read_v2(connection: psycopg.Connection[Any]) -> Prediction:
+    """The mapped columns of the new tables as they are, in the form of a prediction."""
+    students = _rows(connection, STUDENT_COLUMNS, "SELECT {} FROM students t")
+    sessions = _rows(
+        connection,
+        SESSION_COLUMNS,
+        "SELECT {}, s.student_email FROM sessions t LEFT JOIN students s USING (student_id)",
+        "student_email",
+    )
+    steps = _rows(
+        connection,
+        STEP_COLUMNS,
+        "SELECT {}, t.session_token, t.step_number FROM step_progress t",
+        "session_token",
+        "step_number",
+    )
+    return Prediction(
+        {student["student_email"]: student for student in students},
+        {session["session_token"]: session for session in sessions},
+        {(step.pop("session_token"), step.pop("step_number")): step for step in steps},
+    )
+
+
+def _rows(
+    connection: psycopg.Connection[Any], columns: Iterable[str], query: str, *further: str
+) -> list[dict[str, Any]]:
+    """The rows of a query for these columns of table t, and further ones that it names itself."""
+    is_json = {*JSON_COLUMNS, "legacy_extra"}
+    selected = [f"t.{name}::text" if name in is_json else f"t.{name}" for name in columns]
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(query.replace("{}", ", ".join(selected)).encode())
+        rows = [dict(zip((*columns, *further), row, strict=True)) for row in cursor.fetchall()]
+    for row in rows:
+        for name, value in row.items():
+            if name in is_json and value is not None:
+                row[name] = parse_jsonb(value)
+            elif isinstance(value, datetime):
+                row[name] = value.astimezone(UTC)
+    return rows
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equality as jsonb has it: numbers by value, and true is no 1."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right)
+
+
+def differences(expected: Prediction, actual: Prediction) -> list[str]:
+    """What differs, one line each: table, key, column, both values. Empty when all is equal."""
+    lines: list[str] = []
+    tables: tuple[tuple[str, dict[Any, Any], dict[Any, Any]], ...] = (
+        ("students", expected.students, actual.students),
+        ("sessions", expected.sessions, actual.sessions),
+        ("step_progress", expected.steps, actual.steps),
+    )
+    for table, wanted, found in tables:
+        for key in sorted(wanted.keys() | found.keys()):
+            if key not in found:
+                lines.append(f"{table}[{key!r}]: missing")
+            elif key not in wanted:
+                lines.append(f"{table}[{key!r}]: unexpected")
+            else:
+                lines.extend(_row_differences(f"{table}[{key!r}]", wanted[key], found[key]))
+    return lines
+
+
+def _row_differences(row: str, wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    return [
+        f"{row}.{column}: expected {_shown(wanted, column)}, found {_shown(found, column)}"
+        for column in dict.fromkeys([*wanted, *found])
+        if column not in wanted or column not in found or not same(wanted[column], found[column])
+    ]
+
+
+def _shown(row: dict[str, Any], column: str) -> str:
+    if column not in row:
+        return "no such column"
+    value = row[column]
+    return value.isoformat() if isinstance(value, datetime) else repr(value)
