@@ -139,8 +139,8 @@ def embedded_server(
 def stop_server(data_dir: Path) -> None:
     """Stop the server of that folder, whichever process started it, and remove the folder.
 
-    Raises ``ServerUnavailable`` for a folder that ``start_server`` did not make, or when the
-    server does not stop; ``OSError`` where the folder belongs to somebody else.
+    Raises ``ServerUnavailable`` for a folder that ``start_server`` did not make, ``OSError`` where
+    the folder belongs to somebody else or the server does not stop.
     """
     data_dir = data_dir.resolve()
     marker = data_dir / MARKER
@@ -148,13 +148,13 @@ def stop_server(data_dir: Path) -> None:
         raise ServerUnavailable(f"{data_dir} is not the folder of a server that this module made")
     bin_dir, owner = Path(marker.read_text(encoding="utf-8")), data_dir.stat().st_uid
     cluster = ("-D", str(data_dir / "data"))
-    try:
-        _run(bin_dir, "pg_ctl", *cluster, "status", uid=owner)
-    except ServerUnavailable:
-        pass  # it has ended already, a crash of the machine for instance
-    else:
-        # The files are about to go: no checkpoint, no waiting for clients.
+    # The files are about to go: no checkpoint, no waiting for clients. A failure may mean that the
+    # server had crashed; what counts is whether one runs now.
+    with suppress(ServerUnavailable):
         _run(bin_dir, "pg_ctl", *cluster, "-m", "immediate", "-w", "stop", uid=owner)
+    with suppress(ServerUnavailable):
+        _run(bin_dir, "pg_ctl", *cluster, "status", uid=owner)
+        raise OSError(f"the server of {data_dir} does not stop")
     shutil.rmtree(data_dir)
 
 
@@ -281,7 +281,11 @@ def _run(bin_dir: Path, command: str, *args: str, uid: int | None = None) -> str
     return text
 
 
-app = typer.Typer(help="Start and stop a throw-away PostgreSQL server.", no_args_is_help=True)
+app = typer.Typer(
+    help="Start and stop a throw-away PostgreSQL server.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 
 @app.command()

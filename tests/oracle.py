@@ -209,9 +209,9 @@ def _checked(value: Any) -> Any:
 def _fits_numeric(number: Decimal) -> bool:
     """Whether numeric can hold it: 131072 digits before the point, 16383 after it."""
     exponent = number.as_tuple().exponent
-    if not number or not isinstance(exponent, int):
+    if not isinstance(exponent, int):
         return True
-    return number.adjusted() <= 131071 and exponent >= -16383
+    return exponent >= -16383 and (not number or number.adjusted() <= 131071)
 
 
 def to_json(column: Column, value: Any) -> Any:
@@ -255,9 +255,9 @@ def to_text(value: Any) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Decimal):
-        return format(value, "f") if value.is_finite() else str(value)
+        return format(value, "f")
     if isinstance(value, float):
-        return repr(value).removesuffix(".0")
+        return repr(value).removesuffix(".0") if math.isfinite(value) else str(Decimal(value))
     if isinstance(value, int | UUID):
         return str(value)
     raise TypeError(f"no rule for a {type(value).__name__} as text")
@@ -291,9 +291,9 @@ def to_flag(value: Any) -> bool:
 
 
 _TIMESTAMP = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?!-)"
     r"(?:(?:\s*T\s*|\s+)([0-9]{1,2}):([0-9]{1,2})(?::([0-9]{1,2})(\.[0-9]*)?)?)?"
-    r"\s*(?:Z|UTC|GMT|([+-])\s*([0-9]{1,2})(?::?([0-9]{2})(?::([0-9]{2}))?)?)?\s*",
+    r"\s*(?:Z|UTC|GMT|([+-])([0-9]{1,2})(?::?([0-9]{2})(?::([0-9]{2}))?)?)?\s*",
     re.ASCII | re.IGNORECASE,
 )
 

@@ -1,0 +1,48 @@
+-- The bridge's own memory. It lives beside the data that it is about, so that a run that was
+-- killed, a script and a later command all find the same state.
+CREATE SCHEMA bridge;
+COMMENT ON SCHEMA bridge IS 'Keeps the legacy tables and the unified schema in step.';
+
+CREATE TABLE bridge.source (
+    legacy_name text PRIMARY KEY,
+    relation regclass NOT NULL,
+    created_here boolean NOT NULL,
+    signature text
+);
+COMMENT ON TABLE bridge.source IS 'The two legacy tables.';
+COMMENT ON COLUMN bridge.source.legacy_name IS 'Name that the application uses.';
+COMMENT ON COLUMN bridge.source.relation IS 'The table itself: after the cut-over, the dated backup.';
+COMMENT ON COLUMN bridge.source.created_here IS 'It did not exist; the bridge created it, empty.';
+COMMENT ON COLUMN bridge.source.signature IS 'Columns and types that its adapter was built for.';
+
+CREATE TABLE bridge.state (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    sync boolean NOT NULL DEFAULT false,
+    merge_cursor text NOT NULL DEFAULT '',
+    merged_at timestamptz
+);
+COMMENT ON TABLE bridge.state IS 'Where the migration stands; one row.';
+COMMENT ON COLUMN bridge.state.sync IS 'False: triggers only note. True: they also sync at once.';
+COMMENT ON COLUMN bridge.state.merge_cursor IS 'Last token, in key order, that the merge has done.';
+COMMENT ON COLUMN bridge.state.merged_at IS 'When the merge reached the end.';
+INSERT INTO bridge.state DEFAULT VALUES;
+
+-- Append-only: writers never meet here, and what an aborted transaction noted goes with it.
+CREATE TABLE bridge.pending (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    side text NOT NULL CHECK (side IN ('legacy', 'unified')),
+    token text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX ON bridge.pending (token);
+COMMENT ON TABLE bridge.pending IS 'Tokens that were written on one side and not yet carried over.';
+
+-- A student is found from a session by sessions.student_id. An address that lost to another one in
+-- the same session leads to no session, so the bridge remembers where it was seen.
+CREATE TABLE bridge.other_address (
+    token text,
+    student_email text,
+    PRIMARY KEY (token, student_email)
+);
+CREATE INDEX ON bridge.other_address (student_email);
+COMMENT ON TABLE bridge.other_address IS 'Sessions whose two legacy rows name different addresses.'

@@ -1,0 +1,103 @@
+-- Small functions of the bridge.
+
+-- The application stores unknown@example.com where it does not know the address.
+CREATE FUNCTION bridge.known_email(value text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN nullif(public.clean_email(value), 'unknown@example.com');
+COMMENT ON FUNCTION bridge.known_email(text) IS 'Clean e-mail address; NULL where it is missing.';
+
+CREATE FUNCTION bridge.placeholder_email(token text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 'anonymous+' || left(encode(sha256(convert_to(token, 'UTF8')), 'hex'), 16)
+    || '@workshop.invalid';
+COMMENT ON FUNCTION bridge.placeholder_email(text) IS
+    'Stands for the unknown address of a session; the token, a secret, cannot be read from it.';
+
+-- UUID version 8: 122 bits of a SHA-256. Not guessable from the address, because a session token is
+-- in it, and the same on every run.
+CREATE FUNCTION bridge.student_uuid(student_email text, first_token text) RETURNS uuid
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN overlay(overlay(
+        left(encode(sha256(convert_to(student_email || E'\n' || first_token, 'UTF8')), 'hex'), 32)
+        PLACING '8' FROM 13)
+        PLACING substr('89ab', 1 + get_byte(sha256(convert_to(first_token, 'UTF8')), 0) % 4, 1) FROM 17
+    )::uuid;
+COMMENT ON FUNCTION bridge.student_uuid(text, text) IS 'Identity of a student that the merge creates.';
+
+-- Legacy numbers may be text, numeric or bigint. NULL where there is no number.
+CREATE FUNCTION bridge.to_integer(value text) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN length(value) < 400 AND value ~ '^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?\s*$'
+    THEN least(greatest(trunc(value::numeric), -2147483648), 2147483647)::integer
+    WHEN lower(value) IN ('infinity') THEN 2147483647
+    WHEN lower(value) IN ('-infinity') THEN -2147483648
+END;
+COMMENT ON FUNCTION bridge.to_integer(text) IS 'Whole number, clamped to the range of integer.';
+
+CREATE FUNCTION bridge.to_boolean(value text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN lower(btrim(value)) IN ('true', 't', 'yes', 'y', 'on', '1') THEN true
+    WHEN value IS NOT NULL THEN false
+END;
+COMMENT ON FUNCTION bridge.to_boolean(text) IS 'Truth of a flag that is not stored as boolean.';
+
+-- Runs a statement that needs a strong lock. It waits 100 ms for each lock: behind a waiting strong
+-- lock every new reader queues. A failed attempt is a subtransaction, whose abort frees its locks.
+CREATE FUNCTION bridge.retry(statement text, attempts integer DEFAULT 60) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '100ms'
+AS $$
+DECLARE
+    reason text;
+    holders text;
+BEGIN
+    FOR attempt IN 1 .. attempts LOOP
+        BEGIN
+            EXECUTE statement;
+            RETURN;
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+                reason := SQLERRM;
+        END;
+        PERFORM pg_sleep(0.05 + 0.25 * random());
+    END LOOP;
+
+    SELECT string_agg(DISTINCT format('pid %s (%s, user %s, %s, since %s)',
+                                      l.pid, coalesce(nullif(a.application_name, ''), 'no name'),
+                                      a.usename, a.state, date_trunc('second', a.xact_start)), '; ')
+    INTO holders
+    FROM pg_locks AS l
+    JOIN bridge.source AS s ON s.relation = l.relation
+    LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+    WHERE l.granted AND l.pid <> pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database());
+
+    RAISE EXCEPTION 'gave up after % attempts: %', attempts, reason
+        USING ERRCODE = 'lock_not_available',
+              DETAIL = 'Held by: ' || coalesce(holders, 'nobody any more'),
+              HINT = 'This step changed nothing. Run it again at a quieter moment, or end the '
+                     'transaction that holds the lock.';
+END
+$$;
+COMMENT ON FUNCTION bridge.retry(text, integer) IS
+    'Executes a statement with short lock waits, again and again, and names the holder at the end.';
+
+-- First free name of the form <name>_backup_YYYYMMDD, _2, _3 ... in public.
+CREATE FUNCTION bridge.free_backup_name(name text) RETURNS text
+    LANGUAGE sql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT candidate
+    FROM generate_series(1, 1000) AS n
+    CROSS JOIN LATERAL (
+        SELECT name || '_backup_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')
+            || CASE WHEN n > 1 THEN '_' || n ELSE '' END AS candidate
+    ) AS c
+    WHERE to_regclass(format('public.%I', candidate)) IS NULL
+    ORDER BY n
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION bridge.free_backup_name(text) IS 'Dated name that nothing in public has yet.'

@@ -1,0 +1,328 @@
+-- Adapters: whatever columns and types a legacy table really has, bridge.legacy_progress (over
+-- workshop_students) and bridge.legacy_config (over student_configs) have these, cleaned, one row
+-- for each legacy row. Nothing else in the bridge knows about the history of the legacy schema.
+CREATE TYPE bridge.legacy_row AS (
+    token text,
+    tokenless boolean,
+    row_at timestamptz,
+    email text,
+    student_name text,
+    selected_phone_number text,
+    selected_voice text,
+    tts_provider text,
+    call_direction text,
+    use_case_description text,
+    openai_api_key text,
+    system_prompt text,
+    ivr_greeting text,
+    websocket_url text,
+    codespace_url text,
+    github_repo_url text,
+    railway_url text,
+    tools jsonb,
+    voice_settings jsonb,
+    exercises jsonb,
+    bug_reports jsonb,
+    twilio_connected boolean,
+    openai_connected boolean,
+    call_direction_chosen boolean,
+    services_ready boolean,
+    step4_code_validated boolean,
+    step4_committed boolean,
+    step4_deployed boolean,
+    step5_code_validated boolean,
+    step5_committed boolean,
+    step5_deployed boolean,
+    step6_code_validated boolean,
+    step6_committed boolean,
+    step6_deployed boolean,
+    system_prompt_saved boolean,
+    step7_committed boolean,
+    step7_deployed boolean,
+    tools_configured boolean,
+    step8_code_validated boolean,
+    step8_committed boolean,
+    step8_deployed boolean,
+    project_deployed boolean,
+    demo_mode boolean,
+    current_step integer,
+    total_time_spent integer,
+    started_at timestamptz,
+    last_activity timestamptz,
+    created_at timestamptz,
+    updated_at timestamptz,
+    extra jsonb,
+    clamped jsonb
+);
+COMMENT ON TYPE bridge.legacy_row IS
+    'Column list of both adapters. Empty text is NULL; JSON is unwrapped, and NULL unless it is of '
+    'its type and not empty; row_at is when the row was written; extra holds every value without a '
+    'column of its own, clamped the numbers that were out of range.';
+
+CREATE VIEW bridge.legacy_progress AS SELECT (NULL::bridge.legacy_row).* WHERE false;
+CREATE VIEW bridge.legacy_config AS SELECT (NULL::bridge.legacy_row).* WHERE false;
+COMMENT ON VIEW bridge.legacy_progress IS 'Adapter: the rows of workshop_students.';
+COMMENT ON VIEW bridge.legacy_config IS 'Adapter: the rows of student_configs.';
+
+-- The same with one row for each token; they differ only where no key forbids a second one.
+CREATE VIEW bridge.token_progress AS SELECT * FROM bridge.legacy_progress;
+CREATE VIEW bridge.token_config AS SELECT * FROM bridge.legacy_config;
+COMMENT ON VIEW bridge.token_progress IS 'legacy_progress with one row for each token.';
+COMMENT ON VIEW bridge.token_config IS 'legacy_config with one row for each token.';
+
+CREATE AGGREGATE bridge.merge_objects(jsonb) (
+    SFUNC = jsonb_concat, STYPE = jsonb, INITCOND = '{}'
+);
+COMMENT ON AGGREGATE bridge.merge_objects(jsonb) IS 'One object of many; the last value of a key wins.';
+
+-- Legacy columns that are read under another name, beside the one that has the adapter's name.
+CREATE FUNCTION bridge.synonyms() RETURNS TABLE (legacy_column text, adapter_column text)
+    LANGUAGE sql IMMUTABLE
+BEGIN ATOMIC
+    VALUES ('session_token', 'token'),
+           ('student_email', 'email'),
+           ('voice_handler_deployed', 'step4_deployed'),
+           ('websocket_handler_deployed', 'step5_deployed'),
+           ('full_deployment_complete', 'project_deployed');
+END;
+COMMENT ON FUNCTION bridge.synonyms() IS 'Legacy column -> adapter column, where the names differ.';
+
+CREATE FUNCTION bridge.columns_of(relation regclass)
+    RETURNS TABLE (name text, type text, not_null boolean, constant_default text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT
+        a.attname::text,
+        format_type(a.atttypid, NULL),
+        a.attnotnull,
+        -- only a literal can be compared with a stored value; now() and nextval() cannot
+        CASE WHEN pg_get_expr(d.adbin, d.adrelid)
+                  ~ '^(''([^'']|'''')*''|-?[0-9.]+|true|false)(::[a-z ]+(\([0-9, ]+\))?)?$'
+             THEN pg_get_expr(d.adbin, d.adrelid) END
+    FROM pg_attribute AS a
+    LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY a.attnum
+$$;
+COMMENT ON FUNCTION bridge.columns_of(regclass) IS 'Columns of a relation; defaults where constant.';
+
+CREATE FUNCTION bridge.signature_of(relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(name || ' ' || type, ', ' ORDER BY name) FROM bridge.columns_of(relation)
+$$;
+COMMENT ON FUNCTION bridge.signature_of(regclass) IS 'Columns and types, to notice a change.';
+
+-- SQL that reads a legacy column (of alias t) as the type that the adapter needs.
+CREATE FUNCTION bridge.read_as(wanted text, column_name text, actual text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format(CASE
+        WHEN wanted = 'text' THEN 'nullif(t.%I::text, '''')'
+        WHEN wanted = 'jsonb' AND actual IN ('json', 'text', 'character varying', 'character')
+            THEN 'public.unwrap_json(to_jsonb(t.%I::text))'
+        WHEN wanted = 'jsonb' THEN 'public.unwrap_json(to_jsonb(t.%I))'
+        WHEN wanted = actual THEN 't.%I'
+        WHEN wanted = 'integer' THEN 'bridge.to_integer(t.%I::text)'
+        WHEN wanted = 'boolean' THEN 'bridge.to_boolean(t.%I::text)'
+        -- legacy times without a zone are UTC
+        WHEN actual IN ('timestamp without time zone', 'date')
+            THEN '(t.%I::timestamp AT TIME ZONE ''UTC'')'
+        ELSE 'public.parse_timestamp(t.%I::text)'
+    END, column_name)
+$$;
+COMMENT ON FUNCTION bridge.read_as(text, text, text) IS 'How an adapter reads a legacy column.';
+
+-- The token of a legacy row (alias t): the column itself where every row has one, else an
+-- expression: a row without a token becomes a session of its own, named after the row's own key.
+CREATE FUNCTION bridge.token_of(relation regclass) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    every_row_has_one boolean := EXISTS (
+        SELECT FROM bridge.columns_of(relation)
+        WHERE name = 'session_token' AND not_null AND type IN ('text', 'character varying'));
+BEGIN
+    IF every_row_has_one THEN
+        EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s WHERE session_token = %L)', relation, '')
+        INTO every_row_has_one;
+    END IF;
+    IF every_row_has_one THEN
+        RETURN 't.session_token::text';
+    END IF;
+    RETURN (
+        SELECT concat(
+            'coalesce(',
+            max('nullif(t.session_token::text, ''''), ') FILTER (WHERE name = 'session_token'),
+            '''legacy-'' || md5(coalesce(',
+            max('t.id::text, ') FILTER (WHERE name = 'id'),
+            max('t.student_id::text, ') FILTER (WHERE name = 'student_id'),
+            max('bridge.known_email(t.student_email::text), ') FILTER (WHERE name = 'student_email'),
+            ''''')))')
+        FROM bridge.columns_of(relation));
+END
+$$;
+COMMENT ON FUNCTION bridge.token_of(regclass) IS 'SQL that yields the token of a legacy row.';
+
+-- JSON of the type that its column is for, and not empty; NULL for the rest.
+CREATE FUNCTION bridge.json_of(value jsonb, type text) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN jsonb_typeof(value) = type AND value NOT IN ('[]', '{}') THEN value END;
+COMMENT ON FUNCTION bridge.json_of(jsonb, text) IS 'The value if it is of that type and not empty.';
+
+CREATE FUNCTION bridge.json_left_over(value jsonb, type text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN jsonb_typeof(value) <> type AND value NOT IN ('null', '""', '[]', '{}');
+COMMENT ON FUNCTION bridge.json_left_over(jsonb, text) IS 'It says something, but is of another type.';
+
+CREATE FUNCTION bridge.build_adapter(p_legacy_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $build$
+DECLARE
+    rel CONSTANT regclass := (SELECT relation FROM bridge.source WHERE legacy_name = p_legacy_name);
+    stem CONSTANT text := CASE p_legacy_name WHEN 'workshop_students' THEN 'progress' ELSE 'config' END;
+    json_types CONSTANT jsonb := '{"tools": "array", "bug_reports": "array",
+                                   "voice_settings": "object", "exercises": "object"}';
+    ranges CONSTANT jsonb := '{"current_step": "0, 9", "total_time_spent": "0, 2147483647"}';
+    token CONSTANT text := bridge.token_of(rel);
+    tokenless text := 'true';
+    one_row_a_token boolean;
+    wanted record;
+    found record;
+    reads text[];
+    outputs text[] := '{}';
+    json_reads text[] := '{}';
+    clamps text[] := '{}';
+    extras text[] := '{}';
+    conditions text[] := '{}';
+    merges text[] := '{}';
+    condition text;
+BEGIN
+    -- 1. Every column of the adapter: from the legacy column of that name, from a synonym, or NULL.
+    FOR wanted IN
+        SELECT a.attname::text AS name, format_type(a.atttypid, NULL) AS type
+        FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+        WHERE c.oid = 'bridge.legacy_row'::regclass AND a.attnum > 0
+          AND a.attname NOT IN ('token', 'tokenless', 'extra', 'clamped')
+        ORDER BY a.attnum
+    LOOP
+        SELECT array_agg(bridge.read_as(wanted.type, c.name, c.type) ORDER BY c.name)
+        INTO reads
+        FROM bridge.columns_of(rel) AS c
+        WHERE c.name = CASE WHEN wanted.name IN ('row_at', 'email') THEN NULL ELSE wanted.name END
+           OR (c.name, wanted.name) IN (SELECT s.legacy_column, s.adapter_column FROM bridge.synonyms() AS s);
+
+        IF wanted.name = 'row_at' THEN
+            SELECT array_agg(bridge.read_as(wanted.type, c.name, c.type)
+                             ORDER BY array_position(times, c.name))
+            INTO reads
+            FROM bridge.columns_of(rel) AS c,
+                 (SELECT ARRAY['updated_at', 'last_activity', 'created_at']) AS t(times)
+            WHERE c.name = ANY (times);
+            reads := ARRAY['coalesce(' || array_to_string(reads, ', ') || ')'];
+        ELSIF wanted.name = 'email' THEN
+            reads[1] := 'bridge.known_email(' || reads[1] || ')';
+        ELSIF json_types ? wanted.name AND reads IS NOT NULL THEN
+            json_reads := json_reads || format('%s AS %I', reads[1], wanted.name);
+            reads[1] := format('bridge.json_of(j.%I, %L)', wanted.name, json_types ->> wanted.name);
+        ELSIF wanted.type = 'boolean' AND reads IS NOT NULL THEN
+            SELECT ARRAY[string_agg(format('coalesce(%s, false)', r), ' OR ')] INTO reads
+            FROM unnest(reads) AS r;
+        ELSIF ranges ? wanted.name AND reads IS NOT NULL THEN
+            clamps := clamps || format('(%L, %s, %s)', wanted.name, reads[1], ranges ->> wanted.name);
+            reads[1] := format('CASE WHEN %1$s IS NOT NULL THEN least(greatest(%1$s, %2$s), %3$s) END',
+                               reads[1], split_part(ranges ->> wanted.name, ', ', 1),
+                               split_part(ranges ->> wanted.name, ', ', 2));
+        END IF;
+        outputs := outputs || format('%s AS %I', coalesce(reads[1], 'NULL::' || wanted.type), wanted.name);
+
+        -- rows that share a token are further sources, the latest first
+        merges := merges || format(CASE
+            WHEN wanted.type = 'boolean' THEN 'bool_or(r.%1$I) AS %1$I'
+            WHEN wanted.name IN ('started_at', 'created_at') THEN 'min(r.%1$I) AS %1$I'
+            WHEN wanted.type IN ('integer', 'timestamp with time zone') THEN 'max(r.%1$I) AS %1$I'
+            ELSE '(array_agg(r.%1$I ORDER BY r.row_at DESC NULLS LAST, r::text)'
+                 ' FILTER (WHERE r.%1$I IS NOT NULL))[1] AS %1$I'
+        END, wanted.name);
+    END LOOP;
+
+    -- 2. What has no column of its own, unless it is the column's default; and JSON that is not what
+    --    its column is for, as it stands in the table.
+    FOR found IN SELECT * FROM bridge.columns_of(rel) LOOP
+        IF found.name = 'session_token' THEN
+            tokenless := 'coalesce(t.session_token::text, '''') = ''''';
+        END IF;
+        CONTINUE WHEN found.name = 'completion_rate'
+            OR found.name IN (SELECT s.legacy_column FROM bridge.synonyms() AS s);
+        condition := CASE
+            WHEN json_types ? found.name
+                THEN format('bridge.json_left_over(j.%I, %L)', found.name, json_types ->> found.name)
+            WHEN found.name IN (SELECT a.attname FROM pg_attribute AS a
+                                WHERE a.attrelid = 'bridge.legacy_row'::regclass
+                                  AND a.attname NOT IN ('token', 'tokenless', 'row_at', 'email',
+                                                        'extra', 'clamped'))
+                THEN NULL
+            WHEN found.constant_default IS NULL THEN format('t.%I IS NOT NULL', found.name)
+            ELSE format('t.%I::text <> (%s)::text', found.name, found.constant_default)
+        END;
+        CONTINUE WHEN condition IS NULL;
+        conditions := conditions || condition;
+        extras := extras || format('(%L, CASE WHEN %s THEN to_jsonb(t.%I) END)',
+                                   found.name, condition, found.name);
+    END LOOP;
+
+    outputs := outputs || CASE WHEN extras = '{}' THEN '''{}''::jsonb AS extra' ELSE format(
+        'CASE WHEN %s THEN (SELECT jsonb_object_agg(e.name, e.value) FROM (VALUES %s) AS e(name, value)'
+        ' WHERE e.value IS NOT NULL) ELSE ''{}'' END AS extra',
+        array_to_string(conditions, ' OR '), array_to_string(extras, ', ')) END;
+    outputs := outputs || CASE WHEN clamps = '{}' THEN '''{}''::jsonb AS clamped' ELSE format(
+        '(SELECT coalesce(jsonb_object_agg(n.name, n.value), ''{}'') FROM (VALUES %s)'
+        ' AS n(name, value, low, high) WHERE n.value NOT BETWEEN n.low AND n.high) AS clamped',
+        array_to_string(clamps, ', ')) END;
+
+    -- 3. The views. JSON is unwrapped once for each row: OFFSET 0 keeps the planner from copying the
+    --    call to every place that uses the value.
+    EXECUTE format(
+        'CREATE OR REPLACE VIEW bridge.%I AS SELECT %s AS token, %s AS tokenless, %s FROM %s AS t%s',
+        'legacy_' || stem, token, tokenless, array_to_string(outputs, ', '), rel,
+        CASE WHEN json_reads <> '{}'
+             THEN format(' CROSS JOIN LATERAL (SELECT %s OFFSET 0) AS j',
+                         array_to_string(json_reads, ', ')) END);
+
+    -- every lookup is by token: where no key serves it, an index of the bridge does
+    IF NOT EXISTS (
+        SELECT FROM pg_index AS i
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = rel AND i.indisvalid AND i.indpred IS NULL
+          AND a.attname = 'session_token' AND token = 't.session_token::text')
+       AND to_regclass('public.bridge_token_of_' || p_legacy_name) IS NULL
+    THEN
+        EXECUTE format('CREATE INDEX %I ON %s ((%s))',
+                       'bridge_token_of_' || p_legacy_name, rel, replace(token, 't.', ''));
+    END IF;
+
+    one_row_a_token := EXISTS (
+        SELECT FROM pg_index AS i
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = rel AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1
+          AND i.indpred IS NULL AND a.attname = 'session_token' AND token = 't.session_token::text');
+    EXECUTE CASE WHEN one_row_a_token
+        THEN format('CREATE OR REPLACE VIEW bridge.%I AS SELECT * FROM bridge.%I',
+                    'token_' || stem, 'legacy_' || stem)
+        ELSE format('CREATE OR REPLACE VIEW bridge.%I AS SELECT r.token, bool_and(r.tokenless) AS tokenless, %s,'
+                    ' bridge.merge_objects(r.extra ORDER BY r.row_at NULLS FIRST, r::text) AS extra,'
+                    ' bridge.merge_objects(r.clamped ORDER BY r.row_at NULLS FIRST, r::text) AS clamped'
+                    ' FROM bridge.%I AS r GROUP BY r.token',
+                    'token_' || stem, array_to_string(merges, ', '), 'legacy_' || stem)
+    END;
+
+    UPDATE bridge.source SET signature = bridge.signature_of(rel) WHERE legacy_name = p_legacy_name;
+END
+$build$;
+COMMENT ON FUNCTION bridge.build_adapter(text) IS
+    'Builds the adapter of a legacy table for the columns that it has now.'

@@ -1,0 +1,94 @@
+-- The merge: pull everything, in key order, chunk by chunk with a commit of its own for each.
+--
+-- Short transactions, because the old application runs ALTER TABLE on every save: behind one long
+-- reader it would queue, and every later reader behind it. The cursor is stored with the data, so
+-- that a run that was killed goes on where it was.
+--
+-- What the application writes meanwhile is safe: the triggers of this revision note every token that
+-- a statement touched, in that statement's own transaction. A chunk may read a row before or after
+-- such a write; the note outlives both, and drain() carries the token over again.
+
+CREATE FUNCTION bridge.next_tokens(after text, chunk integer, unified boolean DEFAULT false)
+    RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(n.token ORDER BY n.token)
+    FROM (
+        (SELECT token FROM bridge.legacy_progress WHERE token > after ORDER BY token LIMIT chunk)
+        UNION
+        (SELECT token FROM bridge.legacy_config WHERE token > after ORDER BY token LIMIT chunk)
+        UNION
+        (SELECT session_token FROM public.sessions WHERE unified AND session_token > after
+         ORDER BY session_token LIMIT chunk)
+        ORDER BY token
+        LIMIT chunk
+    ) AS n
+$$;
+COMMENT ON FUNCTION bridge.next_tokens(text, integer, boolean) IS
+    'The next tokens in key order; unified: those of the unified schema as well.';
+
+CREATE PROCEDURE bridge.merge(chunk integer DEFAULT 2000)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    tokens text[];
+    done bigint := 0;
+    changed bigint := 0;
+    began CONSTANT timestamptz := clock_timestamp();
+    reported timestamptz := clock_timestamp();
+    total CONSTANT bigint := (
+        SELECT sum(greatest(c.reltuples, 0))
+        FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.relation);
+BEGIN
+    LOOP
+        tokens := bridge.next_tokens((SELECT merge_cursor FROM bridge.state), chunk);
+        EXIT WHEN tokens IS NULL;
+        changed := changed + bridge.pull(tokens);
+        UPDATE bridge.state SET merge_cursor = tokens[cardinality(tokens)];
+        CALL bridge.commit_chunk();
+
+        done := done + cardinality(tokens);
+        IF clock_timestamp() - reported > interval '2 seconds' THEN
+            reported := clock_timestamp();
+            RAISE NOTICE 'merged % sessions (legacy rows: about %), % a second',
+                done, total, round(done / extract(epoch FROM reported - began));
+        END IF;
+    END LOOP;
+
+    INSERT INTO public.events (event_type, event_data)
+    SELECT 'legacy_merge', jsonb_build_object(
+        'sessions_read', done,
+        'rows_written', changed,
+        'students', (SELECT count(*) FROM public.students),
+        'sessions', (SELECT count(*) FROM public.sessions),
+        'step_progress', (SELECT count(*) FROM public.step_progress),
+        'merge_notes', (SELECT count(*) FROM public.events WHERE event_type = 'merge_note'));
+    UPDATE bridge.state SET merge_cursor = '', merged_at = clock_timestamp();
+    CALL bridge.commit_chunk();
+    RAISE NOTICE 'merged % sessions, % rows written', done, changed;
+END
+$$;
+COMMENT ON PROCEDURE bridge.merge(integer) IS 'Pulls every session, chunk by chunk; resumable.';
+
+-- The old application adds columns while it runs, and a view does not see a column that came later.
+CREATE PROCEDURE bridge.refresh_adapters()
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    stale text[];
+BEGIN
+    SELECT array_agg(s.legacy_name) INTO stale
+    FROM bridge.source AS s
+    WHERE s.signature IS DISTINCT FROM bridge.signature_of(s.relation);
+    IF stale IS NULL THEN
+        RETURN;
+    END IF;
+    RAISE NOTICE 'columns changed since the adapters were built: %', array_to_string(stale, ', ');
+    PERFORM bridge.retry(format('SELECT bridge.build_adapter(%L)', name)) FROM unnest(stale) AS name;
+    UPDATE bridge.state SET merge_cursor = '';
+    CALL bridge.commit_chunk();
+END
+$$;
+COMMENT ON PROCEDURE bridge.refresh_adapters() IS
+    'Rebuilds the adapters of tables whose columns changed; the next merge then reads everything.'

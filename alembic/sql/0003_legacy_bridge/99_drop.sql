@@ -1,0 +1,50 @@
+-- Takes the bridge off. An object outside of it that reads it would be dropped with it: refuse.
+DO $$
+DECLARE
+    dependents text;
+    created record;
+    in_use boolean;
+BEGIN
+    IF to_regnamespace('bridge') IS NULL THEN
+        RETURN;  -- a fresh install never had one
+    END IF;
+    SELECT string_agg(DISTINCT v.oid::regclass::text, ', ') INTO dependents
+    FROM pg_depend AS d
+    JOIN pg_rewrite AS r ON r.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
+    JOIN pg_class AS v ON v.oid = r.ev_class
+    JOIN pg_class AS used ON used.oid = d.refobjid AND d.refclassid = 'pg_class'::regclass
+    WHERE used.relnamespace = 'bridge'::regnamespace AND v.relnamespace <> 'bridge'::regnamespace;
+    IF dependents IS NOT NULL THEN
+        RAISE EXCEPTION 'views outside of the bridge read it: %', dependents
+            USING HINT = 'Nothing was changed. Drop them, then run the downgrade again.';
+    END IF;
+
+    PERFORM bridge.retry('SELECT bridge.detach()');
+    FOR created IN SELECT * FROM bridge.source WHERE created_here LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', created.relation) INTO in_use;
+        IF in_use THEN
+            RAISE NOTICE '% did not exist before, but the application has used it since: it stays',
+                created.legacy_name;
+        ELSE
+            UPDATE bridge.source SET signature = 'drop' WHERE legacy_name = created.legacy_name;
+        END IF;
+    END LOOP;
+END
+$$;
+
+DO $$
+DECLARE
+    leftovers text[];
+BEGIN
+    IF to_regnamespace('bridge') IS NOT NULL THEN
+        SELECT array_agg(format('DROP TABLE %s', relation)) INTO leftovers
+        FROM bridge.source WHERE signature = 'drop';
+        DROP SCHEMA bridge CASCADE;
+        DROP INDEX IF EXISTS public.bridge_token_of_workshop_students;
+        DROP INDEX IF EXISTS public.bridge_token_of_student_configs;
+        IF leftovers IS NOT NULL THEN
+            EXECUTE array_to_string(leftovers, '; ');
+        END IF;
+    END IF;
+END
+$$

@@ -1,0 +1,11 @@
+-- Copies, carries over what was written meanwhile, and refuses to go on if anything does not add up.
+DO $$
+BEGIN
+    IF to_regnamespace('bridge') IS NOT NULL THEN
+        CALL bridge.refresh_adapters();
+        CALL bridge.merge();
+        CALL bridge.drain(leave => 20);
+        CALL bridge.require_verified();
+    END IF;
+END
+$$

@@ -1,0 +1,57 @@
+-- The cut-over and its reverse. Both run inside bridge.retry(): locks first, then nothing that takes
+-- time, so that the application waits for milliseconds.
+DO $do$
+BEGIN
+    IF to_regnamespace('bridge') IS NULL THEN
+        RETURN;
+    END IF;
+
+    CREATE FUNCTION bridge.cut_over() RETURNS void
+        LANGUAGE plpgsql
+        SET search_path = pg_catalog, pg_temp
+        SET bridge.single_transaction = 'on'
+    AS $$
+    DECLARE
+        src record;
+        backup text;
+    BEGIN
+        FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', src.relation);
+        END LOOP;
+        -- nobody can write now: what is pending is the last of it
+        CALL bridge.drain();
+        FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
+            backup := bridge.free_backup_name(src.legacy_name);
+            EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, backup);
+            -- security_invoker: the writer's own grants and row security go on to apply
+            EXECUTE format('CREATE VIEW public.%I WITH (security_invoker = true) AS SELECT * FROM public.%I',
+                           src.legacy_name, backup);
+            EXECUTE format('COMMENT ON VIEW public.%I IS %L', src.legacy_name,
+                           'Stands in for the table of this name, now ' || backup
+                           || '; what is written here reaches the unified schema.');
+            PERFORM bridge.copy_access(src.relation, to_regclass(format('public.%I', src.legacy_name)));
+            RAISE NOTICE '% is now %, and a view under its old name', src.legacy_name, backup;
+        END LOOP;
+    END
+    $$;
+    COMMENT ON FUNCTION bridge.cut_over() IS 'Renames the legacy tables and puts views in their place.';
+
+    CREATE FUNCTION bridge.undo_cut_over() RETURNS void
+        LANGUAGE plpgsql
+        SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        src record;
+    BEGIN
+        FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', src.relation);
+        END LOOP;
+        FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
+            EXECUTE format('DROP VIEW public.%I', src.legacy_name);
+            EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, src.legacy_name);
+        END LOOP;
+    END
+    $$;
+    COMMENT ON FUNCTION bridge.undo_cut_over() IS 'Drops the views and gives the tables their names back.';
+END
+$do$

@@ -1,0 +1,52 @@
+"""Build the bridge: adapters, mapping views, pull, verify, and triggers that note every write.
+
+Purpose
+    Schema ``bridge``. From its commit on, each write of the old application to
+    ``workshop_students`` or ``student_configs`` is noted in ``bridge.pending``, so that the merge
+    of 0004 can read in short transactions and lose nothing.
+
+Mapping
+    workshop_students -> bridge.legacy_progress \\
+                                                 >  bridge.students, bridge.sessions,
+    student_configs   -> bridge.legacy_config   /   bridge.step_progress  (04_mapping.sql)
+
+    The views on the right are the merge rules, and the only place that knows them. Adapters make
+    every legacy table look alike: missing columns, other types, JSON in JSON.
+
+Locks
+    SHARE ROW EXCLUSIVE on both legacy tables while adapters and triggers are created (readers go
+    on, writers wait: some 50 ms), asked for with a lock_timeout of 100 ms and retried. Where only
+    one of them exists the other is created, empty. Where no key serves lookups by token, an index
+    ``bridge_token_of_...`` is added.
+
+Downgrade
+    Drops triggers, index and schema (ACCESS EXCLUSIVE on the legacy tables, for milliseconds, with
+    retries). A legacy table that this revision created goes too if it is still empty.
+"""
+
+from alembic import op
+
+revision = "0003_legacy_bridge"
+down_revision = "0002_progress_tracking"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Create the bridge and put it on the legacy tables."""
+    op.expect_revision(down_revision)
+    op.run_sql(revision, "01_state")
+    op.run_sql(revision, "02_helpers")
+    op.run_sql(revision, "03_adapters")
+    op.run_sql(revision, "04_mapping")
+    op.run_sql(revision, "05_pull")
+    op.run_sql(revision, "06_merge")
+    op.run_sql(revision, "07_verify")
+    op.run_sql(revision, "08_capture")
+    op.run_sql(revision, "09_install")
+
+
+def downgrade() -> None:
+    """Take it off again."""
+    op.expect_revision(revision)
+    op.run_sql(revision, "99_drop")

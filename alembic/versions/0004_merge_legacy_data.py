@@ -1,0 +1,40 @@
+"""Merge the legacy data: pull every session in chunks, carry over what came meanwhile, verify.
+
+Purpose
+    Fills students, sessions, step_progress and events from the mapping views of 0003. Chunks of
+    2,000 tokens in key order, each with a commit of its own; the cursor is stored with the data, so
+    that a killed run goes on where it was. Refuses to end if one check does not hold.
+
+Mapping
+    ``alembic/sql/0003_legacy_bridge/04_mapping.sql``, column by column.
+
+Locks
+    Reads the legacy tables (ACCESS SHARE) for some 100 ms at a time. Commits outside of the step's
+    transaction: the step is repeated as a whole after an interruption, and finds its work done.
+
+Downgrade
+    Drops the two lookup indexes. The merged rows stay until 0001 drops their tables: a second
+    upgrade compares them with the mapping, and writes what differs.
+"""
+
+from alembic import op
+
+revision = "0004_merge_legacy_data"
+down_revision = "0003_legacy_bridge"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Create the two indexes that pull looks up by, then merge and verify."""
+    op.expect_revision(down_revision)
+    op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
+    op.create_index("ix_events_session_token", "events", ["session_token"])
+    op.run_sql(revision, "01_merge", commits=True)
+
+
+def downgrade() -> None:
+    """Drop the indexes."""
+    op.expect_revision(revision)
+    op.drop_index("ix_events_session_token", "events")
+    op.drop_index("ix_sessions_student_id", "sessions")

@@ -1,0 +1,70 @@
+"""Constrain after the load: foreign keys, secondary indexes, progress triggers; sync at once.
+
+Purpose
+    Foreign keys and indexes after the rows, because a check for each row costs more than the row.
+    Triggers keep completion_rate and exercises right on every change of a flag or a step. Then the
+    bridge stops merely noting: each legacy write is carried over in the writer's own transaction.
+
+Mapping
+    sessions.student_id, step_progress.student_id      -> students, ON DELETE CASCADE
+    step_progress.session_token                        -> sessions, ON DELETE CASCADE
+    events.student_id, events.session_token            -> ON DELETE SET NULL: the trail stays
+
+Locks
+    The four new tables only. The old application goes on writing: until the commit its triggers
+    touch nothing but bridge.pending.
+
+Downgrade
+    Back to noting; drops triggers, indexes and foreign keys.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005_keys_and_indexes"
+down_revision = "0004_merge_legacy_data"
+branch_labels = None
+depends_on = None
+
+FOREIGN_KEYS = (
+    ("sessions", "student_id", "students", "CASCADE"),
+    ("step_progress", "session_token", "sessions", "CASCADE"),
+    ("step_progress", "student_id", "students", "CASCADE"),
+    ("events", "student_id", "students", "SET NULL"),
+    ("events", "session_token", "sessions", "SET NULL"),
+)
+
+
+def upgrade() -> None:
+    """Add indexes, foreign keys and triggers; switch the bridge to syncing at once."""
+    op.expect_revision(down_revision)
+    op.create_index("ix_sessions_last_activity", "sessions", [sa.text("last_activity DESC")])
+    op.create_index("ix_sessions_is_active_expires_at", "sessions", ["is_active", "expires_at"])
+    op.create_index("ix_step_progress_student_id", "step_progress", ["student_id"])
+    op.create_index("ix_events_student_id", "events", ["student_id"])
+    op.create_index("ix_events_event_type", "events", ["event_type"])
+    for table, column, referred, on_delete in FOREIGN_KEYS:
+        op.create_foreign_key(
+            f"fk_{table}_{column}_{referred}",
+            table,
+            referred,
+            [column],
+            [column],
+            ondelete=on_delete,
+        )
+    op.run_sql(revision, "01_progress_triggers")
+    op.run_sql(revision, "02_sync_at_once")
+
+
+def downgrade() -> None:
+    """Undo it in reverse."""
+    op.expect_revision(revision)
+    op.run_sql(revision, "98_note_only")
+    op.run_sql(revision, "99_drop_triggers")
+    for table, column, referred, _ in reversed(FOREIGN_KEYS):
+        op.drop_constraint(f"fk_{table}_{column}_{referred}", table, type_="foreignkey")
+    op.drop_index("ix_events_event_type", "events")
+    op.drop_index("ix_events_student_id", "events")
+    op.drop_index("ix_step_progress_student_id", "step_progress")
+    op.drop_index("ix_sessions_is_active_expires_at", "sessions")
+    op.drop_index("ix_sessions_last_activity", "sessions")

@@ -1,0 +1,44 @@
+"""Retire the legacy tables: verify, then rename them to dated backups with views in their place.
+
+Purpose
+    The cut-over. Everything is verified first, in short transactions. Then, in one transaction:
+    lock both tables, carry over the last writes, rename, create the views.
+
+Mapping
+    workshop_students -> workshop_students_backup_YYYYMMDD, and a view workshop_students over it
+    student_configs   -> student_configs_backup_YYYYMMDD, and a view student_configs over it
+
+    The date is the day of the run in UTC; a taken name gets _2, _3. The views are updatable: the
+    old application's INSERT ... ON CONFLICT, UPDATE, DELETE and SELECT go on working through them,
+    and its CREATE TABLE IF NOT EXISTS finds the name taken. Triggers stay with the tables, and
+    carry what is written there into the unified schema.
+
+Locks
+    ACCESS EXCLUSIVE on both tables for some milliseconds, asked for with a lock_timeout of 100 ms
+    and retried; after 60 attempts it gives up, changes nothing and names who held the lock.
+
+Downgrade
+    The reverse: drops the views and gives the tables their names back. A view that somebody built
+    over one of them stops it, by name, before anything is changed.
+"""
+
+from alembic import op
+
+revision = "0007_retire_legacy_tables"
+down_revision = "0006_reporting_views"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Verify in short transactions, then cut over in one."""
+    op.expect_revision(down_revision)
+    op.run_sql(revision, "01_verify", commits=True)
+    op.run_sql(revision, "02_functions")
+    op.run_sql(revision, "03_cut_over")
+
+
+def downgrade() -> None:
+    """Give the tables their names back."""
+    op.expect_revision(revision)
+    op.run_sql(revision, "99_undo")
