@@ -382,15 +382,15 @@ def _exercises(rng: Random, session: _Session) -> tuple[str, int]:
         seconds = 40 + int(r() * 1100)
         spent += seconds
         moment = f"{day}T{_clock(session.second + spent)}.{int(r() * 1000):03d}Z"
-        entry = f'"{key}":{{"completed":true'
-        # Every other field was added over time.
-        if (age := r()) < 0.96:
-            entry += f',"timestamp":"{moment}"'
-        if age < 0.93:
-            entry += f',"timeSpent":{seconds}'
-        if age < 0.85:
-            entry += f',"attempts":{1 + int(r() * r() * 5)},"lastAttempt":"{moment}"'
-        entries.append(entry + "}")
+        # Every field but the first was added over time.
+        if (age := r()) < 0.85:
+            fields = f'"timestamp":"{moment}","timeSpent":{seconds},"attempts":{1 + int(r() * 3)}'
+            entries.append(f'"{key}":{{"completed":true,{fields},"lastAttempt":"{moment}"}}')
+        elif age < 0.95:
+            fields = f'"timestamp":"{moment}","timeSpent":{seconds}'
+            entries.append(f'"{key}":{{"completed":true,{fields}}}')
+        else:
+            entries.append(f'"{key}":{{"completed":true}}')
     if session.done < len(keys) and (roll := r()) < 0.43:
         seconds = 20 + int(r() * 400)
         spent += seconds

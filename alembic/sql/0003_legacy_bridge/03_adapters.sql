@@ -294,18 +294,6 @@ BEGIN
              THEN format(' CROSS JOIN LATERAL (SELECT %s OFFSET 0) AS j',
                          array_to_string(json_reads, ', ')) END);
 
-    -- every lookup is by token: where no key serves it, an index of the bridge does
-    IF NOT EXISTS (
-        SELECT FROM pg_index AS i
-        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-        WHERE i.indrelid = rel AND i.indisvalid AND i.indpred IS NULL
-          AND a.attname = 'session_token' AND token = 't.session_token::text')
-       AND to_regclass('public.bridge_token_of_' || p_legacy_name) IS NULL
-    THEN
-        EXECUTE format('CREATE INDEX %I ON %s ((%s))',
-                       'bridge_token_of_' || p_legacy_name, rel, replace(token, 't.', ''));
-    END IF;
-
     one_row_a_token := EXISTS (
         SELECT FROM pg_index AS i
         JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
@@ -325,4 +313,27 @@ BEGIN
 END
 $build$;
 COMMENT ON FUNCTION bridge.build_adapter(text) IS
-    'Builds the adapter of a legacy table for the columns that it has now.'
+    'Builds the adapter of a legacy table for the columns that it has now.';
+
+-- Every lookup is by token: where no key of the table serves it, an index of the bridge does.
+CREATE FUNCTION bridge.build_index(p_legacy_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    rel CONSTANT regclass := (SELECT relation FROM bridge.source WHERE legacy_name = p_legacy_name);
+    token CONSTANT text := bridge.token_of(rel);
+    index_name CONSTANT text := 'bridge_token_of_' || p_legacy_name;
+BEGIN
+    IF token = 't.session_token::text' AND EXISTS (
+        SELECT FROM pg_index AS i
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = rel AND i.indisvalid AND i.indpred IS NULL AND a.attname = 'session_token')
+    THEN
+        RETURN;
+    END IF;
+    EXECUTE format('DROP INDEX IF EXISTS public.%I', index_name);
+    EXECUTE format('CREATE INDEX %I ON %s ((%s))', index_name, rel, replace(token, 't.', ''));
+END
+$$;
+COMMENT ON FUNCTION bridge.build_index(text) IS 'Adds an index on the token where no key serves it.'

@@ -85,7 +85,7 @@ BEGIN
         RETURN;
     END IF;
     RAISE NOTICE 'columns changed since the adapters were built: %', array_to_string(stale, ', ');
-    PERFORM bridge.retry(format('SELECT bridge.build_adapter(%L)', name)) FROM unnest(stale) AS name;
+    PERFORM bridge.retry(format('SELECT bridge.build(%L)', name)) FROM unnest(stale) AS name;
     UPDATE bridge.state SET merge_cursor = '';
     CALL bridge.commit_chunk();
 END

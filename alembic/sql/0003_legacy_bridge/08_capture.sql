@@ -116,6 +116,7 @@ CREATE FUNCTION bridge.build(p_legacy_name text) RETURNS void
 AS $$
 BEGIN
     PERFORM bridge.build_adapter(p_legacy_name);
+    PERFORM bridge.build_index(p_legacy_name);
     PERFORM bridge.build_capture(p_legacy_name);
     PERFORM bridge.build_raw();
 END
