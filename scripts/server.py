@@ -193,7 +193,8 @@ def _start(
         folder = Path(tempfile.mkdtemp(prefix="wsdb-", dir=root))
     else:
         folder = data_dir.resolve()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # no password: nobody else may reach the socket
     try:
         os.chown(folder, uid, -1)
         bin_dir = _reachable(bin_dir, folder, uid)

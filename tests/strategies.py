@@ -14,8 +14,9 @@ from typing import Any
 import psycopg
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from oracle import CONFIG, EARLY_EXERCISES, FLAGS, PROGRESS
 from psycopg import sql
+
+from oracle import CONFIG, EARLY_EXERCISES, FLAGS, PROGRESS
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Purpose
     Fills students, sessions, step_progress and events from the mapping views of 0003. Chunks of
-    2,000 tokens in key order, each with a commit of its own; the cursor is stored with the data, so
+    500 tokens in key order, each with a commit of its own; the cursor is stored with the data, so
     that a killed run goes on where it was. Refuses to end if one check does not hold.
 
 Mapping

@@ -20,15 +20,18 @@ END
 $$;
 COMMENT ON FUNCTION unwrap_json(jsonb) IS 'JSON behind any number of layers of JSON strings.';
 
--- Only what begins with an ISO date: PostgreSQL would also read "yesterday" and "infinity".
+-- ISO forms only: PostgreSQL would also read "yesterday" and "infinity", and names of zones.
 CREATE FUNCTION parse_timestamp(value text) RETURNS timestamptz
     LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
-    SET TimeZone = 'UTC'
 AS $$
+DECLARE
+    iso CONSTANT text := '^\d{4,5}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?)?\s*';
 BEGIN
-    IF value ~ '^\d{4}-\d{2}-\d{2}' THEN
+    IF value ~* (iso || '(Z|UTC|GMT|[-+]\d{2}(:?\d{2}(:?\d{2})?)?)\s*$') THEN
         RETURN value::timestamptz;
+    ELSIF value ~* (iso || '$') THEN
+        RETURN value::timestamp AT TIME ZONE 'UTC';
     END IF;
     RETURN NULL;
 EXCEPTION

@@ -39,7 +39,7 @@ CREATE FUNCTION bridge.to_boolean(value text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
     WHEN lower(btrim(value)) IN ('true', 't', 'yes', 'y', 'on', '1') THEN true
-    WHEN value IS NOT NULL THEN false
+    WHEN lower(btrim(value)) IN ('false', 'f', 'no', 'n', 'off', '0') THEN false
 END;
 COMMENT ON FUNCTION bridge.to_boolean(text) IS 'Truth of a flag that is not stored as boolean.';
 

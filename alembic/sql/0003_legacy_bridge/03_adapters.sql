@@ -52,12 +52,14 @@ CREATE TYPE bridge.legacy_row AS (
     created_at timestamptz,
     updated_at timestamptz,
     extra jsonb,
+    unreadable jsonb,
     clamped jsonb
 );
 COMMENT ON TYPE bridge.legacy_row IS
     'Column list of both adapters. Empty text is NULL; JSON is unwrapped, and NULL unless it is of '
     'its type and not empty; row_at is when the row was written; extra holds every value without a '
-    'column of its own, clamped the numbers that were out of range.';
+    'column of its own, unreadable those that their column cannot hold, clamped the numbers that '
+    'were out of range.';
 
 CREATE VIEW bridge.legacy_progress AS SELECT (NULL::bridge.legacy_row).* WHERE false;
 CREATE VIEW bridge.legacy_config AS SELECT (NULL::bridge.legacy_row).* WHERE false;
@@ -198,7 +200,9 @@ DECLARE
     outputs text[] := '{}';
     json_reads text[] := '{}';
     clamps text[] := '{}';
-    extras text[] := '{}';
+    out_of_range text[] := '{}';
+    leftovers text[] := '{}';
+    leftover_rows text;
     conditions text[] := '{}';
     merges text[] := '{}';
     condition text;
@@ -208,7 +212,7 @@ BEGIN
         SELECT a.attname::text AS name, format_type(a.atttypid, NULL) AS type
         FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
         WHERE c.oid = 'bridge.legacy_row'::regclass AND a.attnum > 0
-          AND a.attname NOT IN ('token', 'tokenless', 'extra', 'clamped')
+          AND a.attname NOT IN ('token', 'tokenless', 'extra', 'unreadable', 'clamped')
         ORDER BY a.attnum
     LOOP
         SELECT array_agg(bridge.read_as(wanted.type, c.name, c.type) ORDER BY c.name)
@@ -235,6 +239,8 @@ BEGIN
             FROM unnest(reads) AS r;
         ELSIF ranges ? wanted.name AND reads IS NOT NULL THEN
             clamps := clamps || format('(%L, %s, %s)', wanted.name, reads[1], ranges ->> wanted.name);
+            out_of_range := out_of_range || format('%s NOT BETWEEN %s', reads[1],
+                                                   replace(ranges ->> wanted.name, ', ', ' AND '));
             reads[1] := format('CASE WHEN %1$s IS NOT NULL THEN least(greatest(%1$s, %2$s), %3$s) END',
                                reads[1], split_part(ranges ->> wanted.name, ', ', 1),
                                split_part(ranges ->> wanted.name, ', ', 2));
@@ -251,39 +257,53 @@ BEGIN
         END, wanted.name);
     END LOOP;
 
-    -- 2. What has no column of its own, unless it is the column's default; and JSON that is not what
-    --    its column is for, as it stands in the table.
-    FOR found IN SELECT * FROM bridge.columns_of(rel) LOOP
+    -- 2. Values that none of these columns can say: of a column that the adapter does not have, unless
+    --    it is the column's default; and of one whose type or content cannot be read as wanted.
+    FOR found IN
+        SELECT c.*, w.type AS wanted_type, c.name = w.name AS same_name
+        FROM bridge.columns_of(rel) AS c
+        LEFT JOIN bridge.synonyms() AS s ON s.legacy_column = c.name
+        LEFT JOIN bridge.columns_of('bridge.legacy_row') AS w
+          ON w.name = coalesce(s.adapter_column, c.name)
+         AND (s.adapter_column IS NOT NULL
+              OR w.name NOT IN ('token', 'tokenless', 'row_at', 'email', 'extra', 'unreadable', 'clamped'))
+        WHERE c.name <> 'completion_rate'  -- computed
+    LOOP
         IF found.name = 'session_token' THEN
             tokenless := 'coalesce(t.session_token::text, '''') = ''''';
         END IF;
-        CONTINUE WHEN found.name = 'completion_rate'
-            OR found.name IN (SELECT s.legacy_column FROM bridge.synonyms() AS s);
         condition := CASE
-            WHEN json_types ? found.name
+            WHEN found.wanted_type IS NULL AND found.constant_default IS NULL
+                THEN format('t.%I IS NOT NULL', found.name)
+            WHEN found.wanted_type IS NULL
+                THEN format('t.%I::text <> (%s)::text', found.name, found.constant_default)
+            WHEN found.wanted_type = 'jsonb'
                 THEN format('bridge.json_left_over(j.%I, %L)', found.name, json_types ->> found.name)
-            WHEN found.name IN (SELECT a.attname FROM pg_attribute AS a
-                                WHERE a.attrelid = 'bridge.legacy_row'::regclass
-                                  AND a.attname NOT IN ('token', 'tokenless', 'row_at', 'email',
-                                                        'extra', 'clamped'))
-                THEN NULL
-            WHEN found.constant_default IS NULL THEN format('t.%I IS NOT NULL', found.name)
-            ELSE format('t.%I::text <> (%s)::text', found.name, found.constant_default)
+            WHEN found.wanted_type <> found.type AND found.wanted_type <> 'text'
+                THEN format('t.%I::text <> '''' AND %s IS NULL', found.name,
+                            bridge.read_as(found.wanted_type, found.name, found.type))
         END;
         CONTINUE WHEN condition IS NULL;
         conditions := conditions || condition;
-        extras := extras || format('(%L, CASE WHEN %s THEN to_jsonb(t.%I) END)',
-                                   found.name, condition, found.name);
+        leftovers := leftovers || format('(%L, %s, CASE WHEN %s THEN to_jsonb(t.%I) END)', found.name,
+                                         CASE WHEN found.wanted_type IS NULL THEN 'false' ELSE 'true' END,
+                                         condition, found.name);
     END LOOP;
-
-    outputs := outputs || CASE WHEN extras = '{}' THEN '''{}''::jsonb AS extra' ELSE format(
-        'CASE WHEN %s THEN (SELECT jsonb_object_agg(e.name, e.value) FROM (VALUES %s) AS e(name, value)'
-        ' WHERE e.value IS NOT NULL) ELSE ''{}'' END AS extra',
-        array_to_string(conditions, ' OR '), array_to_string(extras, ', ')) END;
+    leftover_rows := format('(VALUES %s) AS e(name, is_unreadable, value) WHERE e.value IS NOT NULL',
+                            array_to_string(leftovers, ', '));
+    outputs := outputs || CASE WHEN leftovers = '{}'
+        THEN ARRAY['''{}''::jsonb AS extra', '''{}''::jsonb AS unreadable']
+        ELSE ARRAY[
+            format('CASE WHEN %s THEN (SELECT jsonb_object_agg(e.name, e.value) FROM %s) ELSE ''{}'' END AS extra',
+                   array_to_string(conditions, ' OR '), leftover_rows),
+            format('CASE WHEN %s THEN (SELECT coalesce(jsonb_object_agg(e.name, true), ''{}'') FROM %s'
+                   ' AND e.is_unreadable) ELSE ''{}'' END AS unreadable',
+                   array_to_string(conditions, ' OR '), leftover_rows)]
+    END;
     outputs := outputs || CASE WHEN clamps = '{}' THEN '''{}''::jsonb AS clamped' ELSE format(
-        '(SELECT coalesce(jsonb_object_agg(n.name, n.value), ''{}'') FROM (VALUES %s)'
-        ' AS n(name, value, low, high) WHERE n.value NOT BETWEEN n.low AND n.high) AS clamped',
-        array_to_string(clamps, ', ')) END;
+        'CASE WHEN %s THEN (SELECT jsonb_object_agg(n.name, n.value) FROM (VALUES %s)'
+        ' AS n(name, value, low, high) WHERE n.value NOT BETWEEN n.low AND n.high) ELSE ''{}'' END AS clamped',
+        array_to_string(out_of_range, ' OR '), array_to_string(clamps, ', ')) END;
 
     -- 3. The views. JSON is unwrapped once for each row: OFFSET 0 keeps the planner from copying the
     --    call to every place that uses the value.
@@ -304,6 +324,7 @@ BEGIN
                     'token_' || stem, 'legacy_' || stem)
         ELSE format('CREATE OR REPLACE VIEW bridge.%I AS SELECT r.token, bool_and(r.tokenless) AS tokenless, %s,'
                     ' bridge.merge_objects(r.extra ORDER BY r.row_at NULLS FIRST, r::text) AS extra,'
+                    ' bridge.merge_objects(r.unreadable) AS unreadable,'
                     ' bridge.merge_objects(r.clamped ORDER BY r.row_at NULLS FIRST, r::text) AS clamped'
                     ' FROM bridge.%I AS r GROUP BY r.token',
                     'token_' || stem, array_to_string(merges, ', '), 'legacy_' || stem)

@@ -66,6 +66,20 @@ SELECT m.student_email, m.student_name, m.created_at
 FROM bridge.map_students(ARRAY(SELECT token FROM bridge.tokens)) AS m;
 COMMENT ON VIEW bridge.students IS 'What students should hold; student_id is given on arrival.';
 
+CREATE TYPE bridge.step AS (
+    step_number integer,
+    step_name text,
+    started_at timestamptz,
+    completed_at timestamptz,
+    time_spent integer,
+    attempts integer,
+    validation_passed boolean
+);
+COMMENT ON TYPE bridge.step IS 'One step of a session, as step_progress holds it.';
+
+-- One row for each session with all that is derived from its legacy rows, so that a chunk is read
+-- and unwrapped once: steps become step_progress, note becomes a merge_note event. A note says what
+-- was decided: which columns, which source won; never a value that could be a secret.
 CREATE VIEW bridge.sessions AS
 SELECT
     k.token AS session_token,
@@ -132,24 +146,69 @@ SELECT
     -- set when the row first arrives; the unified schema's own afterwards
     a.expires_at,
     a.expires_at > now() AND p.tokenless IS NOT TRUE AND c.tokenless IS NOT TRUE AS is_active,
-    coalesce(greatest(p.updated_at, c.updated_at), now()) AS updated_at
+    coalesce(greatest(p.updated_at, c.updated_at), now()) AS updated_at,
+
+    -- for step_progress and events
+    x.steps,
+    nullif(jsonb_strip_nulls(jsonb_build_object(
+        'placeholder_address', CASE WHEN p.email IS NULL AND c.email IS NULL THEN true END,
+        'token_shared_by_many_browsers', CASE WHEN k.token IN ('null', 'undefined') THEN true END,
+        'row_without_token', CASE WHEN p.tokenless OR c.tokenless THEN true END,
+        'conflicts', (
+            SELECT jsonb_object_agg(v.column_name, v.winner)
+            FROM (VALUES
+                ('student_email', 'workshop_students', p.email <> c.email),
+                ('exercises', 'workshop_students', p.exercises <> c.exercises),
+                ('bug_reports', 'workshop_students', p.bug_reports <> c.bug_reports),
+                ('selected_phone_number', 'student_configs', p.selected_phone_number <> c.selected_phone_number),
+                ('selected_voice', 'student_configs', p.selected_voice <> c.selected_voice),
+                ('tts_provider', 'student_configs', p.tts_provider <> c.tts_provider),
+                ('call_direction', 'student_configs', p.call_direction <> c.call_direction),
+                ('use_case_description', 'student_configs', p.use_case_description <> c.use_case_description),
+                ('openai_api_key', 'student_configs', p.openai_api_key <> c.openai_api_key),
+                ('system_prompt', 'student_configs', p.system_prompt <> c.system_prompt),
+                ('ivr_greeting', 'student_configs', p.ivr_greeting <> c.ivr_greeting),
+                ('websocket_url', 'student_configs', p.websocket_url <> c.websocket_url),
+                ('codespace_url', 'student_configs', p.codespace_url <> c.codespace_url),
+                ('github_repo_url', 'student_configs', p.github_repo_url <> c.github_repo_url),
+                ('railway_url', 'student_configs', p.railway_url <> c.railway_url),
+                ('tools', 'student_configs', p.tools <> c.tools),
+                ('voice_settings', 'student_configs', p.voice_settings <> c.voice_settings)
+            ) AS v(column_name, winner, differs)
+            WHERE v.differs AND p.token IS NOT NULL AND c.token IS NOT NULL
+        ),
+        'unreadable', (
+            SELECT jsonb_agg(u.source || '.' || u.column_name ORDER BY u.source, u.column_name)
+            FROM (
+                SELECT 'workshop_students' AS source, jsonb_object_keys(p.unreadable) AS column_name
+                UNION ALL
+                SELECT 'student_configs', jsonb_object_keys(c.unreadable)
+            ) AS u
+        ),
+        'clamped', nullif(coalesce(p.clamped, '{}') || coalesce(c.clamped, '{}'), '{}')
+    )), '{}') AS note
 FROM bridge.tokens AS k
 LEFT JOIN LATERAL (SELECT * FROM bridge.token_progress WHERE token = k.token OFFSET 0) AS p ON true
 LEFT JOIN LATERAL (SELECT * FROM bridge.token_config WHERE token = k.token OFFSET 0) AS c ON true
-LEFT JOIN public.students AS st
-    ON st.student_email = coalesce(p.email, c.email, bridge.placeholder_email(k.token))
+LEFT JOIN LATERAL (
+    SELECT s.student_id FROM public.students AS s
+    WHERE s.student_email = coalesce(p.email, c.email, bridge.placeholder_email(k.token))
+    OFFSET 0
+) AS st ON true
 CROSS JOIN LATERAL (
-    SELECT
-        coalesce(p.exercises, c.exercises, '{}') AS exercises,
-        coalesce(
-            greatest(p.last_activity, c.updated_at), p.updated_at,
-            least(p.created_at, c.created_at), now()) + interval '30 days' AS expires_at
+    SELECT coalesce(
+        greatest(p.last_activity, c.updated_at), p.updated_at,
+        least(p.created_at, c.created_at), now()) + interval '30 days' AS expires_at
 ) AS a
 CROSS JOIN LATERAL (
     SELECT
-        a.exercises,
-        ARRAY(SELECT e.step_number FROM exercise_steps(a.exercises) AS e WHERE e.validation_passed)
-            AS passed
+        e.exercises,
+        ARRAY(
+            SELECT ROW(s.step_number, step_name_of(s.step_number), NULL::timestamptz, s.completed_at,
+                       s.time_spent, s.attempts, s.validation_passed)::bridge.step
+            FROM exercise_steps(e.exercises) AS s
+        ) AS steps
+    FROM (SELECT coalesce(p.exercises, c.exercises, '{}') AS exercises) AS e
     OFFSET 0
 ) AS x
 CROSS JOIN LATERAL (
@@ -169,81 +228,21 @@ CROSS JOIN LATERAL (
     SELECT session_steps_done(
         f.twilio_connected, f.openai_connected, f.call_direction_chosen, f.services_ready,
         f.step4_deployed, f.step5_deployed, f.step6_deployed, f.system_prompt_saved,
-        f.step8_deployed, f.project_deployed, x.passed) AS done
+        f.step8_deployed, f.project_deployed,
+        ARRAY(SELECT e.step_number FROM unnest(x.steps) AS e WHERE e.validation_passed)) AS done
     OFFSET 0
 ) AS d;
-COMMENT ON VIEW bridge.sessions IS 'What sessions should hold.';
+COMMENT ON VIEW bridge.sessions IS
+    'What sessions should hold; beside its columns steps and note, for step_progress and events.';
 
 CREATE VIEW bridge.step_progress AS
-SELECT
-    k.token AS session_token,
-    e.step_number,
-    st.student_id,
-    step_name_of(e.step_number) AS step_name,
-    NULL::timestamptz AS started_at,
-    e.completed_at,
-    e.time_spent,
-    e.attempts,
-    e.validation_passed
-FROM bridge.tokens AS k
-LEFT JOIN LATERAL (SELECT * FROM bridge.token_progress WHERE token = k.token OFFSET 0) AS p ON true
-LEFT JOIN LATERAL (SELECT * FROM bridge.token_config WHERE token = k.token OFFSET 0) AS c ON true
-LEFT JOIN public.students AS st
-    ON st.student_email = coalesce(p.email, c.email, bridge.placeholder_email(k.token))
-CROSS JOIN LATERAL exercise_steps(coalesce(p.exercises, c.exercises)) AS e;
+SELECT s.session_token, s.student_id, e.*
+FROM bridge.sessions AS s
+CROSS JOIN LATERAL unnest(s.steps) AS e;
 COMMENT ON VIEW bridge.step_progress IS 'What step_progress should hold.';
 
--- What was decided about a session, for its merge_note event: which columns, which source won; never
--- a value that could be a secret.
 CREATE VIEW bridge.notes AS
-SELECT n.token, n.note
-FROM (
-    SELECT
-        k.token,
-        jsonb_strip_nulls(jsonb_build_object(
-            'placeholder_address',
-            CASE WHEN p.email IS NULL AND c.email IS NULL THEN true END,
-            'token_shared_by_many_browsers',
-            CASE WHEN k.token IN ('null', 'undefined') THEN true END,
-            'row_without_token',
-            CASE WHEN p.tokenless OR c.tokenless THEN true END,
-            'conflicts', (
-                SELECT jsonb_object_agg(v.column_name, v.winner)
-                FROM (VALUES
-                    ('student_email', 'workshop_students', p.email <> c.email),
-                    ('exercises', 'workshop_students', p.exercises <> c.exercises),
-                    ('bug_reports', 'workshop_students', p.bug_reports <> c.bug_reports),
-                    ('selected_phone_number', 'student_configs', p.selected_phone_number <> c.selected_phone_number),
-                    ('selected_voice', 'student_configs', p.selected_voice <> c.selected_voice),
-                    ('tts_provider', 'student_configs', p.tts_provider <> c.tts_provider),
-                    ('call_direction', 'student_configs', p.call_direction <> c.call_direction),
-                    ('use_case_description', 'student_configs', p.use_case_description <> c.use_case_description),
-                    ('openai_api_key', 'student_configs', p.openai_api_key <> c.openai_api_key),
-                    ('system_prompt', 'student_configs', p.system_prompt <> c.system_prompt),
-                    ('ivr_greeting', 'student_configs', p.ivr_greeting <> c.ivr_greeting),
-                    ('websocket_url', 'student_configs', p.websocket_url <> c.websocket_url),
-                    ('codespace_url', 'student_configs', p.codespace_url <> c.codespace_url),
-                    ('github_repo_url', 'student_configs', p.github_repo_url <> c.github_repo_url),
-                    ('railway_url', 'student_configs', p.railway_url <> c.railway_url),
-                    ('tools', 'student_configs', p.tools <> c.tools),
-                    ('voice_settings', 'student_configs', p.voice_settings <> c.voice_settings)
-                ) AS v(column_name, winner, differs)
-                WHERE v.differs
-            ),
-            'unreadable', (
-                SELECT jsonb_agg(u.source || '.' || u.column_name)
-                FROM (
-                    SELECT 'workshop_students' AS source, jsonb_object_keys(p.extra) AS column_name
-                    UNION ALL
-                    SELECT 'student_configs', jsonb_object_keys(c.extra)
-                ) AS u
-                WHERE u.column_name IN ('tools', 'voice_settings', 'exercises', 'bug_reports')
-            ),
-            'clamped', nullif(coalesce(p.clamped, '{}') || coalesce(c.clamped, '{}'), '{}')
-        )) AS note
-    FROM bridge.tokens AS k
-    LEFT JOIN LATERAL (SELECT * FROM bridge.token_progress WHERE token = k.token OFFSET 0) AS p ON true
-    LEFT JOIN LATERAL (SELECT * FROM bridge.token_config WHERE token = k.token OFFSET 0) AS c ON true
-) AS n
-WHERE n.note <> '{}';
+SELECT s.session_token AS token, s.note
+FROM bridge.sessions AS s
+WHERE s.note IS NOT NULL;
 COMMENT ON VIEW bridge.notes IS 'Decisions of the merge, by session.'

@@ -44,50 +44,55 @@ DECLARE
     inserted bigint;
 BEGIN
     WITH others AS MATERIALIZED (
-        SELECT DISTINCT s.token, s.student_email
+        SELECT s.token, array_agg(DISTINCT s.student_email) AS emails
         FROM bridge.student_sources AS s
-        JOIN bridge.session_emails AS e ON e.token = s.token
-        WHERE s.token = ANY (tokens) AND e.token = ANY (tokens) AND s.student_email <> e.student_email
+        WHERE s.token = ANY (tokens)
+        GROUP BY s.token
+        HAVING min(s.student_email) <> max(s.student_email)
     ),
     gone AS (
-        DELETE FROM bridge.other_address AS o
-        WHERE o.token = ANY (tokens)
-          AND (o.token, o.student_email) NOT IN (SELECT token, student_email FROM others)
+        DELETE FROM bridge.other_address AS a
+        WHERE a.token = ANY (tokens)
+          AND NOT EXISTS (SELECT FROM others AS o WHERE o.token = a.token AND a.student_email = ANY (o.emails))
     )
-    INSERT INTO bridge.other_address SELECT token, student_email FROM others ON CONFLICT DO NOTHING;
+    INSERT INTO bridge.other_address
+    SELECT o.token, e.student_email FROM others AS o CROSS JOIN LATERAL unnest(o.emails) AS e(student_email)
+    ON CONFLICT DO NOTHING;
 
-    WITH missing AS (
+    -- A student's row is written, and locked, only when something of the student changed: two
+    -- transactions that each touch two students would deadlock otherwise.
+    WITH m AS MATERIALIZED (
+        SELECT * FROM bridge.map_students(family)
+        WHERE student_email IN (SELECT unnest(emails))
+    ),
+    missing AS (
         INSERT INTO public.students (student_id, student_email, student_name, created_at)
         SELECT bridge.student_uuid(m.student_email, m.first_token),
                m.student_email, m.student_name, m.created_at
-        FROM bridge.map_students(family) AS m
-        WHERE m.student_email = ANY (emails)
-          AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = m.student_email)
+        FROM m
+        WHERE m.student_email NOT IN (SELECT st.student_email FROM public.students AS st
+                                      WHERE st.student_email = ANY (emails))
         ON CONFLICT (student_email) DO NOTHING
         RETURNING student_id
     )
-    SELECT count(*) INTO inserted FROM missing;
-
-    -- A student's row is written, and locked, only when something of the student changed: two
-    -- transactions that each touch two students would deadlock otherwise. Looked at again once the
-    -- lock is held, because the row may have changed while waiting for it.
-    stale := ARRAY(
-        SELECT m.student_email
-        FROM bridge.map_students(family) AS m
-        JOIN public.students AS st ON st.student_email = m.student_email
-        WHERE m.student_email = ANY (emails)
-          AND (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at)
-        ORDER BY m.student_email
-    );
+    SELECT
+        (SELECT count(*) FROM missing),
+        ARRAY(
+            SELECT m.student_email
+            FROM m JOIN public.students AS st ON st.student_email = m.student_email
+            WHERE st.student_email = ANY (emails)
+              AND (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at))
+    INTO inserted, stale;
     IF stale = '{}' THEN
         RETURN inserted;
     END IF;
+    -- looked at again once the lock is held: the row may have changed while waiting for it
     PERFORM FROM public.students WHERE student_email = ANY (stale) ORDER BY student_email
         FOR NO KEY UPDATE;
     UPDATE public.students AS st
     SET student_name = m.student_name, created_at = m.created_at
     FROM bridge.map_students(family) AS m
-    WHERE m.student_email = ANY (stale)
+    WHERE m.student_email IN (SELECT unnest(stale))
       AND st.student_email = m.student_email
       AND (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at);
     RETURN inserted + cardinality(stale);
@@ -95,104 +100,158 @@ END
 $$;
 COMMENT ON FUNCTION bridge.pull_students(text[]) IS 'Inserts and updates the students of sessions.';
 
--- pull_sessions, pull_step_progress and their twins diff_... are the same statement over different
--- columns. They are generated here, once, from the mapping views: a column of the mapping can then
--- be neither forgotten by the merge nor by the verification.
---
--- initial: written with a new row, the unified schema's own afterwards.
+-- pull_sessions and its twin diff_sessions repeat the column lists of two tables several times. They
+-- are generated here, once, from the mapping views: a column of the mapping can then be forgotten
+-- neither by the merge nor by the verification. Every read of a table is bounded by
+-- "= ANY (tokens)": a chunk must not cost more as the tables grow.
 DO $generate$
 DECLARE
-    target text;
-    key text[];
+    -- written with a new row, the unified schema's own afterwards
     initial CONSTANT text[] := ARRAY['expires_at', 'is_active', 'updated_at'];
-    all_columns text[];
-    compared text[];
+    -- of bridge.sessions: become rows of other tables
+    carried CONSTANT text[] := ARRAY['steps', 'note'];
+    session_columns text[];
+    step_columns text[];
+    session_values text[];
+    step_values text[];
 BEGIN
-    FOREACH target IN ARRAY ARRAY['sessions', 'step_progress'] LOOP
-        key := CASE target WHEN 'sessions' THEN ARRAY['session_token']
-                           ELSE ARRAY['session_token', 'step_number'] END;
-        SELECT array_agg(quote_ident(name)),
-               array_agg(quote_ident(name)) FILTER (WHERE name <> ALL (key || initial))
-        INTO all_columns, compared
-        FROM bridge.columns_of(('bridge.' || target)::regclass);
+    SELECT array_agg(name), array_agg(name) FILTER (WHERE name <> ALL (initial || 'session_token'::text))
+    INTO session_columns, session_values
+    FROM bridge.columns_of('bridge.sessions') WHERE name <> ALL (carried);
+    SELECT array_agg(name), array_agg(name) FILTER (WHERE name NOT IN ('session_token', 'step_number'))
+    INTO step_columns, step_values
+    FROM bridge.columns_of('bridge.step_progress');
 
-        EXECUTE format(
-            $function$
-CREATE FUNCTION bridge.pull_%1$s(tokens text[]) RETURNS bigint
+    EXECUTE format(
+        $function$
+CREATE FUNCTION bridge.pull_sessions(tokens text[]) RETURNS bigint
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $body$
     WITH m AS MATERIALIZED (
-        SELECT * FROM bridge.%1$s WHERE session_token = ANY (tokens)
+        SELECT * FROM bridge.sessions WHERE session_token = ANY (tokens)
+    ),
+    ms AS MATERIALIZED (
+        SELECT m.session_token, m.student_id, e.* FROM m CROSS JOIN LATERAL unnest(m.steps) AS e
     ),
     inserted AS (
-        INSERT INTO public.%1$s (%2$s)
-        SELECT %2$s FROM m
-        WHERE NOT EXISTS (SELECT FROM public.%1$s AS v WHERE (%5$s) = (%6$s))
+        INSERT INTO public.sessions (%1$s)
+        SELECT %1$s FROM m
+        WHERE session_token NOT IN (SELECT v.session_token FROM public.sessions AS v
+                                    WHERE v.session_token = ANY (tokens))
         ON CONFLICT DO NOTHING
         RETURNING 1
     ),
     updated AS (
-        UPDATE public.%1$s AS v SET (%3$s) = ROW(%4$s) FROM m
-        WHERE (%5$s) = (%6$s) AND (%7$s) IS DISTINCT FROM (%4$s)
+        UPDATE public.sessions AS v SET (%2$s) = ROW(%3$s) FROM m
+        WHERE v.session_token = ANY (tokens) AND v.session_token = m.session_token
+          AND (%4$s) IS DISTINCT FROM (%3$s)
         RETURNING 1
     ),
     deleted AS (
-        DELETE FROM public.%1$s AS v
-        WHERE v.session_token = ANY (tokens) AND NOT EXISTS (SELECT FROM m WHERE (%5$s) = (%6$s))
+        DELETE FROM public.sessions AS v
+        WHERE v.session_token = ANY (tokens)
+          AND NOT EXISTS (SELECT FROM m WHERE m.session_token = v.session_token)
         RETURNING v.session_token
     ),
     -- before the foreign keys of 0005 nothing else detaches the events of a deleted session
     detached AS (
-        UPDATE public.events AS e SET session_token = NULL FROM deleted AS d
-        WHERE %8$L AND e.session_token = d.session_token
+        UPDATE public.events AS e SET session_token = NULL
+        FROM deleted AS d WHERE e.session_token = d.session_token
+    ),
+    steps_inserted AS (
+        INSERT INTO public.step_progress (%5$s)
+        SELECT %5$s FROM ms
+        WHERE (session_token, step_number) NOT IN (
+            SELECT v.session_token, v.step_number FROM public.step_progress AS v
+            WHERE v.session_token = ANY (tokens))
+        ON CONFLICT DO NOTHING
+        RETURNING 1
+    ),
+    steps_updated AS (
+        UPDATE public.step_progress AS v SET (%6$s) = ROW(%7$s) FROM ms
+        WHERE v.session_token = ANY (tokens)
+          AND v.session_token = ms.session_token AND v.step_number = ms.step_number
+          AND (%8$s) IS DISTINCT FROM (%7$s)
+        RETURNING 1
+    ),
+    steps_deleted AS (
+        DELETE FROM public.step_progress AS v
+        WHERE v.session_token = ANY (tokens)
+          AND NOT EXISTS (SELECT FROM ms WHERE ms.session_token = v.session_token
+                                           AND ms.step_number = v.step_number)
+        RETURNING 1
+    ),
+    noted AS (
+        INSERT INTO public.events (student_id, session_token, event_type, event_data)
+        SELECT m.student_id, m.session_token, 'merge_note', m.note FROM m
+        WHERE m.note IS NOT NULL
+          AND (m.session_token, m.note) NOT IN (
+              SELECT e.session_token, e.event_data FROM public.events AS e
+              WHERE e.session_token = ANY (tokens) AND e.event_type = 'merge_note')
     )
     SELECT (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated)
-         + (SELECT count(*) FROM deleted)
-$body$
-            $function$,
-            target,
-            array_to_string(all_columns, ', '),
-            array_to_string(compared, ', '),
-            (SELECT string_agg('m.' || c, ', ' ORDER BY n) FROM unnest(compared) WITH ORDINALITY AS u(c, n)),
-            (SELECT string_agg('v.' || c, ', ' ORDER BY n) FROM unnest(key) WITH ORDINALITY AS u(c, n)),
-            (SELECT string_agg('m.' || c, ', ' ORDER BY n) FROM unnest(key) WITH ORDINALITY AS u(c, n)),
-            (SELECT string_agg('v.' || c, ', ' ORDER BY n) FROM unnest(compared) WITH ORDINALITY AS u(c, n)),
-            target = 'sessions');
-        EXECUTE format('COMMENT ON FUNCTION bridge.pull_%1$s(text[]) IS ''Makes %1$s what bridge.%1$s says.''',
-                       target);
+         + (SELECT count(*) FROM deleted) + (SELECT count(*) FROM steps_inserted)
+         + (SELECT count(*) FROM steps_updated) + (SELECT count(*) FROM steps_deleted)
+$body$;
+COMMENT ON FUNCTION bridge.pull_sessions(text[]) IS
+    'Makes sessions and step_progress what the mapping says; rows changed.';
 
-        -- One row for each cell that differs; a missing or surplus row counts as its key.
-        EXECUTE format(
-            $function$
-CREATE FUNCTION bridge.diff_%1$s(tokens text[]) RETURNS TABLE (column_name text, token text)
+-- One row for each cell that differs; a missing or surplus row counts as one.
+CREATE FUNCTION bridge.diff_sessions(tokens text[])
+    RETURNS TABLE (table_name text, column_name text, token text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $body$
-    SELECT d.column_name, session_token
-    FROM (SELECT true AS here, v.* FROM public.%1$s AS v WHERE v.session_token = ANY (tokens)) AS v
-    FULL JOIN (SELECT true AS here, m.* FROM bridge.%1$s AS m WHERE m.session_token = ANY (tokens)) AS m
-        USING (%2$s)
-    CROSS JOIN LATERAL (
-        VALUES ('(row missing)', v.here IS NULL), ('(row without legacy)', m.here IS NULL)
+    WITH m AS MATERIALIZED (
+        SELECT true AS here, s.* FROM bridge.sessions AS s WHERE s.session_token = ANY (tokens)
+    ),
+    ms AS MATERIALIZED (
+        SELECT true AS here, m.session_token, m.student_id, e.*
+        FROM m CROSS JOIN LATERAL unnest(m.steps) AS e
+    ),
+    cells AS (
+        SELECT 'sessions' AS table_name, d.column_name, session_token
+        FROM (SELECT true AS here, s.* FROM public.sessions AS s WHERE s.session_token = ANY (tokens)) AS v
+        FULL JOIN m USING (session_token)
+        CROSS JOIN LATERAL (
+            SELECT '(row missing)' WHERE v.here IS NULL
+            UNION ALL
+            SELECT '(row without legacy)' WHERE m.here IS NULL
+            UNION ALL
+            SELECT c.name FROM (VALUES %9$s) AS c(name, differs) WHERE c.differs AND v.here AND m.here
+        ) AS d(column_name)
+        WHERE v.here IS NULL OR m.here IS NULL OR (%4$s) IS DISTINCT FROM (%3$s)
         UNION ALL
-        SELECT c.name, c.differs FROM (VALUES %3$s) AS c(name, differs)
-        WHERE v.here AND m.here
-    ) AS d(column_name, differs)
-    WHERE d.differs
-      AND (v.here IS NULL OR m.here IS NULL OR (%4$s) IS DISTINCT FROM (%5$s))
-      AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = session_token)
-$body$
-            $function$,
-            target,
-            array_to_string(key, ', '),
-            (SELECT string_agg(format('(%L, v.%s IS DISTINCT FROM m.%s)', c, c, c), ', ' ORDER BY n)
-             FROM unnest(compared) WITH ORDINALITY AS u(c, n)),
-            (SELECT string_agg('v.' || c, ', ' ORDER BY n) FROM unnest(compared) WITH ORDINALITY AS u(c, n)),
-            (SELECT string_agg('m.' || c, ', ' ORDER BY n) FROM unnest(compared) WITH ORDINALITY AS u(c, n)));
-        EXECUTE format('COMMENT ON FUNCTION bridge.diff_%1$s(text[]) IS ''Where %1$s is not what bridge.%1$s says.''',
-                       target);
-    END LOOP;
+        SELECT 'step_progress', d.column_name, session_token
+        FROM (SELECT true AS here, s.* FROM public.step_progress AS s WHERE s.session_token = ANY (tokens)) AS v
+        FULL JOIN ms USING (session_token, step_number)
+        CROSS JOIN LATERAL (
+            SELECT '(row missing)' WHERE v.here IS NULL
+            UNION ALL
+            SELECT '(row without legacy)' WHERE ms.here IS NULL
+            UNION ALL
+            SELECT c.name FROM (VALUES %10$s) AS c(name, differs) WHERE c.differs AND v.here AND ms.here
+        ) AS d(column_name)
+        WHERE v.here IS NULL OR ms.here IS NULL OR (%8$s) IS DISTINCT FROM (%7$s)
+    )
+    SELECT c.table_name, c.column_name, c.session_token
+    FROM cells AS c
+    WHERE NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = c.session_token)
+$body$;
+COMMENT ON FUNCTION bridge.diff_sessions(text[]) IS
+    'Where sessions and step_progress are not what the mapping says.';
+        $function$,
+        (SELECT string_agg(quote_ident(c), ', ') FROM unnest(session_columns) AS c),
+        (SELECT string_agg(quote_ident(c), ', ') FROM unnest(session_values) AS c),
+        (SELECT string_agg('m.' || quote_ident(c), ', ') FROM unnest(session_values) AS c),
+        (SELECT string_agg('v.' || quote_ident(c), ', ') FROM unnest(session_values) AS c),
+        (SELECT string_agg(quote_ident(c), ', ') FROM unnest(step_columns) AS c),
+        (SELECT string_agg(quote_ident(c), ', ') FROM unnest(step_values) AS c),
+        (SELECT string_agg('ms.' || quote_ident(c), ', ') FROM unnest(step_values) AS c),
+        (SELECT string_agg('v.' || quote_ident(c), ', ') FROM unnest(step_values) AS c),
+        (SELECT string_agg(format('(%1$L, v.%1$I IS DISTINCT FROM m.%1$I)', c), ', ') FROM unnest(session_values) AS c),
+        (SELECT string_agg(format('(%1$L, v.%1$I IS DISTINCT FROM ms.%1$I)', c), ', ') FROM unnest(step_values) AS c));
 END
 $generate$;
 
@@ -209,16 +268,6 @@ BEGIN
         FOR NO KEY UPDATE;
     changed := bridge.pull_students(tokens);
     changed := changed + bridge.pull_sessions(tokens);
-    changed := changed + bridge.pull_step_progress(tokens);
-
-    INSERT INTO public.events (student_id, session_token, event_type, event_data)
-    SELECT v.student_id, n.token, 'merge_note', n.note
-    FROM bridge.notes AS n
-    JOIN public.sessions AS v ON v.session_token = n.token
-    WHERE n.token = ANY (tokens)
-      AND NOT EXISTS (
-          SELECT FROM public.events AS e
-          WHERE e.session_token = n.token AND e.event_type = 'merge_note' AND e.event_data = n.note);
     RETURN changed;
 END
 $$;
@@ -255,7 +304,7 @@ COMMENT ON PROCEDURE bridge.commit_chunk() IS 'COMMIT, except in a rehearsal.';
 
 -- Carries over what was noted, in batches with their own commits, until only a handful is left that
 -- arrived meanwhile. No SET clause here and in the procedures below: it would forbid COMMIT.
-CREATE PROCEDURE bridge.drain(batch integer DEFAULT 2000, leave integer DEFAULT 0)
+CREATE PROCEDURE bridge.drain(batch integer DEFAULT 500, leave integer DEFAULT 0)
     LANGUAGE plpgsql
 AS $$
 DECLARE

@@ -28,7 +28,7 @@ $$;
 COMMENT ON FUNCTION bridge.next_tokens(text, integer, boolean) IS
     'The next tokens in key order; unified: those of the unified schema as well.';
 
-CREATE PROCEDURE bridge.merge(chunk integer DEFAULT 2000)
+CREATE PROCEDURE bridge.merge(chunk integer DEFAULT 500)
     LANGUAGE plpgsql
 AS $$
 DECLARE

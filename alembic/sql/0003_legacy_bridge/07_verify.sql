@@ -46,9 +46,9 @@ BEGIN
                ('student_name', st.student_name IS DISTINCT FROM m.student_name AND st.student_id IS NOT NULL),
                ('created_at', st.created_at IS DISTINCT FROM m.created_at AND st.student_id IS NOT NULL)
     ) AS d(name, differs)
-    WHERE m.student_email = ANY (emails)
+    WHERE m.student_email IN (SELECT unnest(emails))
       AND d.differs
-      AND m.first_token = ANY (tokens)
+      AND m.first_token IN (SELECT unnest(tokens))
       AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = ANY (family));
 END
 $$;
@@ -61,9 +61,7 @@ CREATE FUNCTION bridge.diff(tokens text[])
 AS $$
     SELECT 'students', d.column_name, d.token FROM bridge.diff_students(tokens) AS d
     UNION ALL
-    SELECT 'sessions', d.column_name, d.token FROM bridge.diff_sessions(tokens) AS d
-    UNION ALL
-    SELECT 'step_progress', d.column_name, d.token FROM bridge.diff_step_progress(tokens) AS d
+    SELECT d.table_name, d.column_name, d.token FROM bridge.diff_sessions(tokens) AS d
 $$;
 COMMENT ON FUNCTION bridge.diff(text[]) IS 'Every cell of these sessions that is not as mapped.';
 
@@ -77,10 +75,7 @@ AS $$
         SELECT
             r.token,
             lower(btrim(r.student_email, E' \t\r\n\f\v')) AS address,
-            CASE WHEN r.openai_api_key <> '' THEN md5(r.openai_api_key) END AS key_digest,
-            -- layers of JSON strings only add backslashes; an array or a scalar says nothing
-            regexp_count(replace(r.exercises, '\', ''), '"completed"\s*:\s*true') AS completed,
-            r.source
+            CASE WHEN r.openai_api_key <> '' THEN md5(r.openai_api_key) END AS key_digest
         FROM bridge.raw AS r
         WHERE NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = r.token)
     ),
@@ -135,7 +130,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.count_checks() IS 'The guide''s counts, reconciled, and what must not shrink.';
 
--- Completed exercises of some sessions: as text in the raw tables, as JSON in the unified schema.
+-- Completed exercises of some sessions, counted in the text of both worlds: layers of JSON strings
+-- only add backslashes.
 CREATE FUNCTION bridge.completed_in(tokens text[], OUT expected bigint, OUT actual bigint)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -159,7 +155,7 @@ $$;
 COMMENT ON FUNCTION bridge.completed_in(text[]) IS 'Completed exercises in both worlds.';
 
 -- The whole verification, chunk by chunk with commits; the result is a JSON array of checks.
-CREATE PROCEDURE bridge.run_checks(INOUT result jsonb, chunk integer DEFAULT 2000)
+CREATE PROCEDURE bridge.run_checks(INOUT result jsonb, chunk integer DEFAULT 500)
     LANGUAGE plpgsql
 AS $$
 DECLARE

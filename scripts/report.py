@@ -1,0 +1,100 @@
+"""What the reporting commands share: a snapshot of the database, plain tables, one way to give up.
+
+A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell). Nothing in here commits.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Connection, CursorResult
+from sqlalchemy.exc import DBAPIError
+
+from scripts.connection import (
+    VARIABLES,
+    ConnectionProblem,
+    connect,
+    explain,
+    make_engine,
+    resolve_url,
+)
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Database to look at; without it the first that is set of {', '.join(VARIABLES)}."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+HAS = """
+SELECT
+    current_database()::text AS database,
+    to_regnamespace('bridge') IS NOT NULL AS bridge,
+    to_regclass('public.sessions') IS NOT NULL AS unified,
+    ARRAY(
+        SELECT name FROM unnest(ARRAY['workshop_students', 'student_configs']) AS name
+        WHERE to_regclass('public.' || name) IS NOT NULL
+    ) AS legacy
+"""
+
+
+def run(connection: Connection, sql: str) -> CursorResult[Any]:
+    """Execute SQL as it stands: no colon and no percent sign in it is a placeholder."""
+    return connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The revision that the database is at; None where Alembic has not been."""
+    if run(connection, "SELECT to_regclass('public.alembic_version')").scalar() is None:
+        return None
+    revision: str | None = run(connection, "SELECT version_num FROM alembic_version").scalar()
+    return revision
+
+
+@contextmanager
+def snapshot(url: str | None) -> Iterator[Connection]:
+    """Yield a connection that sees one moment of the database and is rolled back at the end.
+
+    Whatever goes wrong with the database in the block ends the command with exit code 2.
+    """
+    try:
+        with connect(make_engine(resolve_url(url))) as connection:
+            yield connection.execution_options(isolation_level="REPEATABLE READ")
+    except ConnectionProblem as problem:
+        give_up(str(problem))
+    except DBAPIError as error:
+        give_up(explain(error))
+
+
+def give_up(reason: str) -> NoReturn:
+    """End the command: one line on stderr, exit code 2."""
+    typer.echo(f"error: could not tell, and changed nothing: {reason}", err=True)
+    raise typer.Exit(2)
+
+
+def console() -> Console:
+    """A console on stdout, in colour only where that is a terminal."""
+    return Console(highlight=False)
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty table."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name in columns:
+        made.add_column(name, overflow="fold")
+    return made
+
+
+def calculation(title: str, *lines: tuple[str, int, str]) -> Table:
+    """Numbers that add up, ``(sign, number, what)`` a line; the result has the sign ``=``."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
+    for side in ("right", "right", "left"):
+        made.add_column(justify=side)  # type: ignore[arg-type]
+    for sign, number, what in lines:
+        made.add_row(sign, f"{number:,}", what, style="bold" if sign == "=" else "")
+    return made

