@@ -7,6 +7,7 @@ needed. No function ever shows a password.
 import ipaddress
 import logging
 import os
+import re
 from collections.abc import Mapping
 
 import psycopg
@@ -121,13 +122,21 @@ def log_notice(notice: psycopg.errors.Diagnostic) -> None:
 
 
 def explain(error: DBAPIError) -> str:
-    """Say in one line, without any password, what the server or the driver objected to."""
+    """Say in one line what the server or the driver objected to, without passwords or row values.
+
+    DETAIL of a constraint violation and the message of a data exception quote the row: only what
+    the project's own RAISE statements say is passed on in full.
+    """
     original = error.orig
-    if isinstance(original, psycopg.Error) and original.diag.message_primary:
-        diag = original.diag
-        parts = [diag.message_primary, diag.message_detail, diag.message_hint]
-        return "; ".join(" ".join(part.split()) for part in parts if part)
-    return " ".join(str(original).split())
+    if not isinstance(original, psycopg.Error) or not original.diag.message_primary:
+        return " ".join(str(original).split())
+    diag = original.diag
+    parts = [diag.message_primary]
+    if diag.source_function == "exec_stmt_raise":
+        parts += [diag.message_detail, diag.message_hint]
+    elif (diag.sqlstate or "").startswith("22"):
+        parts = [re.sub(r'".*"', '"..."', diag.message_primary or "", flags=re.DOTALL)]
+    return "; ".join(" ".join(part.split()) for part in parts if part)
 
 
 def connect(engine: Engine) -> Connection:

@@ -58,16 +58,7 @@ WHERE to_regclass('public.' || name) IS NOT NULL;
 SELECT bridge.build_adapter(legacy_name) FROM bridge.source;
 SELECT bridge.build_raw();
 """
-WITH_TOKEN = "SELECT count(*) FROM {relation} WHERE session_token IS NOT NULL"
-COLUMNS = """
-SELECT s.legacy_name, s.relation::text AS relation, c.name, c.name NOT IN (
-    SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = 'bridge.legacy_row'::regclass
-    UNION SELECT y.legacy_column FROM bridge.synonyms() AS y
-    UNION SELECT 'completion_rate'
-) AS homeless
-FROM bridge.source AS s
-CROSS JOIN LATERAL bridge.columns_of(s.relation) AS c
-"""
+WITH_TOKEN = "SELECT count(*) FROM {} WHERE session_token IS NOT NULL"
 # "addresses" is the raw COUNT(DISTINCT student_email).
 TABLES = """
 WITH r AS MATERIALIZED (
@@ -78,6 +69,14 @@ known AS MATERIALIZED (
 )
 SELECT
     s.legacy_name AS name,
+    s.relation::text AS relation,
+    ARRAY(SELECT name FROM bridge.columns_of(s.relation)) AS columns,
+    ARRAY(
+        SELECT name FROM bridge.columns_of(s.relation)
+        WHERE name <> 'completion_rate' AND name NOT IN (
+            SELECT attname FROM pg_attribute WHERE attrelid = 'bridge.legacy_row'::regclass
+            UNION SELECT legacy_column FROM bridge.synonyms())
+    ) AS extra,
     count(r.source) AS rows,
     count(r.token) - count(DISTINCT r.token) AS repeated,
     count(DISTINCT r.student_email) AS addresses,
@@ -88,7 +87,7 @@ SELECT
 FROM bridge.source AS s
 LEFT JOIN r ON r.source = s.legacy_name
 LEFT JOIN known AS k ON k.token = r.token AND k.source <> r.source
-GROUP BY s.legacy_name
+GROUP BY s.legacy_name, s.relation
 ORDER BY s.legacy_name DESC
 """
 # Encrypted: initialisation vector, tag and ciphertext in base64.
@@ -201,6 +200,8 @@ def examine(connection: Connection) -> Report:
     if not report.reasons:
         report.go = True
         report.reasons = ["every row has a place, and the counts add up"]
+        if has["bridge"]:
+            report.reasons.append("python -m scripts.verify compares what has arrived")
     return report
 
 
@@ -227,19 +228,15 @@ def _obstacles(connection: Connection, revision: str | None, legacy: list[str]) 
 
 
 def _count(connection: Connection, report: Report) -> None:
-    columns = run(connection, COLUMNS).mappings().all()
-    for counted in run(connection, TABLES).mappings().all():
-        own = {c["name"]: c for c in columns if c["legacy_name"] == counted["name"]}
-        with_token = 0
-        if "session_token" in own:
-            relation = own["session_token"]["relation"]
-            with_token = run(connection, WITH_TOKEN.format(relation=relation)).scalar_one()
-        more = {
-            "with_token": with_token,
-            "lacking": [name for name in EXPECTED[counted["name"]].split() if name not in own],
-            "kept_aside": [name for name, column in own.items() if column["homeless"]],
-        }
-        report.tables.append({**counted, **more})
+    for counted in run(connection, TABLES).mappings():
+        entry = dict(counted)
+        found = entry.pop("columns")
+        entry["lacking"] = [c for c in EXPECTED[counted["name"]].split() if c not in found]
+        entry["with_token"] = 0
+        if "session_token" in found:
+            counting = WITH_TOKEN.format(counted["relation"])
+            entry["with_token"] = run(connection, counting).scalar_one()
+        report.tables.append(entry)
     report.totals = dict(run(connection, TOTALS).mappings().one())
     report.unknown_exercise_keys = {key: entries for key, entries in run(connection, UNKNOWN_KEYS)}
     report.decided = [dict(row) for row in run(connection, DECIDED).mappings()]
@@ -251,23 +248,25 @@ def show(report: Report, out: Console) -> None:
         f"Dry run of database {escape(report.database)}, revision "
         f"{report.revision or '(base)'}. Nothing is changed.\n"
     )
-    if report.totals:
-        for part in _parts(report):
-            out.print(part)
-            out.print()
+    for part in _parts(report) if report.totals else ():
+        out.print(part)
+        out.print()
     verdict = "[green]GO[/]" if report.go else "[red]NO-GO[/]"
     out.print(f"{verdict}: {escape('; '.join(report.reasons))}")
 
 
 def _parts(report: Report) -> Iterator[RenderableType]:
     tables, n = report.tables, report.totals
-    shape = table("Legacy tables", "Table", "Rows", "Lacks", "Kept in sessions.legacy_extra")
-    for t in tables:
-        aside, lacking = ", ".join(t["kept_aside"]), ", ".join(t["lacking"])
-        shape.add_row(t["name"], f"{t['rows']:,}", escape(lacking) or "-", escape(aside) or "-")
+    yield table(
+        "Legacy tables",
+        ("Table", "Rows", "Lacks", "Kept in sessions.legacy_extra"),
+        (
+            (t["name"], t["rows"], *(escape(", ".join(t[k])) or "-" for k in ("lacking", "extra")))
+            for t in tables
+        ),
+    )
     if len(tables) == 1:
-        shape.caption = "The other legacy table does not exist: it will be created, empty."
-    yield shape
+        yield "The other legacy table does not exist: it will be created, empty."
 
     def total(name: str) -> int:
         return sum(t[name] for t in tables)
@@ -293,37 +292,31 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     )
     yield calculation(
         "Addresses",
-        *(
-            ("", t[column], f"rows of {t['name']} {what}")
-            for t in tables
-            for column, what in (
-                ("missing", "without an address"),
-                ("known_elsewhere", "of these whose address the other table knows"),
-            )
-        ),
+        *(("", t["missing"], f"rows of {t['name']} without an address") for t in tables),
+        ("", total("known_elsewhere"), "of them have one in the other table"),
         ("", n["disagreeing"], "sessions whose two rows name different addresses"),
     )
+    unknown = report.unknown_exercise_keys
     other = n["sessions"] - n["keys_none"] - n["keys_encrypted"] - n["keys_plaintext"]
     yield calculation(
-        "API keys",
-        ("", n["keys_none"], "sessions without one"),
-        ("", n["keys_encrypted"], "encrypted"),
-        ("", n["keys_plaintext"], "in plain text (sk-...)"),
-        ("", other, "of another form"),
-    )
-    unknown = report.unknown_exercise_keys
-    yield calculation(
-        "Progress",
+        "Content",
         ("", n["steps"], "rows of step_progress will result"),
         ("", n["steps_completed"], "of them completed"),
         ("", sum(unknown.values()), "exercises under an unknown key, which stay in exercises"),
         *(("", entries, escape(f"  {key}")) for key, entries in list(unknown.items())[:10]),
+        ("", n["keys_none"], "sessions without an API key"),
+        ("", n["keys_encrypted"], "with an encrypted one"),
+        ("", n["keys_plaintext"], "with one in plain text (sk-...)"),
+        ("", other, "with one of another form"),
     )
-    notes = table(f"Decided: {n['decided']:,} sessions, a merge_note each", "What", "Sessions")
-    for row in report.decided:
-        what = f"  {escape(row['column'])}" if row["column"] else row["kind"].replace("_", " ")
-        notes.add_row(what, f"{row['sessions']:,}")
-    yield notes
+    yield table(
+        f"Decided: {n['decided']:,} sessions, a merge_note each",
+        ("What", "Sessions"),
+        (
+            (escape(f"  {d['column']}" if d["column"] else d["kind"]), d["sessions"])
+            for d in report.decided
+        ),
+    )
 
 
 def main(url: Url = None, as_json: Json = False) -> None:
@@ -331,7 +324,7 @@ def main(url: Url = None, as_json: Json = False) -> None:
 
     Changes nothing. Exits with 0 (go), 1 (no-go) or 2 (could not tell).
 
-    Example: python -m scripts.dry_run --url postgresql://postgres@localhost/workshop
+    Example: python -m scripts.dry_run --url postgresql://localhost/workshop
     """
     with snapshot(url) as connection:
         report = examine(connection)

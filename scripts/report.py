@@ -3,7 +3,7 @@
 A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell). Nothing in here commits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, CursorResult
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from scripts.connection import (
     VARIABLES,
@@ -43,7 +43,7 @@ SELECT
 """
 
 
-def run(connection: Connection, sql: str) -> CursorResult[Any]:
+def run(connection: Connection, sql: str) -> CursorResult[*tuple[Any, ...]]:
     """Execute SQL as it stands: no colon and no percent sign in it is a placeholder."""
     return connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
 
@@ -67,13 +67,17 @@ def snapshot(url: str | None) -> Iterator[Connection]:
             yield connection.execution_options(isolation_level="REPEATABLE READ")
     except ConnectionProblem as problem:
         give_up(str(problem))
+    except (DataError, IntegrityError) as error:
+        # the server quotes the value that it objects to, which may be a secret
+        give_up(f"the server refused a value ({type(error.orig).__name__}); its log says which")
     except DBAPIError as error:
         give_up(explain(error))
 
 
 def give_up(reason: str) -> NoReturn:
     """End the command: one line on stderr, exit code 2."""
-    typer.echo(f"error: could not tell, and changed nothing: {reason}", err=True)
+    advice = "Nothing was changed; put that right, then run this again"
+    typer.echo(f"error: could not tell: {reason.rstrip('.')}. {advice}.", err=True)
     raise typer.Exit(2)
 
 
@@ -82,19 +86,30 @@ def console() -> Console:
     return Console(highlight=False)
 
 
-def table(title: str, *columns: str) -> Table:
-    """An empty table."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for name in columns:
-        made.add_column(name, overflow="fold")
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | int]]) -> Table:
+    """A table of text and numbers; text may have markup, numbers stand to the right."""
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+    )
+    rows = list(rows)
+    for place, name in enumerate(columns):
+        number = bool(rows) and isinstance(rows[0][place], int)
+        made.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row))
     return made
 
 
 def calculation(title: str, *lines: tuple[str, int, str]) -> Table:
     """Numbers that add up, ``(sign, number, what)`` a line; the result has the sign ``=``."""
     made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
-    for side in ("right", "right", "left"):
-        made.add_column(justify=side)  # type: ignore[arg-type]
+    made.add_column(justify="right")
+    made.add_column(justify="right")
+    made.add_column()
     for sign, number, what in lines:
         made.add_row(sign, f"{number:,}", what, style="bold" if sign == "=" else "")
     return made

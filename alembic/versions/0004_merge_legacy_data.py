@@ -13,8 +13,8 @@ Locks
     transaction: the step is repeated as a whole after an interruption, and finds its work done.
 
 Downgrade
-    Drops the two lookup indexes. The merged rows stay until 0001 drops their tables: a second
-    upgrade compares them with the mapping, and writes what differs.
+    Leaves the merged rows until 0001 drops their tables: a second upgrade compares them with the
+    mapping, and writes what differs.
 """
 
 from alembic import op
@@ -26,15 +26,11 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the two indexes that pull looks up by, then merge and verify."""
+    """Merge, drain, verify."""
     op.expect_revision(down_revision)
-    op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
-    op.create_index("ix_events_session_token", "events", ["session_token"])
     op.run_sql(revision, "01_merge", commits=True)
 
 
 def downgrade() -> None:
-    """Drop the indexes."""
+    """Keep the rows; there is nothing else to take back."""
     op.expect_revision(revision)
-    op.drop_index("ix_events_session_token", "events")
-    op.drop_index("ix_sessions_student_id", "sessions")

@@ -1,26 +1,33 @@
 -- pull: brings the unified schema in line with the mapping for some tokens, and writes only what
 -- differs, so that a second pull writes nothing. It never deletes a student.
 
--- All addresses that some sessions touch, in the legacy tables and in the unified schema.
+-- All addresses that some sessions touch, now or before the change that brings them here.
 CREATE FUNCTION bridge.emails_of(tokens text[]) RETURNS text[]
-    LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT ARRAY(
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN ARRAY(
         SELECT s.student_email FROM bridge.student_sources AS s WHERE s.token = ANY (tokens)
         UNION
         SELECT st.student_email
         FROM public.sessions AS v
         JOIN public.students AS st ON st.student_id = v.student_id
         WHERE v.session_token = ANY (tokens)
+        UNION
+        SELECT o.student_email FROM bridge.other_address AS o WHERE o.token = ANY (tokens)
     );
-END;
+END
+$$;
 COMMENT ON FUNCTION bridge.emails_of(text[]) IS 'Addresses concerned when these sessions change.';
 
 -- All sessions that describe the students of these addresses.
 CREATE FUNCTION bridge.family(tokens text[], emails text[]) RETURNS text[]
-    LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT ARRAY(
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN ARRAY(
         SELECT unnest(tokens)
         UNION
         SELECT v.session_token
@@ -30,7 +37,8 @@ BEGIN ATOMIC
         UNION
         SELECT o.token FROM bridge.other_address AS o WHERE o.student_email = ANY (emails)
     );
-END;
+END
+$$;
 COMMENT ON FUNCTION bridge.family(text[], text[]) IS 'Sessions of these students.';
 
 CREATE FUNCTION bridge.pull_students(tokens text[]) RETURNS bigint
@@ -103,7 +111,8 @@ COMMENT ON FUNCTION bridge.pull_students(text[]) IS 'Inserts and updates the stu
 -- pull_sessions and its twin diff_sessions repeat the column lists of two tables several times. They
 -- are generated here, once, from the mapping views: a column of the mapping can then be forgotten
 -- neither by the merge nor by the verification. Every read of a table is bounded by
--- "= ANY (tokens)": a chunk must not cost more as the tables grow.
+-- "= ANY (tokens)": a chunk must not cost more as the tables grow. PL/pgSQL keeps their plans for as
+-- long as the connection lives: planning takes many times longer than the work for one session.
 DO $generate$
 DECLARE
     -- written with a new row, the unified schema's own afterwards
@@ -125,11 +134,20 @@ BEGIN
     EXECUTE format(
         $function$
 CREATE FUNCTION bridge.pull_sessions(tokens text[]) RETURNS bigint
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $body$
-    WITH m AS MATERIALIZED (
+#variable_conflict use_column
+DECLARE
+    changed bigint;
+BEGIN
+    WITH mapped AS MATERIALIZED (
         SELECT * FROM bridge.sessions WHERE session_token = ANY (tokens)
+    ),
+    -- a student is missing only where the address changed since pull_students looked: that write is
+    -- noted, and brings the session here again
+    m AS (
+        SELECT * FROM mapped WHERE student_id IS NOT NULL
     ),
     ms AS MATERIALIZED (
         SELECT m.session_token, m.student_id, e.* FROM m CROSS JOIN LATERAL unnest(m.steps) AS e
@@ -151,7 +169,7 @@ AS $body$
     deleted AS (
         DELETE FROM public.sessions AS v
         WHERE v.session_token = ANY (tokens)
-          AND NOT EXISTS (SELECT FROM m WHERE m.session_token = v.session_token)
+          AND v.session_token NOT IN (SELECT session_token FROM mapped)
         RETURNING v.session_token
     ),
     -- before the foreign keys of 0005 nothing else detaches the events of a deleted session
@@ -178,8 +196,8 @@ AS $body$
     steps_deleted AS (
         DELETE FROM public.step_progress AS v
         WHERE v.session_token = ANY (tokens)
-          AND NOT EXISTS (SELECT FROM ms WHERE ms.session_token = v.session_token
-                                           AND ms.step_number = v.step_number)
+          AND v.session_token NOT IN (SELECT session_token FROM mapped WHERE student_id IS NULL)
+          AND (v.session_token, v.step_number) NOT IN (SELECT session_token, step_number FROM ms)
         RETURNING 1
     ),
     noted AS (
@@ -193,6 +211,9 @@ AS $body$
     SELECT (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated)
          + (SELECT count(*) FROM deleted) + (SELECT count(*) FROM steps_inserted)
          + (SELECT count(*) FROM steps_updated) + (SELECT count(*) FROM steps_deleted)
+    INTO changed;
+    RETURN changed;
+END
 $body$;
 COMMENT ON FUNCTION bridge.pull_sessions(text[]) IS
     'Makes sessions and step_progress what the mapping says; rows changed.';
@@ -200,9 +221,12 @@ COMMENT ON FUNCTION bridge.pull_sessions(text[]) IS
 -- One row for each cell that differs; a missing or surplus row counts as one.
 CREATE FUNCTION bridge.diff_sessions(tokens text[])
     RETURNS TABLE (table_name text, column_name text, token text)
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $body$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     WITH m AS MATERIALIZED (
         SELECT true AS here, s.* FROM bridge.sessions AS s WHERE s.session_token = ANY (tokens)
     ),
@@ -237,7 +261,8 @@ AS $body$
     )
     SELECT c.table_name, c.column_name, c.session_token
     FROM cells AS c
-    WHERE NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = c.session_token)
+    WHERE NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = c.session_token);
+END
 $body$;
 COMMENT ON FUNCTION bridge.diff_sessions(text[]) IS
     'Where sessions and step_progress are not what the mapping says.';

@@ -4,11 +4,14 @@
 -- could not be taken stays pending, for the next trigger, revision or drain.
 
 -- lock_timeout: two writers of the same new token meet in its unique key, two writers of one
--- student in the student's row; whoever would have to wait leaves the note instead.
+-- student in the student's row; whoever would have to wait leaves the note instead. Generic plans:
+-- planning for each write would take many times longer than the work.
 CREATE FUNCTION bridge.note(touched text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET lock_timeout = '50ms'
+    SET plan_cache_mode = force_generic_plan
+    SET jit = off
 AS $$
 DECLARE
     noted bigint[];

@@ -1,0 +1,408 @@
+"""Alembic's commands on real databases: up, down, up again, what they refuse, and how they say so."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine, text
+
+from conftest import Clone
+from databases import (
+    HEAD,
+    REVISIONS,
+    ROOT,
+    Database,
+    Server,
+    alembic_cli,
+    alembic_config,
+    catalog,
+    changes,
+    deviations,
+    downgrade,
+    dump,
+    failed_checks,
+    script_directory,
+    upgrade,
+)
+
+ADVISORY_LOCK = 5_283_017_740_012_345
+LEGACY_TABLES = ("workshop_students", "student_configs")
+
+
+def version_of(database: Database) -> list[str]:
+    return [row[0] for row in database.query("SELECT version_num FROM alembic_version")]
+
+
+def assert_refused(done: "subprocess.CompletedProcess[str]", *clues: str) -> None:
+    """One clear line, a failing exit status, no traceback and no secret."""
+    assert done.returncode != 0
+    line, *more = done.stdout.splitlines()
+    assert line.startswith("FAILED: ")
+    assert more == []
+    for clue in clues:
+        assert clue in line
+    assert "Traceback" not in done.stderr
+    assert [entry for entry in done.stderr.splitlines() if not entry.startswith("INFO")] == []
+    assert "geheim" not in done.stdout + done.stderr
+
+
+# --- up and down ----------------------------------------------------------------------------------
+
+
+def test_each_revision_up_down_and_up_again(legacy: Database) -> None:
+    states = ["base", *REVISIONS]
+    before = dump(legacy)
+    upgrade(legacy, REVISIONS[0])
+    downgrade(legacy)  # creates alembic_version, which stays
+    catalogs = {"base": catalog(legacy)}
+    for state in states[1:]:
+        upgrade(legacy, state)
+        assert version_of(legacy) == [state]
+        catalogs[state] = catalog(legacy)
+    for state in reversed(states[:-1]):
+        downgrade(legacy, state)
+        assert catalog(legacy) == catalogs[state], f"downgrade to {state}"
+    assert changes(before, dump(legacy, without=("alembic_version",))) == []
+    for state in states[1:]:
+        upgrade(legacy, state)
+        assert catalog(legacy) == catalogs[state], f"second upgrade to {state}"
+    assert deviations(legacy) == []
+    assert failed_checks(legacy) == []
+
+
+def test_downgrade_to_base_leaves_the_database_as_it_was(clone: Clone) -> None:
+    migrated = clone("head")
+    downgrade(migrated)
+    assert version_of(migrated) == []
+    before, after = dump(clone("legacy")), dump(migrated, without=("alembic_version",))
+    assert changes(before, after) == []
+
+
+def test_base_and_head_again_on_the_same_day(legacy: Database) -> None:
+    legacy.execute(
+        """
+        CREATE TABLE workshop_students_backup_1761155999000 AS TABLE workshop_students;
+        DO $$
+        BEGIN
+            EXECUTE format('CREATE TABLE student_configs_backup_%s (of_an_earlier_run text)',
+                           to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD'));
+        END
+        $$
+        """
+    )
+    before = dump(legacy)
+    students = "SELECT student_id::text, student_email FROM students ORDER BY 1"
+    backups = "SELECT relname::text FROM pg_class WHERE relname ~ '_backup_' AND relkind = 'r'"
+    upgrade(legacy)
+    first = legacy.query(students)
+    names = sorted(row[0] for row in legacy.query(backups))
+    assert [re.sub(r"_\d{8}(?!\d)", "_DATE", name) for name in names] == [
+        "student_configs_backup_DATE",
+        "student_configs_backup_DATE_2",
+        "workshop_students_backup_1761155999000",
+        "workshop_students_backup_DATE",
+    ]
+    downgrade(legacy)
+    assert changes(before, dump(legacy, without=("alembic_version",))) == []
+    upgrade(legacy)
+    assert legacy.query(students) == first
+    assert len(first) > 100
+    assert sorted(row[0] for row in legacy.query(backups)) == names
+    assert failed_checks(legacy) == []
+
+
+def test_fresh_install(empty: Database) -> None:
+    before = dump(empty)
+    upgrade(empty)
+    assert version_of(empty) == [HEAD]
+    names = catalog(empty).keys()
+    assert {f"table {name}" for name in ("public.students", "public.events")} <= names
+    assert "view public.session_overview" in names
+    assert not any("bridge" in name or "_backup_" in name for name in names)
+    assert not any(table in name for name in names for table in LEGACY_TABLES)
+    downgrade(empty)
+    assert changes(before, dump(empty, without=("alembic_version",))) == []
+    upgrade(empty)
+    assert catalog(empty).keys() == names
+
+
+@pytest.mark.parametrize(("gone", "left"), [LEGACY_TABLES, LEGACY_TABLES[::-1]])
+def test_one_legacy_table_only(legacy: Database, gone: str, left: str) -> None:
+    legacy.execute(f"DROP TABLE {gone}")
+    before = dump(legacy)
+    (count,) = legacy.query(f"SELECT count(*) FROM {left}")
+    upgrade(legacy)
+    assert legacy.query("SELECT count(*) FROM sessions") == [count]
+    assert deviations(legacy) == []
+    assert failed_checks(legacy) == []
+    downgrade(legacy)
+    assert changes(before, dump(legacy, without=("alembic_version",))) == []
+
+
+def test_a_table_that_the_bridge_created_stays_once_it_is_used(legacy: Database) -> None:
+    legacy.execute("DROP TABLE student_configs")
+    upgrade(legacy)
+    legacy.execute("INSERT INTO student_configs (session_token, ivr_greeting) VALUES ('t', 'Hi')")
+    assert deviations(legacy) == []
+    downgrade(legacy)
+    rows = legacy.query("SELECT session_token, ivr_greeting FROM student_configs")
+    assert rows == [("t", "Hi")]
+
+
+def test_staged_use(legacy: Database) -> None:
+    """The stages that an operator takes one by one end where a single upgrade ends."""
+    for revision in ("0003", "0006", "head"):
+        done = alembic_cli("upgrade", revision, url=legacy.url)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout == ""
+    assert version_of(legacy) == [HEAD]
+    assert legacy.query("SELECT count(*) FROM sessions") == [(213,)]
+
+
+# --- what the other commands say --------------------------------------------------------------------
+
+
+def test_check_finds_no_difference_to_the_models(clone: Clone) -> None:
+    migrated, fresh = clone("head"), clone("empty")
+    upgrade(fresh)
+    for database in (migrated, fresh):
+        done = alembic_cli("check", url=database.url)
+        assert done.returncode == 0, done.stdout
+        assert "No new upgrade operations detected" in done.stdout
+
+
+def test_autogenerate_writes_an_empty_revision(migrated: Database, tmp_path: Path) -> None:
+    ini = tmp_path / "alembic.ini"
+    ini.write_text(
+        "[alembic]\n"
+        f"script_location = {ROOT / 'alembic'}\n"
+        f"prepend_sys_path = {ROOT}\n"
+        "path_separator = newline\n"
+        f"version_locations =\n    {ROOT / 'alembic' / 'versions'}\n    {tmp_path}\n"
+        "file_template = %%(rev)s\n"
+    )
+    done = alembic_cli(
+        *(
+            "-c",
+            str(ini),
+            "revision",
+            "--autogenerate",
+            "-m",
+            "nothing",
+            "--rev-id",
+            "0999_nothing",
+        ),
+        *("--version-path", str(tmp_path)),
+        url=migrated.url,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = (tmp_path / "0999_nothing.py").read_text()
+    assert f'down_revision = "{HEAD}"' in written.replace("'", '"')
+    bodies = written[written.index("def upgrade") :]
+    assert "op." not in bodies.replace("op.expect_revision", "")
+
+
+def test_current_history_heads_and_stamp(migrated: Database) -> None:
+    done = alembic_cli("current", url=migrated.url)
+    assert (done.returncode, done.stdout) == (0, f"{HEAD} (head)\n")
+    assert alembic_cli("heads").stdout == f"{HEAD} (head)\n"
+    history = alembic_cli("history").stdout.splitlines()
+    assert [re.search(r"-> (\w+)", line)[1] for line in history] == list(  # type: ignore[index]
+        reversed(REVISIONS)
+    )
+    done = alembic_cli("stamp", REVISIONS[-2], url=migrated.url)
+    assert done.returncode == 0, done.stdout
+    assert version_of(migrated) == [REVISIONS[-2]]
+
+
+def test_names_of_revisions() -> None:
+    for script in script_directory().walk_revisions():
+        assert len(script.revision) <= 32
+        assert Path(script.path).stem == script.revision
+        assert re.match(r"\d{4}_[a-z_]+$", script.revision)
+        assert script.doc, "the docstring's first line is what the commands show"
+
+
+def test_sql_files() -> None:
+    files = sorted((ROOT / "alembic" / "sql").rglob("*.sql"))
+    assert len(files) > 10
+    for file in files:
+        content = file.read_bytes()
+        assert b"\t" not in content, f"{file} holds a tab, which offline output changes"
+        assert b"\r" not in content, file
+        last = content.decode().rstrip().splitlines()[-1]
+        assert not last.lstrip().startswith("--"), f"{file} ends in a comment"
+
+
+def test_every_sql_file_is_used_by_its_revision() -> None:
+    for folder in sorted((ROOT / "alembic" / "sql").iterdir()):
+        if folder.is_dir():
+            source = (ROOT / "alembic" / "versions" / f"{folder.name}.py").read_text()
+            for file in folder.glob("*.sql"):
+                assert f'"{file.stem}"' in source, f"{file} is run by nothing"
+
+
+# --- in-process use -----------------------------------------------------------------------------------
+
+
+def test_a_callers_connection_is_given_back_as_it_was(legacy: Database) -> None:
+    engine = create_engine(legacy.url.replace("postgresql:", "postgresql+psycopg:"))
+    settings = "SELECT name, setting FROM pg_settings WHERE name <> 'transaction_isolation'"
+    with engine.connect() as connection:
+        connection.execute(text("SET lock_timeout = '7s'"))
+        connection.execute(text("SET search_path = pg_temp, public"))
+        connection.commit()
+        before = connection.execute(text(settings)).all()
+        connection.commit()
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        assert not connection.in_transaction()
+        assert connection.execute(text(settings)).all() == before
+        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        assert connection.scalar(text(locks)) == 0
+    engine.dispose()
+    assert version_of(legacy) == [HEAD]
+
+
+def test_a_rehearsal_in_the_callers_transaction_leaves_nothing(legacy: Database) -> None:
+    before = dump(legacy)
+    engine = create_engine(legacy.url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        assert connection.scalar(text("SELECT count(*) FROM sessions")) == 213
+        transaction.rollback()
+    engine.dispose()
+    assert changes(before, dump(legacy)) == []
+
+
+# --- one migrator at a time -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def locked(migrated: Database) -> Iterator[Database]:
+    """A database in which another migration is running."""
+    with migrated.connect() as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", (ADVISORY_LOCK,))
+        yield migrated
+
+
+@pytest.mark.parametrize("args", [("upgrade", "head"), ("downgrade", "-1"), ("stamp", "base")])
+def test_a_second_migrator_is_refused(locked: Database, args: tuple[str, ...]) -> None:
+    before = dump(locked)
+    assert_refused(alembic_cli(*args, url=locked.url), "another migration is running")
+    assert changes(before, dump(locked)) == []
+
+
+def test_reading_commands_work_meanwhile(locked: Database) -> None:
+    for args in (("current",), ("check",), ("history",)):
+        done = alembic_cli(*args, url=locked.url)
+        assert done.returncode == 0, done.stdout
+
+
+def test_a_killed_migrator_frees_its_locks_and_its_work_is_taken_up(legacy: Database) -> None:
+    with legacy.connect(autocommit=False) as application:
+        application.execute("UPDATE workshop_students SET total_time_spent = 1 WHERE false")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "alembic", "upgrade", "head"],
+            cwd=ROOT,
+            env={"POSTGRES_URL": legacy.url},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"
+        with legacy.connect() as observer:
+            deadline = time.monotonic() + 30
+            while observer.execute(waiting).fetchone() == (0,):
+                assert process.poll() is None, "the migration should wait for the application"
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+            while observer.execute(held).fetchone() != (0,):
+                assert time.monotonic() < deadline, "the killed migrator's locks are still held"
+                time.sleep(0.05)
+        application.rollback()
+    assert version_of(legacy) == ["0002_progress_tracking"]
+    upgrade(legacy)
+    assert deviations(legacy) == []
+    assert failed_checks(legacy) == []
+
+
+# --- refusals -----------------------------------------------------------------------------------------
+
+
+def test_no_database_is_named() -> None:
+    assert_refused(alembic_cli("upgrade", "head"), "POSTGRES_URL_NON_POOLING", "make demo")
+
+
+@pytest.mark.parametrize(
+    ("url", "clue"),
+    [
+        ("not a url", "is not a database URL"),
+        ("postgresql://u:geheim@host:port/db", "is not a database URL"),
+        ("postgresql://u:geheim@localhost", "names no database"),
+        ("mysql://u:geheim@localhost/db", "'mysql'"),
+        ("postgresql+asyncpg://u:geheim@localhost/db", "'postgresql+asyncpg'"),
+        ("postgresql://u:geheim@127.0.0.1:1/db", "127.0.0.1"),
+    ],
+)
+def test_a_url_that_leads_nowhere(url: str, clue: str) -> None:
+    assert_refused(alembic_cli("upgrade", "head", url=url), clue)
+
+
+def test_a_database_that_does_not_exist(server: Server) -> None:
+    url = server.url("no_such_database")
+    assert_refused(alembic_cli("upgrade", "head", url=url), '"no_such_database" does not exist')
+
+
+def test_a_role_that_may_create_nothing(legacy: Database, role: str) -> None:
+    before = dump(legacy)
+    url = legacy.server.url(legacy.name, role, role)
+    assert_refused(alembic_cli("upgrade", "head", url=url), "permission denied for schema public")
+    assert changes(before, dump(legacy)) == []
+
+
+def test_a_name_that_is_taken_by_an_unknown_table(legacy: Database) -> None:
+    legacy.execute("CREATE TABLE events (nothing_that_anybody_knows text)")
+    before = dump(legacy)
+    refused = alembic_cli("upgrade", "head", url=legacy.url)
+    assert_refused(refused, "events", "nothing_that_anybody_knows")
+    assert changes(before, dump(legacy, without=("alembic_version",))) == []
+
+
+def test_a_revision_that_does_not_exist(legacy: Database) -> None:
+    assert_refused(alembic_cli("upgrade", "0999", url=legacy.url), "0999")
+
+
+def test_set_main_option_wins_over_the_environment(
+    legacy: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTGRES_URL_NON_POOLING", "postgresql://nowhere.invalid/db")
+    config = Config(ROOT / "alembic.ini")
+    config.set_main_option("sqlalchemy.url", legacy.url.replace("%", "%%"))
+    command.upgrade(config, "0001")
+    assert version_of(legacy) == [REVISIONS[0]]
+
+
+def test_a_plain_psycopg_url_and_every_variable(
+    legacy: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("DATABASE_URL", "POSTGRES_URL", "POSTGRES_URL_NON_POOLING"):
+        monkeypatch.setenv(variable, legacy.url.replace("postgresql:", "postgres:"))
+        command.current(alembic_config())
+        monkeypatch.delenv(variable)
+    with psycopg.connect(legacy.url) as connection:
+        assert connection.info.dbname == legacy.name
