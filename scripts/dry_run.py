@@ -244,10 +244,8 @@ def _count(connection: Connection, report: Report) -> None:
 
 def show(report: Report, out: Console) -> None:
     """Print the report for people."""
-    out.print(
-        f"Dry run of database {escape(report.database)}, revision "
-        f"{report.revision or '(base)'}. Nothing is changed.\n"
-    )
+    out.print(f"Database {escape(report.database)}, revision {report.revision or '(base)'}")
+    out.print("A dry run: nothing is changed.\n")
     for part in _parts(report) if report.totals else ():
         out.print(part)
         out.print()

@@ -97,7 +97,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | int]
     )
     rows = list(rows)
     for place, name in enumerate(columns):
-        number = bool(rows) and isinstance(rows[0][place], int)
+        number = any(isinstance(row[place], int) for row in rows)
         made.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in rows:
         made.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row))

@@ -83,7 +83,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         pytest.exit(str(error), 2)
 
 
-def _load(action: Callable[[Database], None]) -> list[Callable[..., None]]:
+def _load(action: Callable[[Database], None]) -> list[Callable[..., Any] | str | Path]:
     """A loader for a template, as pytest-postgresql calls it, of an action on a database."""
 
     def load(

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from conftest import Clone
 from databases import (
@@ -34,6 +34,11 @@ from databases import (
 )
 
 ADVISORY_LOCK = 5_283_017_740_012_345
+ADVISORY_LOCKS = """
+    SELECT count(*) FROM pg_locks
+    WHERE locktype = 'advisory'
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 LEGACY_TABLES = ("workshop_students", "student_configs")
 
 
@@ -189,23 +194,11 @@ def test_autogenerate_writes_an_empty_revision(migrated: Database, tmp_path: Pat
         f"version_locations =\n    {ROOT / 'alembic' / 'versions'}\n    {tmp_path}\n"
         "file_template = %%(rev)s\n"
     )
-    done = alembic_cli(
-        *(
-            "-c",
-            str(ini),
-            "revision",
-            "--autogenerate",
-            "-m",
-            "nothing",
-            "--rev-id",
-            "0999_nothing",
-        ),
-        *("--version-path", str(tmp_path)),
-        url=migrated.url,
-    )
+    options = f"--autogenerate --message nothing --rev-id 0999_nothing --version-path {tmp_path}"
+    done = alembic_cli("-c", str(ini), "revision", *options.split(), url=migrated.url)
     assert done.returncode == 0, done.stdout + done.stderr
     written = (tmp_path / "0999_nothing.py").read_text()
-    assert f'down_revision = "{HEAD}"' in written.replace("'", '"')
+    assert re.search(rf"^down_revision\b.* = ['\"]{HEAD}['\"]$", written, re.MULTILINE)
     bodies = written[written.index("def upgrade") :]
     assert "op." not in bodies.replace("op.expect_revision", "")
 
@@ -253,37 +246,45 @@ def test_every_sql_file_is_used_by_its_revision() -> None:
 # --- in-process use -----------------------------------------------------------------------------------
 
 
-def test_a_callers_connection_is_given_back_as_it_was(legacy: Database) -> None:
+@pytest.fixture
+def connection(legacy: Database) -> Iterator[Connection]:
+    """A SQLAlchemy connection of the caller's own to the legacy database."""
     engine = create_engine(legacy.url.replace("postgresql:", "postgresql+psycopg:"))
-    settings = "SELECT name, setting FROM pg_settings WHERE name <> 'transaction_isolation'"
-    with engine.connect() as connection:
-        connection.execute(text("SET lock_timeout = '7s'"))
-        connection.execute(text("SET search_path = pg_temp, public"))
-        connection.commit()
-        before = connection.execute(text(settings)).all()
-        connection.commit()
-        config = alembic_config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        assert not connection.in_transaction()
-        assert connection.execute(text(settings)).all() == before
-        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-        assert connection.scalar(text(locks)) == 0
+    with engine.connect() as opened:
+        yield opened
     engine.dispose()
+
+
+def upgrade_with(connection: Connection) -> None:
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def test_a_callers_connection_is_given_back_as_it_was(
+    legacy: Database, connection: Connection
+) -> None:
+    settings = text("SELECT name, setting FROM pg_settings WHERE name NOT LIKE 'plpgsql.%'")
+    connection.execute(text("SET lock_timeout = '7s'"))
+    connection.execute(text("SET search_path = pg_temp, public"))
+    before = connection.execute(settings).all()
+    connection.commit()
+    upgrade_with(connection)
+    assert not connection.in_transaction()
+    assert connection.execute(settings).all() == before
+    assert connection.scalar(text(ADVISORY_LOCKS)) == 0
     assert version_of(legacy) == [HEAD]
 
 
-def test_a_rehearsal_in_the_callers_transaction_leaves_nothing(legacy: Database) -> None:
+def test_a_rehearsal_in_the_callers_transaction_leaves_nothing(
+    legacy: Database, connection: Connection
+) -> None:
     before = dump(legacy)
-    engine = create_engine(legacy.url.replace("postgresql:", "postgresql+psycopg:"))
-    with engine.connect() as connection:
-        transaction = connection.begin()
-        config = alembic_config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    with connection.begin() as transaction:
+        upgrade_with(connection)
         assert connection.scalar(text("SELECT count(*) FROM sessions")) == 213
         transaction.rollback()
-    engine.dispose()
+    assert connection.scalar(text(ADVISORY_LOCKS)) == 0
     assert changes(before, dump(legacy)) == []
 
 
@@ -330,8 +331,7 @@ def test_a_killed_migrator_frees_its_locks_and_its_work_is_taken_up(legacy: Data
                 time.sleep(0.02)
             process.send_signal(signal.SIGKILL)
             process.wait()
-            held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-            while observer.execute(held).fetchone() != (0,):
+            while observer.execute(ADVISORY_LOCKS).fetchone() != (0,):
                 assert time.monotonic() < deadline, "the killed migrator's locks are still held"
                 time.sleep(0.05)
         application.rollback()

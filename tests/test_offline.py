@@ -1,37 +1,206 @@
-"""Offline equals online."""
+"""The scripts of ``--sql``, run by the real psql, do exactly what the online commands do."""
 
+import itertools
+import subprocess
 from pathlib import Path
-from databases import *
+
+import pytest
+
+from conftest import Clone
 from databases import (
+    HEAD,
+    REVISIONS,
     Database,
-    catalog,
+    alembic_cli,
     changes,
-    dump,
-    psql,
-    script_of,
-    failed_checks,
     deviations,
     downgrade,
+    dump,
+    failed_checks,
+    psql,
+    script_of,
+    upgrade,
 )
 
+STATES = ("base", *REVISIONS)
+STEPS = tuple(itertools.pairwise(STATES))
 
-def test_up(legacy: Database, migrated: Database, tmp_path: Path) -> None:
-    done = psql(legacy, script_of("upgrade", "head"), tmp_path)
+
+def assert_applied(done: "subprocess.CompletedProcess[str]") -> None:
     assert done.returncode == 0, done.stderr
+    assert "ERROR" not in done.stderr
+
+
+def assert_stopped(done: "subprocess.CompletedProcess[str]", *clues: str) -> None:
+    """An error in a script with ON_ERROR_STOP ends psql with status 3."""
+    assert done.returncode == 3, done.stderr
+    for clue in clues:
+        assert clue in done.stderr
+
+
+# --- the script itself ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [("upgrade", "head"), ("downgrade", "head:base")])
+def test_a_script_needs_no_database_and_stdout_is_nothing_but_sql(args: tuple[str, str]) -> None:
+    done = alembic_cli(*args, "--sql", env={"PGHOST": "/nonexistent"})
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()[:2]
+    assert first.startswith("-- Run with: psql -X -f ")
+    assert second == "\\set ON_ERROR_STOP on"
+    assert "INFO" not in done.stdout
+    assert "INFO" in done.stderr
+    # in this process, and on every run: the same text
+    assert done.stdout == script_of(*args)
+
+
+def test_the_text_is_the_same_as_online() -> None:
+    script = script_of("upgrade", "head")
+    assert "%%" not in script
+    assert "\t" not in script
+    for file in (Path(__file__).parent.parent / "alembic" / "sql").rglob("*.sql"):
+        if not file.stem.startswith("9"):
+            text = file.read_text(encoding="utf-8").rstrip().removesuffix(";")
+            assert text in script, f"{file} is not in the script as it stands"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("downgrade", "base", "--sql"),
+        ("downgrade", "-1", "--sql"),
+        ("upgrade", "0999", "--sql"),
+        ("upgrade", "0999:head", "--sql"),
+    ],
+)
+def test_what_alembic_cannot_write_is_refused_without_a_script(args: tuple[str, ...]) -> None:
+    done = alembic_cli(*args)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert [line for line in done.stdout.splitlines() if not line.startswith("FAILED: ")] == []
+
+
+# --- the same database as online ---------------------------------------------------------------------
+
+
+def test_upgrade_to_head(legacy: Database, migrated: Database, tmp_path: Path) -> None:
+    assert_applied(psql(legacy, script_of("upgrade", "head"), tmp_path))
     assert changes(dump(migrated), dump(legacy)) == []
-    assert catalog(migrated) == catalog(legacy)
     assert deviations(legacy) == []
     assert failed_checks(legacy) == []
 
 
-def test_down(clone, tmp_path):
-    a, b = clone("head"), clone("head")
-    downgrade(a)
-    done = psql(b, script_of("downgrade", "head:base"), tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert changes(dump(a), dump(b)) == []
-    assert changes(dump(a, without=("alembic_version",)), dump(clone("legacy"))) == []
+def test_downgrade_to_base(clone: Clone, tmp_path: Path) -> None:
+    online, offline = clone("head"), clone("head")
+    downgrade(online)
+    assert_applied(psql(offline, script_of("downgrade", "head:base"), tmp_path))
+    assert changes(dump(online), dump(offline)) == []
+    before, after = dump(clone("legacy")), dump(offline, without=("alembic_version",))
+    assert changes(before, after) == []
 
 
-def test_std(postgresql):
-    assert postgresql.execute("select 1").fetchone() == (1,)
+def test_step_by_step_up_and_down(clone: Clone, tmp_path: Path) -> None:
+    online, offline = clone("legacy"), clone("legacy")
+    for start, end in STEPS:
+        upgrade(online, end)
+        assert_applied(psql(offline, script_of("upgrade", f"{start}:{end}"), tmp_path))
+        assert changes(dump(online), dump(offline)) == [], f"{start}:{end}"
+    for end, start in reversed(STEPS):
+        downgrade(online, end)
+        assert_applied(psql(offline, script_of("downgrade", f"{start}:{end}"), tmp_path))
+        assert changes(dump(online), dump(offline)) == [], f"{start}:{end}"
+
+
+def test_online_and_offline_take_turns(clone: Clone, tmp_path: Path) -> None:
+    online, mixed = clone("head"), clone("legacy")
+    upgrade(mixed, "0003")
+    assert_applied(psql(mixed, script_of("upgrade", "0003:0005"), tmp_path))
+    upgrade(mixed)
+    assert changes(dump(online), dump(mixed)) == []
+
+
+def test_a_fresh_install(clone: Clone, tmp_path: Path) -> None:
+    online, offline = clone("empty"), clone("empty")
+    upgrade(online)
+    assert_applied(psql(offline, script_of("upgrade", "head"), tmp_path))
+    assert changes(dump(online), dump(offline)) == []
+
+
+def test_from_base_after_an_online_downgrade(migrated: Database, tmp_path: Path) -> None:
+    before = dump(migrated)
+    downgrade(migrated)
+    assert migrated.query("SELECT count(*) FROM alembic_version") == [(0,)]
+    assert_applied(psql(migrated, script_of("upgrade", "head"), tmp_path))
+    assert changes(before, dump(migrated)) == []
+
+
+def test_downgrade_by_one_step(migrated: Database, tmp_path: Path) -> None:
+    assert_applied(psql(migrated, script_of("downgrade", "head:-1"), tmp_path))
+    assert migrated.query("SELECT version_num FROM alembic_version") == [(REVISIONS[-2],)]
+    assert_applied(psql(migrated, script_of("upgrade", f"{REVISIONS[-2]}:head"), tmp_path))
+    assert migrated.query("SELECT version_num FROM alembic_version") == [(HEAD,)]
+    assert failed_checks(migrated) == []
+
+
+# --- scripts in the wrong place -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "direction", "revisions"),
+    [
+        ("legacy", "upgrade", "0004:head"),
+        ("legacy", "downgrade", "head:base"),
+        ("0003", "upgrade", "head"),
+        ("0003", "upgrade", "0006:head"),
+        ("0006", "downgrade", "head:base"),
+        ("head", "upgrade", "head"),
+        ("head", "upgrade", "0001:0002"),
+        ("head", "downgrade", "0006:0003"),
+    ],
+)
+def test_a_wrong_start_is_refused_and_changes_nothing(
+    clone: Clone, tmp_path: Path, state: str, direction: str, revisions: str
+) -> None:
+    database = clone(state)
+    before = dump(database)
+    done = psql(database, script_of(direction, revisions), tmp_path)
+    assert_stopped(done, "this script starts at revision", "Nothing was changed")
+    assert changes(before, dump(database)) == []
+
+
+def test_a_second_run_is_refused(legacy: Database, tmp_path: Path) -> None:
+    assert_applied(psql(legacy, script_of("upgrade", "head"), tmp_path))
+    before = dump(legacy)
+    done = psql(legacy, script_of("upgrade", "head"), tmp_path)
+    assert_stopped(done, f"the database is at {HEAD}")
+    assert changes(before, dump(legacy)) == []
+
+
+def test_each_step_guards_itself(legacy: Database, tmp_path: Path) -> None:
+    """Without the script's own preflight: a part that somebody cut out is refused as well."""
+    script = script_of("upgrade", "0004:0005")
+    step = script[script.index("BEGIN;\n\n-- Running upgrade") :]
+    before = dump(legacy)
+    legacy.execute("CREATE TABLE alembic_version (version_num text)")
+    done = psql(legacy, "\\set ON_ERROR_STOP on\n" + step, tmp_path)
+    assert_stopped(done, "this step starts at revision 0004_merge_legacy_data")
+    assert changes(before, dump(legacy, without=("alembic_version",))) == []
+
+
+def test_a_script_is_refused_while_another_migration_runs(legacy: Database, tmp_path: Path) -> None:
+    before = dump(legacy)
+    with legacy.connect() as other:
+        other.execute("SELECT pg_advisory_lock(5283017740012345)")
+        done = psql(legacy, script_of("upgrade", "head"), tmp_path)
+    assert_stopped(done, "another migration is running")
+    assert changes(before, dump(legacy)) == []
+
+
+def test_a_script_that_fails_midway_can_be_taken_up(legacy: Database, tmp_path: Path) -> None:
+    """Steps that committed stay; a script for the rest goes on from there."""
+    legacy.execute("CREATE VIEW session_overview AS SELECT 1 AS somebody_elses")
+    assert_stopped(psql(legacy, script_of("upgrade", "head"), tmp_path), "session_overview")
+    assert legacy.query("SELECT version_num FROM alembic_version") == [("0005_keys_and_indexes",)]
+    legacy.execute("DROP VIEW session_overview")
+    assert_applied(psql(legacy, script_of("upgrade", "0005:head"), tmp_path))
+    assert failed_checks(legacy) == []

@@ -2,12 +2,13 @@
 
 Purpose
     One row for each session with its student, for the instructor's dashboard and any BI tool.
+    First it carries over what the old application wrote while 0005 ran.
 
 Mapping
     Flags instead of secrets: ``has_api_key``, ``has_system_prompt``, ``has_tools``.
 
 Locks
-    None.
+    None that anybody waits for.
 
 Downgrade
     Drops the view.
@@ -22,9 +23,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the views."""
+    """Carry over what is pending, then create the views."""
     op.expect_revision(down_revision)
-    op.run_sql(revision, "01_session_overview")
+    op.run_sql(revision, "01_drain", commits=True)
+    op.run_sql(revision, "02_session_overview")
 
 
 def downgrade() -> None:
