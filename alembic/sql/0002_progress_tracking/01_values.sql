@@ -64,5 +64,5 @@ COMMENT ON FUNCTION parse_done(jsonb) IS 'true, a number other than 0, or "true"
 
 CREATE FUNCTION clean_email(value text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN nullif(lower(btrim(value, E' \t\r\n\f\v')), '');
+RETURN nullif(lower(btrim(value, E' \t\r\n\f\x0B')), '');
 COMMENT ON FUNCTION clean_email(text) IS 'Lower case, no surrounding white space; NULL if empty.'

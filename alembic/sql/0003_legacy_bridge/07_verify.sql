@@ -74,7 +74,7 @@ AS $$
     WITH raw AS MATERIALIZED (
         SELECT
             r.token,
-            lower(btrim(r.student_email, E' \t\r\n\f\v')) AS address,
+            lower(btrim(r.student_email, E' \t\r\n\f\x0B')) AS address,
             CASE WHEN r.openai_api_key <> '' THEN md5(r.openai_api_key) END AS key_digest
         FROM bridge.raw AS r
         WHERE NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = r.token)
