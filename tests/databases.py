@@ -26,7 +26,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg import sql
-from sqlalchemy import URL
+from sqlalchemy import URL, Engine, NullPool, create_engine
 
 from oracle import CONFIG, PROGRESS, Prediction, differences, predict, read_legacy, read_v2
 
@@ -85,6 +85,12 @@ class Database:
     def connect(self, autocommit: bool = True) -> psycopg.Connection[tuple[Any, ...]]:
         """A new connection; to be closed, or used as a context manager, by the caller."""
         return psycopg.connect(self.url, autocommit=autocommit)
+
+    @contextmanager
+    def engine(self) -> Iterator[Engine]:
+        """An engine of SQLAlchemy without a pool."""
+        url = self.url.replace("postgresql:", "postgresql+psycopg:", 1)
+        yield create_engine(url, poolclass=NullPool)
 
     def query(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """The rows of a query."""

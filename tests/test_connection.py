@@ -1,0 +1,187 @@
+"""Which database is meant, how it is reached, and that no message shows a password."""
+
+import logging
+
+import pytest
+from sqlalchemy import make_url
+
+from databases import Server
+from scripts.connection import (
+    VARIABLES,
+    ConnectionProblem,
+    connect,
+    is_local,
+    make_engine,
+    resolve_url,
+)
+
+NON_POOLING, PLAIN, GENERIC = VARIABLES
+
+
+def url_of(name: str) -> str:
+    return f"postgresql://u:geheim@localhost/{name}"
+
+
+@pytest.mark.parametrize(
+    ("explicit", "environ", "database"),
+    [
+        ("given", {NON_POOLING: "a", PLAIN: "b", GENERIC: "c"}, "given"),
+        (None, {NON_POOLING: "a", PLAIN: "b", GENERIC: "c"}, "a"),
+        (None, {PLAIN: "b", GENERIC: "c"}, "b"),
+        (None, {GENERIC: "c"}, "c"),
+    ],
+)
+def test_the_first_that_is_set_wins(
+    explicit: str | None, environ: dict[str, str], database: str
+) -> None:
+    urls = {variable: url_of(name) for variable, name in environ.items()}
+    assert resolve_url(explicit and url_of(explicit), urls).database == database
+
+
+def test_an_empty_setting_counts_as_none() -> None:
+    environ = {NON_POOLING: "", PLAIN: url_of("b")}
+    assert resolve_url("", environ).database == "b"
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GENERIC, url_of("c"))
+    assert resolve_url().database == "c"
+
+
+def test_there_is_no_default_database() -> None:
+    with pytest.raises(ConnectionProblem) as problem:
+        resolve_url(None, {"PGHOST": "localhost", "PGDATABASE": "somebodys"})
+    for name in VARIABLES:
+        assert name in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    "scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"]
+)
+def test_accepted_schemes_all_mean_psycopg(scheme: str) -> None:
+    url = resolve_url(f"{scheme}://u:ge%40heim@localhost:6543/db?application_name=x%20y", {})
+    assert url.drivername == "postgresql+psycopg"
+    assert (url.username, url.password, url.host, url.port) == ("u", "ge@heim", "localhost", 6543)
+    assert url.query == {"application_name": "x y"}
+
+
+def test_white_space_around_a_url_is_no_part_of_it() -> None:
+    assert resolve_url(f" {url_of('db')}\n", {}).database == "db"
+
+
+@pytest.mark.parametrize(
+    ("text", "clue"),
+    [
+        ("nonsense", "not a database URL"),
+        ("host=localhost dbname=db password=geheim", "not a database URL"),
+        ("postgresql://u:geheim@localhost:port/db", "not a database URL"),
+        ("postgresql://u:geheim@localhost", "names no database"),
+        ("postgresql://u:geheim@localhost/", "names no database"),
+        ("mysql://u:geheim@localhost/db", "'mysql'"),
+        ("sqlite:///geheim.db", "'sqlite'"),
+        ("postgresql+asyncpg://u:geheim@localhost/db", "'postgresql+asyncpg'"),
+    ],
+)
+def test_a_refusal_is_one_line_that_names_its_source(text: str, clue: str) -> None:
+    for explicit, environ, source in (
+        (text, {}, "the given URL"),
+        (None, {PLAIN: text}, PLAIN),
+    ):
+        with pytest.raises(ConnectionProblem) as problem:
+            resolve_url(explicit, environ)
+        message = str(problem.value)
+        assert clue in message
+        assert source in message
+        assert "geheim" not in message
+        assert "\n" not in message
+
+
+# --- TLS ------------------------------------------------------------------------------------------
+
+LOCAL = (
+    "postgresql:///db",
+    "postgresql://u@/db?host=/tmp/socket",
+    "postgresql://u@/db?host=@abstract",
+    "postgresql://localhost/db",
+    "postgresql://127.0.0.1:5433/db",
+    "postgresql://[::1]/db",
+    "postgresql://10.1.2.3/db",
+    "postgresql://172.16.0.1/db",
+    "postgresql://192.168.1.2/db",
+    "postgresql://[fd00::1]:5432/db",
+    "postgresql://db/db",
+    "postgresql://postgres:5432/db",
+    "postgresql://u@/db?host=one:5432&host=two:5433",
+)
+INTERNET = (
+    "postgresql://ep-cool-name.eu-central-1.aws.example.com/db",
+    "postgresql://db.example.com:6543/db",
+    "postgresql://8.8.8.8/db",
+    "postgresql://[2606:4700:4700::1111]/db",
+    "postgresql://u@/db?host=db.example.com",
+    "postgresql://u@/db?host=localhost&host=db.example.com",
+    "postgresql://u@/db?host=localhost,db.example.com",
+)
+
+
+@pytest.mark.parametrize("text", LOCAL)
+def test_a_local_server_needs_no_tls(text: str) -> None:
+    assert is_local(make_url(text))
+    assert "sslmode" not in resolve_url(text, {}).query
+
+
+@pytest.mark.parametrize("text", INTERNET)
+def test_a_host_on_the_internet_needs_tls(text: str) -> None:
+    assert not is_local(make_url(text))
+    assert resolve_url(text, {}).query["sslmode"] == "require"
+
+
+@pytest.mark.parametrize("mode", ["disable", "verify-full"])
+def test_the_url_may_say_otherwise(mode: str) -> None:
+    for text in (*LOCAL, *INTERNET):
+        named = f"{text}{'&' if '?' in text else '?'}sslmode={mode}"
+        assert resolve_url(named, {}).query["sslmode"] == mode
+
+
+# --- parameters and messages ------------------------------------------------------------------------
+
+
+def test_unknown_parameters_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    text = "postgresql://u:geheim@localhost/db?pgbouncer=true&connect_timeout=5&supa=base"
+    with caplog.at_level(logging.WARNING):
+        url = resolve_url(text, {})
+    assert url.query == {"connect_timeout": "5"}
+    assert "pgbouncer, supa" in caplog.text
+    assert "geheim" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://u:geheim@127.0.0.1:1/db",
+        "postgresql://u@127.0.0.1:1/db?password=geheim",
+        "postgresql://u:geheim@/db?host=/nonexistent",
+    ],
+)
+def test_a_failed_connection_names_the_host_and_no_password(text: str) -> None:
+    with pytest.raises(ConnectionProblem) as problem:
+        connect(make_engine(resolve_url(text, {})))
+    message = str(problem.value)
+    assert message.startswith("cannot connect to ")
+    assert "127.0.0.1" in message or "/nonexistent" in message
+    assert "geheim" not in message
+    assert "\n" not in message
+
+
+def test_a_connection_to_the_server_works(server: Server) -> None:
+    with connect(make_engine(resolve_url(server.url(server.maintenance_dbname), {}))) as connection:
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+
+
+def test_notices_become_log_records(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    url = resolve_url(server.url(server.maintenance_dbname), {})
+    with caplog.at_level(logging.INFO), connect(make_engine(url)) as connection:
+        connection.exec_driver_sql("DO 'BEGIN RAISE NOTICE ''100 percent''; END'")
+        connection.exec_driver_sql("DO 'BEGIN RAISE WARNING ''careful''; END'")
+    found = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert found == [("INFO", "100 percent"), ("WARNING", "careful")]
