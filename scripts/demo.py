@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 
 from models.steps import FLAGS
 from scripts import dry_run, verify
-from scripts.report import console, run, snapshot, table
+from scripts.report import ROOT, console, run, snapshot, table
 from scripts.sample_data import MEASURED, fill
 from scripts.server import EmbeddedServer, ServerUnavailable, start_server
 
@@ -144,7 +144,7 @@ def _migrate(url: str, out: Console) -> None:
     for name in ("workshop", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger(name).addHandler(handler)
-    config = Config(str(dry_run.ROOT / "alembic.ini"))
+    config = Config(str(ROOT / "alembic.ini"))
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
     command.upgrade(config, "head")
 
@@ -218,8 +218,7 @@ def main(
 ) -> None:
     """Migrate a made-up workshop database on a throw-away server, and show every step.
 
-    Touches no other database. Exits with 0 (every check holds), 1 (one does not) or 2 (could not
-    tell).
+    Touches no other database. Exits with 0 (every check holds), 1 (one does not) or 2 (broke off).
 
     Example: python -m scripts.demo --keep
     """

@@ -8,7 +8,6 @@ not a second opinion on it.
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,15 +18,25 @@ from alembic.util import CommandError
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from models.steps import FLAGS
 from scripts.connection import ConnectionProblem
-from scripts.report import HAS, Json, Url, calculation, console, revision_of, run, snapshot, table
+from scripts.report import (
+    HAS,
+    ROOT,
+    Json,
+    Url,
+    calculation,
+    console,
+    revision_of,
+    run,
+    snapshot,
+    table,
+)
 
-ROOT = Path(__file__).parents[1]
 SQL = ROOT / "alembic" / "sql"
-BEFORE_BRIDGE = (None, "0001_unified_schema", "0002_progress_tracking")
+UNIFIED = "0002_progress_tracking"
+BEFORE_BRIDGE = (None, "0001_unified_schema", UNIFIED)
 
 EXPECTED = {
     "workshop_students": """session_token student_email student_name exercises bug_reports
@@ -59,6 +68,11 @@ SELECT bridge.build_adapter(legacy_name) FROM bridge.source;
 SELECT bridge.build_raw();
 """
 WITH_TOKEN = "SELECT count(*) FROM {} WHERE session_token IS NOT NULL"
+# What will result, read once: the old application's ALTER TABLE waits for as long as this takes.
+PLAN = """
+CREATE TEMPORARY TABLE plan ON COMMIT DROP AS
+SELECT session_token, openai_api_key, exercises, steps, note FROM bridge.sessions
+"""
 # "addresses" is the raw COUNT(DISTINCT student_email).
 TABLES = """
 WITH r AS MATERIALIZED (
@@ -110,19 +124,20 @@ FROM (
 ) AS students, (
     SELECT
         count(*) AS sessions,
-        count(*) FILTER (WHERE kind IS NULL) AS keys_none,
-        count(*) FILTER (WHERE kind ~ '^([A-Za-z0-9+/=]+:){2}[A-Za-z0-9+/=]+$') AS keys_encrypted,
-        count(*) FILTER (WHERE kind LIKE 'sk-%') AS keys_plaintext
-    FROM (SELECT openai_api_key AS kind FROM bridge.sessions) AS k
+        count(*) FILTER (WHERE openai_api_key IS NULL) AS keys_none,
+        count(*) FILTER (
+            WHERE openai_api_key ~ '^([A-Za-z0-9+/=]+:){2}[A-Za-z0-9+/=]+$') AS keys_encrypted,
+        count(*) FILTER (WHERE openai_api_key LIKE 'sk-%') AS keys_plaintext
+    FROM plan
 ) AS sessions, (
     SELECT count(*) AS steps, count(*) FILTER (WHERE validation_passed) AS steps_completed
-    FROM bridge.step_progress
+    FROM plan CROSS JOIN LATERAL unnest(steps)
 ) AS steps, (
     SELECT
-        count(*) AS decided,
+        count(note) AS decided,
         count(*) FILTER (WHERE note ? 'placeholder_address') AS placeholders,
         count(*) FILTER (WHERE note -> 'conflicts' ? 'student_email') AS disagreeing
-    FROM bridge.notes
+    FROM plan
 ) AS notes
 """
 UNKNOWN_KEYS = r"""
@@ -130,17 +145,17 @@ SELECT
     CASE WHEN k.key ~ '^\d+$' THEN '0, 1, 2, ... (text spread into characters)'
          ELSE regexp_replace(left(k.key, 40), '[[:cntrl:]]', '?', 'g') END AS key,
     count(*) AS entries
-FROM bridge.sessions AS s
-CROSS JOIN LATERAL jsonb_object_keys(s.exercises) AS k(key)
+FROM plan
+CROSS JOIN LATERAL jsonb_object_keys(exercises) AS k(key)
 WHERE step_number_of(k.key) IS NULL
 GROUP BY 1
 ORDER BY entries DESC, key
 """
 # A note is {kind: true}, {kind: [column]} or {kind: {column: which source wins, or a value}}.
 DECIDED = """
-SELECT k.kind, d.detail AS column, count(DISTINCT n.token) AS sessions
-FROM bridge.notes AS n
-CROSS JOIN LATERAL jsonb_each(n.note) AS k(kind, value)
+SELECT k.kind, d.detail AS column, count(DISTINCT session_token) AS sessions
+FROM plan
+CROSS JOIN LATERAL jsonb_each(note) AS k(kind, value)
 LEFT JOIN LATERAL (
     SELECT o.key || CASE WHEN k.kind = 'conflicts' THEN ': ' || o.value || ' wins' ELSE '' END
     FROM jsonb_each_text(CASE jsonb_typeof(k.value) WHEN 'object' THEN k.value ELSE '{}' END) AS o
@@ -210,18 +225,16 @@ def _obstacles(connection: Connection, revision: str | None, legacy: list[str]) 
     if revision not in BEFORE_BRIDGE and legacy:
         return [
             f"the database reached revision {revision} without {' and '.join(legacy)}, which no "
-            "later revision merges: run alembic downgrade base first"
+            f"later revision merges: run alembic downgrade {UNIFIED} first"
         ]
     if revision in BEFORE_BRIDGE:
         config = Config(str(ROOT / "alembic.ini"))
         config.attributes["connection"] = connection
         try:
-            command.upgrade(config, BEFORE_BRIDGE[-1] or "")
+            command.upgrade(config, UNIFIED)
         except CommandError as error:
-            cause = error.__cause__
-            if isinstance(cause, DBAPIError) and isinstance(
-                cause.orig, psycopg.errors.RaiseException
-            ):
+            # a refusal that the SQL words itself, unlike a lock or a permission
+            if isinstance(getattr(error.__cause__, "orig", None), psycopg.errors.RaiseException):
                 return [str(error)]
             raise ConnectionProblem(str(error)) from error
     return list(run(connection, OBSTACLES).scalars())
@@ -237,6 +250,7 @@ def _count(connection: Connection, report: Report) -> None:
             counting = WITH_TOKEN.format(counted["relation"])
             entry["with_token"] = run(connection, counting).scalar_one()
         report.tables.append(entry)
+    run(connection, PLAN)
     report.totals = dict(run(connection, TOTALS).mappings().one())
     report.unknown_exercise_keys = {key: entries for key, entries in run(connection, UNKNOWN_KEYS)}
     report.decided = [dict(row) for row in run(connection, DECIDED).mappings()]
@@ -308,7 +322,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         ("", other, "with one of another form"),
     )
     yield table(
-        f"Decided: {n['decided']:,} sessions, a merge_note each",
+        f"Decided in {n['decided']:,} sessions",
         ("What", "Sessions"),
         (
             (escape(f"  {d['column']}" if d["column"] else d["kind"]), d["sessions"])

@@ -3,11 +3,16 @@
 A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell). Nothing in here commits.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import psycopg
 import typer
+from alembic.config import Config
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -23,10 +28,13 @@ from scripts.connection import (
     resolve_url,
 )
 
+ROOT = Path(__file__).parents[1]
+
 Url = Annotated[
     str | None,
     typer.Option(
-        help=f"Database to look at; without it the first that is set of {', '.join(VARIABLES)}."
+        help="Database to look at; without it sqlalchemy.url of alembic.ini, else the first that is "
+        f"set of {', '.join(VARIABLES)}."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -63,7 +71,8 @@ def snapshot(url: str | None) -> Iterator[Connection]:
     Whatever goes wrong with the database in the block ends the command with exit code 2.
     """
     try:
-        with connect(make_engine(resolve_url(url))) as connection:
+        named = url or Config(str(ROOT / "alembic.ini")).get_main_option("sqlalchemy.url")
+        with connect(make_engine(resolve_url(named))) as connection:
             yield connection.execution_options(isolation_level="REPEATABLE READ")
     except ConnectionProblem as problem:
         give_up(str(problem))
@@ -71,18 +80,22 @@ def snapshot(url: str | None) -> Iterator[Connection]:
         # the server quotes the value that it objects to, which may be a secret
         give_up(f"the server refused a value ({type(error.orig).__name__}); its log says which")
     except DBAPIError as error:
-        give_up(explain(error))
+        locked = isinstance(error.orig, psycopg.errors.LockNotAvailable)
+        give_up(("somebody else holds a lock on a table: " if locked else "") + explain(error))
 
 
 def give_up(reason: str) -> NoReturn:
     """End the command: one line on stderr, exit code 2."""
-    advice = "Nothing was changed; put that right, then run this again"
-    typer.echo(f"error: could not tell: {reason.rstrip('.')}. {advice}.", err=True)
+    if "nothing was changed" not in reason.lower():
+        reason = f"{reason.rstrip('.')}. Nothing was changed; put that right, then run this again."
+    typer.echo(f"error: could not tell: {reason}", err=True)
     raise typer.Exit(2)
 
 
 def console() -> Console:
     """A console on stdout, in colour only where that is a terminal."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show
     return Console(highlight=False)
 
 

@@ -25,7 +25,7 @@ FROM bridge.state
 COUNTS = {
     "students": "SELECT COUNT(*) FROM students",
     "sessions": "SELECT COUNT(*) FROM sessions",
-    "orphaned sessions": """
+    "orphaned_sessions": """
 SELECT COUNT(*)
 FROM sessions s
 LEFT JOIN students st ON s.student_id = st.student_id
@@ -96,7 +96,7 @@ def examine(connection: Connection) -> Report:
     criteria = {
         "All students migrated": hold("students", "cells: students"),
         "All sessions migrated": hold("sessions", "cells"),
-        "No orphaned sessions: foreign keys intact": not counts["orphaned sessions"]
+        "No orphaned sessions: foreign keys intact": not counts["orphaned_sessions"]
         and bool(constrained),
         "Instructor dashboard loads and shows correct data": None,
         "Progress percentages calculated correctly": run(connection, WRONG_RATES).scalar() == 0,
@@ -125,7 +125,8 @@ def show(report: Report, out: Console) -> None:
     else:
         out.print("A fresh install: no legacy table to compare with")
     out.print()
-    out.print(table("Counts", ("Of", "Rows"), report.counts.items()))
+    counts = ((name.replace("_", " "), number) for name, number in report.counts.items())
+    out.print(table("Counts", ("Of", "Rows"), counts))
     out.print()
     criteria = ((name, marks[met]) for name, met in report.criteria.items())
     out.print(table("Success criteria", ("Criterion", ""), criteria))

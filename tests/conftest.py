@@ -106,6 +106,9 @@ def _to(revision: str) -> Callable[[Database], None]:
 # The standard fixtures of pytest-postgresql work on the same server: "postgresql" is an empty
 # database, "postgresql_proc" the template behind it.
 postgresql_proc = factories.postgresql_noproc(depends_on="server", dbname="empty")
+template_0002 = factories.postgresql_noproc(
+    depends_on="postgresql_proc", dbname="at_0002", load=_load(_to("0002_progress_tracking"))
+)
 template_legacy = factories.postgresql_noproc(
     depends_on="postgresql_proc", dbname="legacy", load=_load(_fill)
 )
@@ -156,9 +159,9 @@ def migrated(clone: Clone) -> Database:
     return clone("head")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def role(server: Server) -> Iterator[str]:
-    """A login role of its own without any right; its password is its name."""
+    """A login role that owns nothing and may nothing; its password is its name."""
     name = f"workshop_app_{os.getpid()}"
     server.execute(
         sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), sql.Literal(name))

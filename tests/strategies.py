@@ -494,11 +494,68 @@ BEFORE_CONFIG = (
     _flag("step5_deployed"),
 )
 
+# The two tables merged once: workshop_students has the configuration as well, and more.
+_NAMES_OF_PROGRESS = {column.name for column in CURRENT_PROGRESS}
+MERGED_PROGRESS = (
+    *CURRENT_PROGRESS,
+    *(column for column in CURRENT_CONFIG if column.name not in _NAMES_OF_PROGRESS),
+    _column("ai_system_prompt", "text", PROMPTS, "DEFAULT 'You are a helpful assistant.'"),
+    _column("ai_tools", "jsonb", st.sampled_from((None, "[]", '["x"]')), "DEFAULT '[]'::jsonb"),
+    _column("memory_retention_days", "integer", st.sampled_from((None, 7, 30)), "DEFAULT 30"),
+)
+
+# Tokens came later: most rows have one, no row has to.
+SERIAL_PROGRESS = (
+    _column("id", "integer", st.integers(1, 99), "PRIMARY KEY"),
+    _column("student_email", "varchar(255)", EMAILS, "NOT NULL"),
+    _NAME,
+    _EXERCISES,
+    _column("started_at", "timestamp", TIMESTAMPS, "DEFAULT now()"),
+    _column("last_activity", "timestamp", TIMESTAMPS, "DEFAULT now()"),
+    _column("total_time_spent", "integer", SECONDS, "DEFAULT 0"),
+    _column("completion_rate", "integer", RATES, "DEFAULT 0"),
+    _column("created_at", "timestamp", TIMESTAMPS, "DEFAULT now()"),
+    _column("session_token", "text", nullable(TOKENS), "UNIQUE"),
+)
+
+# The first ones: no token, no exercises, flags by other names.
+EARLIEST_PROGRESS = (
+    _column("student_id", "varchar(64)", st.sampled_from("abcdefgh"), "PRIMARY KEY"),
+    _EMAIL,
+    _NAME,
+    _column("completion_rate", "numeric(5,2)", RATES, "DEFAULT 0.00"),
+    _flag("twilio_connected"),
+    _flag("openai_connected"),
+    _flag("voice_handler_deployed"),
+    _flag("websocket_handler_deployed"),
+    _flag("github_repo_created"),
+    _flag("full_deployment_complete"),
+    _column("created_at", "timestamp", TIMESTAMPS, "DEFAULT now()"),
+    _column("updated_at", "timestamp", TIMESTAMPS, "DEFAULT now()"),
+)
+
+# No key at all: rows may share a token. Which is the latest has to be certain.
+_LATEST = _column("updated_at", "timestamptz", TIMESTAMPS_TZ.filter(bool), "UNIQUE")
+KEYLESS_PROGRESS = (
+    _column("session_token", "text", nullable(TOKENS)),
+    _EMAIL,
+    _NAME,
+    _API_KEY,
+    _CURRENT_STEP,
+    _EXERCISES,
+    _flag("step4_deployed"),
+    _LATEST,
+)
+
 SHAPES: dict[str, Shape] = {
     "B": {PROGRESS: CURRENT_PROGRESS, CONFIG: CURRENT_CONFIG},
     "before": {PROGRESS: BEFORE_PROGRESS, CONFIG: BEFORE_CONFIG},
     "no_config": {PROGRESS: CURRENT_PROGRESS},
     "no_progress": {CONFIG: CURRENT_CONFIG},
+    "D": {PROGRESS: MERGED_PROGRESS, CONFIG: CURRENT_CONFIG},
+    "A0": {PROGRESS: SERIAL_PROGRESS},
+    "E": {PROGRESS: EARLIEST_PROGRESS},
+    "keyless": {PROGRESS: KEYLESS_PROGRESS, CONFIG: BEFORE_CONFIG},
 }
 
 # --- databases --------------------------------------------------------------------------------

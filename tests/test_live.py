@@ -1,0 +1,469 @@
+"""The old application goes on at every stage: its own statements, under its own role, arrive.
+
+The statements are the application's: a full save that creates and alters its table first, progress
+by INSERT or UPDATE, the instructor's list, deletion by address. JSON goes in as its driver sends
+it, as a JSON string that holds JSON.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from conftest import Clone
+from databases import Database, deviations, downgrade, failed_checks, upgrade
+
+STAGES = ("base", "0003", "0004", "0006", "head")
+SYNCS_AT_ONCE = ("0006", "head")
+
+CREATE_TABLE = """
+CREATE TABLE IF NOT EXISTS student_configs (
+    session_token TEXT PRIMARY KEY,
+    student_name TEXT,
+    openai_api_key TEXT,
+    tools JSONB DEFAULT '[]'::jsonb,
+    created_at TIMESTAMP DEFAULT NOW(),
+    updated_at TIMESTAMP DEFAULT NOW()
+)
+"""
+ADD_COLUMNS = (
+    "ALTER TABLE student_configs ADD COLUMN IF NOT EXISTS demo_mode BOOLEAN DEFAULT FALSE",
+    "ALTER TABLE student_configs ADD COLUMN IF NOT EXISTS ci_service_sid TEXT",
+)
+FLAGS = ("twilio_connected", "openai_connected", "call_direction_chosen", "services_ready")
+SAVED = (
+    "student_name",
+    "student_email",
+    "openai_api_key",
+    "system_prompt",
+    "tools",
+    "voice_settings",
+    "use_case_description",
+    "call_direction",
+    "ivr_greeting",
+    "tts_provider",
+    "selected_voice",
+    "selected_phone_number",
+    "websocket_url",
+    "railway_url",
+    "demo_mode",
+    "ci_service_sid",
+    "current_step",
+    *FLAGS,
+)
+
+
+def sent(value: Any) -> Jsonb:
+    """JSON as the application's driver sends it: stringified twice."""
+    return Jsonb(json.dumps(value))
+
+
+class Application:
+    """The old application on one connection; the owner of the tables also runs its DDL."""
+
+    def __init__(self, url: str, owner: bool) -> None:
+        self.connection = psycopg.connect(url, autocommit=True, row_factory=dict_row)
+        self.owner = owner
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def execute(self, query: str, *parameters: object) -> list[dict[str, Any]]:
+        cursor = self.connection.execute(query.encode(), parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def add_columns(self) -> None:
+        """Before each save and each read, its errors swallowed."""
+        for statement in ADD_COLUMNS if self.owner else ():
+            with suppress(psycopg.Error):
+                self.execute(statement)
+
+    def save(self, token: str, **values: object) -> None:
+        """A full save: what is not given is overwritten with NULL."""
+        if self.owner:
+            self.execute(CREATE_TABLE)
+        self.add_columns()
+        columns = ", ".join(SAVED)
+        placeholders = ", ".join(["%s"] * len(SAVED))
+        updates = ", ".join(f"{column} = EXCLUDED.{column}" for column in SAVED)
+        self.execute(
+            f"INSERT INTO student_configs (session_token, {columns}, updated_at) "
+            f"VALUES (%s, {placeholders}, NOW()) ON CONFLICT (session_token) "
+            f"DO UPDATE SET {updates}, updated_at = NOW()",
+            token,
+            *(values.get(column) for column in SAVED),
+        )
+
+    def read(self, token: str) -> list[dict[str, Any]]:
+        self.add_columns()
+        return self.execute("SELECT * FROM student_configs WHERE session_token = %s", token)
+
+    def progress(self, token: str, email: str, exercises: dict[str, Any], spent: int) -> None:
+        """INSERT or UPDATE, as the row is there or not."""
+        if self.execute("SELECT * FROM workshop_students WHERE session_token = %s", token):
+            self.execute(
+                "UPDATE workshop_students SET exercises = %s, total_time_spent = %s, "
+                "completion_rate = %s, last_activity = NOW() WHERE session_token = %s",
+                sent(exercises),
+                spent,
+                round(100 * len(exercises) / 9),
+                token,
+            )
+        else:
+            self.execute(
+                "INSERT INTO workshop_students (session_token, student_email, student_name, "
+                "exercises, total_time_spent) VALUES (%s, %s, %s, %s, %s)",
+                token,
+                email,
+                email,
+                sent(exercises),
+                spent,
+            )
+
+    def list_students(self) -> list[dict[str, Any]]:
+        return self.execute(
+            "SELECT session_token, student_email, exercises, last_activity FROM workshop_students "
+            "ORDER BY last_activity DESC LIMIT 100"
+        )
+
+    def delete(self, email: str) -> None:
+        self.execute("DELETE FROM workshop_students WHERE student_email = %s", email)
+
+
+def done(*keys: str) -> dict[str, Any]:
+    entry = {"completed": True, "timestamp": "2025-11-02T10:00:00.000Z", "timeSpent": 60}
+    return {key: {**entry, "attempts": 1} for key in keys}
+
+
+def tokens(database: Database, table: str, condition: str) -> list[str]:
+    return [
+        row[0]
+        for row in database.query(
+            f"SELECT session_token FROM {table} WHERE {condition} ORDER BY 1 LIMIT 5"
+        )
+    ]
+
+
+def day_of(application: Application, known: dict[str, Any]) -> Iterator[str]:
+    """What the application does in a day, statement by statement; yields what it has just done."""
+    both, only_config = known["both"], known["only_config"]
+
+    application.save("ws_new_1", student_name="Nora", openai_api_key="sk-not-a-key-1")
+    yield "a first save, without an address"
+    application.progress("ws_new_1", "Nora@Example.com ", done("step-1-connect-accounts"), 60)
+    yield "the first progress of that session, with the address"
+    application.progress(
+        "ws_new_1", "-", done("step-1-connect-accounts", "step-2-choose-use-case"), 120
+    )
+    yield "more progress"
+    application.save(
+        "ws_new_1",
+        student_name="Nora N.",
+        student_email="nora@example.com",
+        tools=sent([{"type": "function", "name": "look_up"}]),
+        voice_settings=sent({"provider": "google", "speed": 1.5}),
+        system_prompt='100% :ready, it\'s "fine"\\n\n',
+        current_step=3,
+        demo_mode=True,
+        ci_service_sid="GA0001",
+        **dict.fromkeys(FLAGS, True),
+    )
+    yield "a full save with everything"
+    application.save("ws_new_1", ivr_greeting="Hello", railway_url="")
+    yield "a save that wipes what it does not know"
+    application.save(both[0], student_name="Someone Else", student_email="someone.else@example.com")
+    yield "a save of a known session with another address"
+    application.progress(both[1], "-", {**done("exercise-5"), "unknown": {"completed": True}}, 9999)
+    yield "progress of a known session"
+    application.progress(only_config[0], "late@example.com", done("step-9-multichannel"), 5)
+    yield "the first progress of a session that had a configuration only"
+    application.save("null", student_email="unknown@example.com", tools=sent({"wrong": "type"}))
+    yield "a browser without a token"
+    application.delete("Nora@Example.com ")
+    yield "deletion of a session that has a configuration as well"
+    application.progress("ws_new_2", "gone@example.com", done("step-3-provision-services"), 7)
+    application.delete("gone@example.com")
+    yield "a session that came and went"
+    application.delete(known["email"])
+    yield "deletion of all sessions of an address"
+    with application.connection.transaction():
+        locked = "SELECT * FROM workshop_students WHERE session_token = %s FOR UPDATE"
+        (row,) = application.execute(locked, both[2])
+        application.execute(
+            "UPDATE workshop_students SET total_time_spent = %s WHERE session_token = %s",
+            (row["total_time_spent"] or 0) + 1,
+            both[2],
+        )
+    yield "an update of a row that was locked first"
+    application.execute(
+        "UPDATE student_configs SET session_token = 'ws_renamed' WHERE session_token = %s",
+        only_config[1],
+    )
+    yield "another token for a session"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("owner", [True, False], ids=["owner", "unprivileged"])
+def test_a_day_of_the_application(legacy: Database, role: str, stage: str, owner: bool) -> None:
+    known: dict[str, Any] = {
+        "both": tokens(
+            legacy,
+            "workshop_students",
+            "session_token IN (SELECT session_token FROM student_configs)",
+        ),
+        "only_config": tokens(
+            legacy,
+            "student_configs",
+            "session_token NOT IN (SELECT session_token FROM workshop_students)",
+        ),
+    }
+    ((known["email"],),) = legacy.query(
+        "SELECT student_email FROM workshop_students GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1"
+    )
+    legacy.execute(
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON workshop_students, student_configs TO {role}"
+    )
+    if stage != "base":
+        upgrade(legacy, stage)
+    relations = "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'v')"
+    before = legacy.query(relations)
+
+    url = legacy.url if owner else legacy.server.url(legacy.name, role, role)
+    with closing(Application(url, owner)) as application:
+        for what in day_of(application, known):
+            if stage in SYNCS_AT_ONCE:
+                assert deviations(legacy) == [], what
+        assert legacy.query(relations) == before, "something was created"
+        if stage in SYNCS_AT_ONCE:
+            assert legacy.query("SELECT count(*) FROM bridge.pending") == [(0,)]
+        upgrade(legacy)
+
+        # the application sees what it wrote, through the old names
+        (saved,) = application.read("ws_new_1")
+        assert (saved["ivr_greeting"], saved["tools"]) == ("Hello", None)
+        assert len(application.list_students()) == 100
+        assert application.read(known["only_config"][1]) == []
+    assert deviations(legacy) == []
+    assert failed_checks(legacy) == []
+
+    contents = [
+        f"SELECT * FROM {table} ORDER BY session_token"
+        for table in ("workshop_students", "student_configs")
+    ]
+    written = [legacy.query(query) for query in contents]
+    downgrade(legacy)
+    assert [legacy.query(query) for query in contents] == written
+
+
+@pytest.mark.parametrize("stage", ["0003", "0004", "0006"])
+def test_a_column_that_the_application_adds(clone: Clone, stage: str) -> None:
+    database = clone(stage)
+    with closing(Application(database.url, owner=True)) as application:
+        application.execute("ALTER TABLE student_configs ADD COLUMN openai_assistant_id TEXT")
+        application.save("ws_new", student_email="new@example.com")
+        application.execute("UPDATE student_configs SET openai_assistant_id = 'asst_1'")
+    upgrade(database)
+    assert deviations(database) == []
+    assert failed_checks(database) == []
+    found = "SELECT legacy_extra #>> '{student_configs,openai_assistant_id}' FROM sessions"
+    assert database.query(f"{found} WHERE session_token = 'ws_new'") == [("asst_1",)]
+
+
+def test_a_prepared_statement_outlives_the_cut_over(clone: Clone) -> None:
+    database = clone("0006")
+    (token,) = tokens(database, "workshop_students", "true")[:1]
+    query = b"SELECT * FROM workshop_students WHERE session_token = %s"
+    with database.connect() as connection:
+        before = [connection.execute(query, (token,), prepare=True).fetchall() for _ in range(7)]
+        upgrade(database)
+        after = [connection.execute(query, (token,), prepare=True).fetchall() for _ in range(7)]
+        downgrade(database)
+        again = connection.execute(query, (token,), prepare=True).fetchall()
+    assert len(before[0]) == 1
+    assert before == after
+    assert again == before[0]
+
+
+def test_the_applications_role_reaches_nothing_else(legacy: Database, role: str) -> None:
+    legacy.execute(f"GRANT SELECT, UPDATE ON workshop_students TO {role}")
+    upgrade(legacy)
+    url = legacy.server.url(legacy.name, role, role)
+    denied = psycopg.errors.InsufficientPrivilege
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE workshop_students SET total_time_spent = 12345")
+        for relation in ("students", "sessions", "student_configs", "bridge.pending"):
+            with pytest.raises(denied):
+                connection.execute(f"SELECT * FROM {relation}".encode())
+        with pytest.raises(denied):
+            connection.execute("DELETE FROM workshop_students")
+    assert deviations(legacy) == []
+
+
+def test_tables_that_refer_to_a_legacy_table_go_on_working(legacy: Database) -> None:
+    legacy.execute(
+        """
+        CREATE TABLE conversation_sessions (
+            id serial PRIMARY KEY,
+            session_token text REFERENCES student_configs (session_token) ON DELETE CASCADE
+        );
+        INSERT INTO conversation_sessions (session_token) SELECT session_token FROM student_configs
+        """
+    )
+    upgrade(legacy)
+    legacy.execute("DELETE FROM student_configs WHERE twilio_connected")
+    counts = "SELECT (SELECT count(*) FROM student_configs), (SELECT count(*) FROM conversation_sessions)"
+    ((configs, conversations),) = legacy.query(counts)
+    assert 0 < configs == conversations < 177
+    assert deviations(legacy) == []
+    downgrade(legacy)
+    assert legacy.query(counts) == [(configs, conversations)]
+
+
+# --- locks and failures -------------------------------------------------------------------------------
+
+
+def test_a_locked_session_is_left_for_later(migrated: Database) -> None:
+    locked, other = tokens(migrated, "workshop_students", "true")[:2]
+    with closing(Application(migrated.url, owner=True)) as application:
+        with migrated.connect(autocommit=False) as holder:
+            holder.execute("SELECT FROM sessions WHERE session_token = %s FOR UPDATE", (locked,))
+            began = time.monotonic()
+            application.progress(locked, "-", done("step-4"), 4321)
+            assert time.monotonic() - began < 2, "the application waited for somebody else"
+            assert migrated.query("SELECT token FROM bridge.pending") == [(locked,)]
+            assert failed_checks(migrated) == []
+        application.progress(other, "-", done("step-4"), 4321)
+    assert migrated.query("SELECT count(*) FROM bridge.pending") == [(0,)]
+    assert deviations(migrated) == []
+
+
+def test_an_error_inside_the_bridge_never_fails_the_application(migrated: Database) -> None:
+    migrated.execute("ALTER TABLE sessions ADD CONSTRAINT odd CHECK (ivr_greeting <> 'odd')")
+    with closing(Application(migrated.url, owner=True)) as application:
+        application.save("ws_new", ivr_greeting="odd", student_email="new@example.com")
+        assert application.read("ws_new")[0]["ivr_greeting"] == "odd"
+        assert migrated.query("SELECT token FROM bridge.pending") == [("ws_new",)]
+        migrated.execute("ALTER TABLE sessions DROP CONSTRAINT odd")
+        migrated.execute("CALL bridge.drain()")
+    assert migrated.query("SELECT count(*) FROM bridge.pending") == [(0,)]
+    assert deviations(migrated) == []
+
+
+def test_cut_over_waits_for_a_reader_and_no_reader_waits_for_it(clone: Clone) -> None:
+    """A strong lock that waited would make every later reader queue behind it."""
+    database = clone("0006")
+    slowest = 0.0
+    ended = threading.Event()
+
+    def read() -> None:
+        nonlocal slowest
+        with database.connect() as connection:
+            while not ended.is_set():
+                began = time.monotonic()
+                connection.execute("SELECT count(*) FROM workshop_students")
+                slowest = max(slowest, time.monotonic() - began)
+                time.sleep(0.01)
+
+    def migrate() -> None:
+        upgrade(database)
+
+    with database.connect(autocommit=False) as report:
+        report.execute("SELECT count(*) FROM workshop_students")
+        threads = [threading.Thread(target=target) for target in (read, migrate)]
+        for thread in threads:
+            thread.start()
+        time.sleep(2)
+        assert threads[1].is_alive(), "it should wait for the report's transaction"
+        report.rollback()
+        threads[1].join(30)
+        ended.set()
+        threads[0].join(30)
+    assert database.query(
+        "SELECT relkind::text FROM pg_class WHERE relname = 'workshop_students'"
+    ) == [("v",)]
+    assert slowest < 1, f"a reader waited for {slowest:.1f} s"
+    assert deviations(database) == []
+
+
+@pytest.mark.parametrize("start", ["legacy", "0003"])
+def test_writers_during_the_whole_upgrade(clone: Clone, start: str) -> None:
+    """Several writers, with deletions and aborts, while the migration runs from end to end."""
+    database = clone(start)
+    known = [
+        row[0] for row in database.query("SELECT session_token FROM workshop_students ORDER BY 1")
+    ]
+    ended = threading.Event()
+    failures: list[BaseException] = []
+    written = [0, 0, 0]
+
+    def work(number: int) -> None:
+        try:
+            with closing(Application(database.url, owner=True)) as application:
+                for turn in range(100_000):
+                    if ended.is_set():
+                        break
+                    use(application, number, turn)
+                    written[number] += 1
+        except BaseException as error:
+            failures.append(error)
+
+    def use(application: Application, number: int, turn: int) -> None:
+        token = known[(turn * 7 + number) % len(known)]
+        new = f"ws_live_{number}_{turn % 20}"
+        match turn % 5:
+            case 0:
+                application.save(
+                    token, student_email=f"w{number}@example.com", current_step=turn % 9
+                )
+            case 1:
+                application.progress(token, "w@example.com", done(f"step-{turn % 9 + 1}"), turn)
+            case 2:
+                application.progress(new, f"w{number}.{turn % 20}@example.com", {}, turn)
+            case 3:
+                application.delete(f"w{number}.{(turn + 5) % 20}@example.com")
+            case 4:
+                with application.connection.transaction(force_rollback=True):
+                    application.progress(token, "w@example.com", done("step-9"), 999_999)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        upgrade(database)
+        time.sleep(0.3)  # and some more after the cut-over
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(30)
+    assert failures == []
+    assert min(written) > 5
+    database.execute("CALL bridge.drain()")
+    assert deviations(database) == []
+    assert failed_checks(database) == []
+
+
+def test_the_lists_order_is_the_same_through_the_view(clone: Clone) -> None:
+    lists: list[list[dict[str, Any]]] = []
+    states: list[Callable[[], Database]] = [lambda: clone("legacy"), lambda: clone("head")]
+    for state in states:
+        with closing(Application(state().url, owner=False)) as application:
+            lists.append(application.list_students())
+    assert lists[0] == lists[1]
+    assert len(lists[0]) == 100
+
+
+def test_backups_keep_what_the_names_had(migrated: Database) -> None:
+    rows = migrated.query("SELECT legacy_name, relation::text FROM bridge.source")
+    for name, backup in rows:
+        assert backup.startswith(f"{name}_backup_")
+        ((in_view,),) = migrated.query(f"SELECT count(*) FROM {name}")
+        ((in_backup,),) = migrated.query(f"SELECT count(*) FROM {backup}")
+        assert in_view == in_backup > 100
+    assert len(rows) == 2
