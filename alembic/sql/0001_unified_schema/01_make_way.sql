@@ -23,7 +23,7 @@ BEGIN
             WHEN 'students' THEN 'student_email' = ANY (taken.columns)
             WHEN 'sessions' THEN 'session_token' = ANY (taken.columns)
             WHEN 'step_progress' THEN taken.columns @> ARRAY['session_token', 'step_number']
-            ELSE true
+            ELSE 'event_type' = ANY (taken.columns)
         END) THEN
             reason := reason || format(' "%s" has the columns %s.', taken.name,
                                        array_to_string(taken.columns, ', '));
