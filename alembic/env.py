@@ -141,6 +141,16 @@ def _include_name(
 OPTIONS["include_name"] = _include_name
 
 
+def _settings() -> str:
+    """SQL that begins every run: session.sql, and what ``-x`` asks for."""
+    arguments = context.get_x_argument(as_dictionary=True)
+    unknown = set(arguments) - {"drop_existing"}
+    if unknown or arguments.get("drop_existing", "false") not in ("true", "false"):
+        raise CommandError("-x takes drop_existing=true or drop_existing=false, nothing else")
+    drop = "on" if arguments.get("drop_existing") == "true" else "off"
+    return f"{_sql_file('session')};\nSET bridge.drop_existing = {drop}"
+
+
 # --- offline ---------------------------------------------------------------------------------------
 
 HEADER = """\
@@ -190,7 +200,7 @@ def run_offline() -> None:
     )
     start = _full_revision(context.get_starting_revision_argument())
     context.static_output(HEADER)
-    context.static_output(_sql_file("session") + ";")
+    context.static_output(_settings() + ";")
     context.static_output(
         PREFLIGHT.format(
             oldest=OLDEST_SERVER,
@@ -231,8 +241,8 @@ def run_online() -> None:
 def _as_left(connection: sa.Connection) -> Iterator[None]:
     """Give a caller's connection back with the settings that it came with."""
     inside = connection.in_transaction()
-    names = re.findall(r"^SET (\w+) =", _sql_file("session"), re.MULTILINE)
-    query = sa.select(*(sa.func.current_setting(name).label(name) for name in names))
+    names = re.findall(r"^SET ([\w.]+) =", _settings(), re.MULTILINE)
+    query = sa.select(*(sa.func.current_setting(name, True).label(name) for name in names))
     before = connection.execute(query).one()
     if not inside:
         connection.commit()
@@ -242,7 +252,7 @@ def _as_left(connection: sa.Connection) -> Iterator[None]:
         # a failed transaction takes its settings with it when the caller rolls it back
         status = connection.connection.dbapi_connection.info.transaction_status.name  # type: ignore[union-attr]
         if status != "INERROR":
-            restore = (sa.func.set_config(n, v, False) for n, v in zip(names, before, strict=True))
+            restore = (sa.func.set_config(n, v or "", False) for n, v in zip(names, before, strict=True))
             connection.execute(sa.select(*restore))
             if not inside:
                 connection.commit()
@@ -250,7 +260,7 @@ def _as_left(connection: sa.Connection) -> Iterator[None]:
 
 def _migrate(connection: sa.Connection, *, single_transaction: bool) -> None:
     mutates = _mutates()
-    connection.execute(_ddl(_sql_file("session")))
+    connection.execute(_ddl(_settings()))
     if mutates:
         _check_server(connection)
         _take_lock(connection, single_transaction)

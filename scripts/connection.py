@@ -144,5 +144,6 @@ def connect(engine: Engine) -> Connection:
     try:
         return engine.connect()
     except DBAPIError as error:
-        shown = engine.url.render_as_string(hide_password=True)
+        named = engine.url.difference_update_query(["password", "sslpassword", "passfile"])
+        shown = named.render_as_string(hide_password=True)
         raise ConnectionProblem(f"cannot connect to {shown}: {explain(error)}") from error

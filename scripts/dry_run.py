@@ -65,6 +65,7 @@ SELECT name, to_regclass('public.' || name), false
 FROM unnest(ARRAY['workshop_students', 'student_configs']) AS name
 WHERE to_regclass('public.' || name) IS NOT NULL;
 SELECT bridge.build_adapter(legacy_name) FROM bridge.source;
+SELECT bridge.build_prior();
 SELECT bridge.build_raw();
 """
 WITH_TOKEN = "SELECT count(*) FROM {} WHERE session_token IS NOT NULL"

@@ -11,11 +11,17 @@ Mapping
     events         new; audit trail of application and migration
 
 Locks
-    None on anything that exists. A table of one of these names is refused, by name, before
-    anything is created: CREATE TABLE IF NOT EXISTS over an unknown shape would go unnoticed.
+    Where a table of one of these names exists (an earlier attempt): ACCESS EXCLUSIVE on it for
+    the time of a rename and a copy of its rows; nothing on any other table.
+
+An earlier attempt
+    Moved aside as ``<name>_prior_backup_YYYYMMDD``; its uuids survive, and the merge combines with
+    its rows. ``alembic -x drop_existing=true upgrade head`` drops it instead. A table whose shape
+    cannot be understood is refused, columns named, before anything changes.
 
 Downgrade
-    Drops the four tables with all they hold. What came from the legacy tables is still there.
+    Drops the four tables with all they hold, and gives an earlier attempt its names back. What came
+    from the legacy tables is still there.
 """
 
 import sqlalchemy as sa
@@ -31,7 +37,7 @@ depends_on = None
 def upgrade() -> None:
     """Create the four tables, keys and checks included."""
     op.expect_revision(down_revision)
-    op.run_sql(revision, "01_names_are_free")
+    op.run_sql(revision, "01_make_way")
     op.create_table(
         "students",
         sa.Column(
@@ -488,12 +494,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
         comment="Audit trail of the application and of the migration.",
     )
+    op.run_sql(revision, "02_copy_prior")
 
 
 def downgrade() -> None:
-    """Drop the four tables."""
+    """Drop the four tables, restore what stood there before."""
     op.expect_revision(revision)
     op.drop_table("events")
     op.drop_table("step_progress")
     op.drop_table("sessions")
     op.drop_table("students")
+    op.run_sql(revision, "99_restore_prior")

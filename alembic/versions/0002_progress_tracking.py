@@ -16,7 +16,8 @@ Locks
 
 Downgrade
     Drops these functions and triggers by exact signature; a function of the legacy application,
-    ``update_updated_at_column()`` among them, is never touched.
+    ``update_updated_at_column()`` among them, is never touched. An earlier attempt's
+    ``update_session_progress(text)``, moved aside by the upgrade, gets its name back.
 """
 
 from alembic import op
@@ -30,6 +31,7 @@ depends_on = None
 def upgrade() -> None:
     """Create functions and triggers."""
     op.expect_revision(down_revision)
+    op.run_sql(revision, "00_make_way")
     op.run_sql(revision, "01_values")
     op.run_sql(revision, "02_steps")
     op.run_sql(revision, "03_hygiene")
@@ -39,4 +41,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them."""
     op.expect_revision(revision)
-    op.run_sql(revision, "99_drop")
+    op.run_sql(revision, "98_drop")
+    op.run_sql(revision, "99_restore_prior")

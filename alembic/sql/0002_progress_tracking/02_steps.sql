@@ -80,6 +80,45 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION exercise_steps(jsonb) IS 'Progress by step, as an exercises object has it.';
 
+-- The exercises object with one step brought in line with its step_progress row: every key that the
+-- step has there, else its current key. p_passed NULL: the step has no row any more.
+CREATE FUNCTION exercises_with_step(
+    exercises jsonb,
+    p_number integer,
+    p_passed boolean,
+    p_completed_at timestamptz,
+    p_time_spent integer,
+    p_attempts integer
+)
+    RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET TimeZone = 'UTC'
+AS $$
+    SELECT CASE
+        WHEN p_passed IS NULL THEN exercises - coalesce(k.keys, '{}')
+        WHEN (s.validation_passed, s.completed_at, s.time_spent, s.attempts)
+             IS NOT DISTINCT FROM
+             (p_passed, CASE WHEN p_passed THEN p_completed_at END, p_time_spent, p_attempts) THEN exercises
+        ELSE exercises || (
+            SELECT jsonb_object_agg(e.key, CASE WHEN jsonb_typeof(exercises -> e.key) = 'object'
+                                                THEN exercises -> e.key ELSE '{}' END
+                || jsonb_build_object(
+                    'completed', p_passed,
+                    'timestamp', CASE WHEN p_passed
+                                      THEN to_char(p_completed_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') END,
+                    'timeSpent', p_time_spent,
+                    'attempts', p_attempts))
+            FROM unnest(coalesce(k.keys, ARRAY[(
+                SELECT w.exercise_key FROM public.workshop_steps() AS w
+                WHERE w.step_number = p_number)])) AS e(key))
+    END
+    FROM (SELECT array_agg(o.key) AS keys FROM jsonb_object_keys(exercises) AS o(key)
+          WHERE public.step_number_of(o.key) = p_number) AS k
+    LEFT JOIN public.exercise_steps(exercises) AS s ON s.step_number = p_number
+$$;
+COMMENT ON FUNCTION exercises_with_step IS 'The exercises object, one step brought in line.';
+
 -- The one definition of "done": the step's flags, or a step that was passed.
 CREATE FUNCTION session_steps_done(
     twilio_connected boolean,

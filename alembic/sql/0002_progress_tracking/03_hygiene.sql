@@ -140,4 +140,7 @@ COMMENT ON FUNCTION clean_events() IS 'Trigger: wrapped JSON in event_data is un
 CREATE TRIGGER clean_events BEFORE INSERT OR UPDATE ON events
     FOR EACH ROW
     WHEN (jsonb_typeof(NEW.event_data) IS NULL OR jsonb_typeof(NEW.event_data) = 'string')
-    EXECUTE FUNCTION clean_events()
+    EXECUTE FUNCTION clean_events();
+
+-- Rows that 0001 took over from an earlier attempt pass the same rules.
+UPDATE events SET event_data = unwrap_json(event_data) WHERE jsonb_typeof(event_data) = 'string'

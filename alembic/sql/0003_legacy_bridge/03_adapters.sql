@@ -63,14 +63,18 @@ COMMENT ON TYPE bridge.legacy_row IS
 
 CREATE VIEW bridge.legacy_progress AS SELECT (NULL::bridge.legacy_row).* WHERE false;
 CREATE VIEW bridge.legacy_config AS SELECT (NULL::bridge.legacy_row).* WHERE false;
+CREATE VIEW bridge.legacy_prior AS SELECT (NULL::bridge.legacy_row).* WHERE false;
 COMMENT ON VIEW bridge.legacy_progress IS 'Adapter: the rows of workshop_students.';
 COMMENT ON VIEW bridge.legacy_config IS 'Adapter: the rows of student_configs.';
+COMMENT ON VIEW bridge.legacy_prior IS 'Adapter: sessions of an earlier attempt that was moved aside.';
 
 -- The same with one row for each token; they differ only where no key forbids a second one.
 CREATE VIEW bridge.token_progress AS SELECT * FROM bridge.legacy_progress;
 CREATE VIEW bridge.token_config AS SELECT * FROM bridge.legacy_config;
+CREATE VIEW bridge.token_prior AS SELECT * FROM bridge.legacy_prior;
 COMMENT ON VIEW bridge.token_progress IS 'legacy_progress with one row for each token.';
 COMMENT ON VIEW bridge.token_config IS 'legacy_config with one row for each token.';
+COMMENT ON VIEW bridge.token_prior IS 'legacy_prior with one row for each token.';
 
 CREATE AGGREGATE bridge.merge_objects(jsonb) (
     SFUNC = jsonb_concat, STYPE = jsonb, INITCOND = '{}'
@@ -181,17 +185,14 @@ CREATE FUNCTION bridge.json_left_over(value jsonb, type text) RETURNS boolean
 RETURN jsonb_typeof(value) <> type AND value NOT IN ('null', '""', '[]', '{}');
 COMMENT ON FUNCTION bridge.json_left_over(jsonb, text) IS 'It says something, but is of another type.';
 
-CREATE FUNCTION bridge.build_adapter(p_legacy_name text) RETURNS void
+CREATE FUNCTION bridge.build_adapter_over(rel regclass, stem text, token text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $build$
 DECLARE
-    rel CONSTANT regclass := (SELECT relation FROM bridge.source WHERE legacy_name = p_legacy_name);
-    stem CONSTANT text := CASE p_legacy_name WHEN 'workshop_students' THEN 'progress' ELSE 'config' END;
     json_types CONSTANT jsonb := '{"tools": "array", "bug_reports": "array",
                                    "voice_settings": "object", "exercises": "object"}';
     ranges CONSTANT jsonb := '{"current_step": "0, 9", "total_time_spent": "0, 2147483647"}';
-    token CONSTANT text := bridge.token_of(rel);
     tokenless text := 'true';
     one_row_a_token boolean;
     wanted record;
@@ -329,12 +330,147 @@ BEGIN
                     ' FROM bridge.%I AS r GROUP BY r.token',
                     'token_' || stem, array_to_string(merges, ', '), 'legacy_' || stem)
     END;
-
-    UPDATE bridge.source SET signature = bridge.signature_of(rel) WHERE legacy_name = p_legacy_name;
 END
 $build$;
+COMMENT ON FUNCTION bridge.build_adapter_over(regclass, text, text) IS
+    'Builds the adapter views legacy_<stem> and token_<stem> over a relation, for its columns.';
+
+CREATE FUNCTION bridge.build_adapter(p_legacy_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    rel CONSTANT regclass := (SELECT relation FROM bridge.source WHERE legacy_name = p_legacy_name);
+BEGIN
+    PERFORM bridge.build_adapter_over(
+        rel, CASE p_legacy_name WHEN 'workshop_students' THEN 'progress' ELSE 'config' END,
+        bridge.token_of(rel));
+    UPDATE bridge.source SET signature = bridge.signature_of(rel) WHERE legacy_name = p_legacy_name;
+END
+$$;
 COMMENT ON FUNCTION bridge.build_adapter(text) IS
     'Builds the adapter of a legacy table for the columns that it has now.';
+
+-- Steps that a table of steps tells, beside those in exercises: of an earlier attempt (step_progress)
+-- and of the earliest application (workshop_step_progress, by student_id).
+CREATE TYPE bridge.step AS (
+    step_number integer,
+    step_name text,
+    started_at timestamptz,
+    completed_at timestamptz,
+    time_spent integer,
+    attempts integer,
+    validation_passed boolean,
+    code_submitted text,
+    deployment_url text
+);
+COMMENT ON TYPE bridge.step IS 'One step of a session, as step_progress holds it.';
+
+CREATE VIEW bridge.tracked_steps AS SELECT NULL::text AS token, (NULL::bridge.step).* WHERE false;
+COMMENT ON VIEW bridge.tracked_steps IS 'Rows of older tables of steps, by session token.';
+
+-- The name says which step it is: the application counts its titles from 0, its keys from 1.
+CREATE FUNCTION bridge.steps_query(rel regclass, token text, joined text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format(
+        'SELECT %s AS token, n.number AS step_number, public.step_name_of(n.number) AS step_name, %s '
+        'FROM %s AS t%s CROSS JOIN LATERAL (SELECT coalesce(public.step_number_of(%s), t.step_number::integer) '
+        'AS number) AS n WHERE n.number BETWEEN 1 AND 9',
+        token,
+        (SELECT string_agg(
+                    CASE w.type
+                        WHEN 'boolean' THEN format('coalesce(%s, false)', coalesce(e.expression, 'NULL'))
+                        WHEN 'integer' THEN format('greatest(coalesce(%s, 0), 0)', coalesce(e.expression, 'NULL'))
+                        ELSE coalesce(e.expression, 'NULL::' || w.type)
+                    END || format(' AS %I', w.name), ', ' ORDER BY w.n)
+         FROM bridge.columns_of('bridge.step') WITH ORDINALITY AS w(name, type, not_null, constant_default, n)
+         LEFT JOIN LATERAL (
+             SELECT bridge.read_as(w.type, c.name, c.type) AS expression
+             FROM bridge.columns_of(rel) AS c WHERE c.name = w.name
+         ) AS e ON true
+         WHERE w.name NOT IN ('step_number', 'step_name')),
+        rel, joined,
+        coalesce((SELECT 't.step_name::text' FROM bridge.columns_of(rel) AS c WHERE c.name = 'step_name'),
+                 'NULL::text'))
+$$;
+COMMENT ON FUNCTION bridge.steps_query(regclass, text, text) IS 'SQL that reads a table of steps.';
+
+CREATE FUNCTION bridge.build_prior() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $build$
+DECLARE
+    students regclass;
+    sessions regclass;
+    steps regclass;
+    early_steps CONSTANT regclass := to_regclass('public.workshop_step_progress');
+    early_students CONSTANT regclass := (
+        SELECT s.relation FROM bridge.source AS s, bridge.columns_of(s.relation) AS c
+        WHERE s.legacy_name = 'workshop_students' AND c.name = 'student_id');
+    link text;
+    branches text[] := '{}';
+BEGIN
+    IF to_regclass('public.prior_attempt') IS NOT NULL THEN
+        SELECT max(p.relation::oid) FILTER (WHERE p.original_name = 'students'),
+               max(p.relation::oid) FILTER (WHERE p.original_name = 'sessions'),
+               max(p.relation::oid) FILTER (WHERE p.original_name = 'step_progress')
+        INTO students, sessions, steps
+        FROM public.prior_attempt AS p;
+    END IF;
+
+    IF sessions IS NOT NULL THEN
+        SELECT CASE WHEN bool_or(c.name = 'student_email') THEN 'st.student_email::text = s.student_email::text'
+                    WHEN bool_or(c.name = 'student_id') THEN 'st.student_id::text = s.student_id::text' END
+        INTO link FROM bridge.columns_of(sessions) AS c
+        WHERE students IS NOT NULL;
+        EXECUTE format(
+            'CREATE VIEW bridge.prior_sessions AS SELECT %s FROM %s AS s%s',
+            (SELECT string_agg(format('s.%I', c.name), ', ') FROM bridge.columns_of(sessions) AS c
+             WHERE c.name NOT IN ('student_id', 'expires_at', 'is_active')
+               AND (link IS NULL OR c.name NOT IN ('student_email', 'student_name')))
+            || coalesce((
+                SELECT ', ' || string_agg(format('st.%I', c.name), ', ')
+                FROM bridge.columns_of(students) AS c
+                WHERE link IS NOT NULL
+                  AND c.name NOT IN ('student_id', 'github_username', 'created_at', 'updated_at')
+                  AND (c.name IN ('student_email', 'student_name')
+                       OR c.name NOT IN (SELECT k.name FROM bridge.columns_of(sessions) AS k))), ''),
+            sessions,
+            CASE WHEN link IS NOT NULL THEN format(' LEFT JOIN %s AS st ON %s', students, link) ELSE '' END);
+        PERFORM bridge.build_adapter_over('bridge.prior_sessions', 'prior', 't.session_token::text');
+    END IF;
+
+    IF students IS NOT NULL THEN
+        EXECUTE format('CREATE OR REPLACE VIEW bridge.prior_students AS SELECT %s FROM %s AS t', (
+            SELECT string_agg(format('%s AS %I', coalesce(
+                (SELECT bridge.read_as(w.type, c.name, c.type) FROM bridge.columns_of(students) AS c
+                 WHERE c.name = w.name), 'NULL::' || w.type), w.name), ', ')
+            FROM bridge.columns_of('bridge.prior_students') AS w), students);
+    END IF;
+
+    IF steps IS NOT NULL THEN
+        branches := branches || bridge.steps_query(steps, 't.session_token::text', '');
+    END IF;
+    IF early_steps IS NOT NULL AND early_students IS NOT NULL THEN
+        branches := branches || bridge.steps_query(
+            early_steps, 'w.token', format(
+                ' JOIN (SELECT %s AS token, t.student_id::text AS student FROM %s AS t) AS w'
+                ' ON w.student = t.student_id::text', bridge.token_of(early_students), early_students));
+    END IF;
+    IF branches <> '{}' THEN
+        EXECUTE 'CREATE OR REPLACE VIEW bridge.tracked_steps AS ' || array_to_string(branches, ' UNION ALL ');
+    END IF;
+END
+$build$;
+COMMENT ON FUNCTION bridge.build_prior() IS
+    'Builds the adapters of an earlier attempt and of older tables of steps, where there are any.';
+
+-- Students of an earlier attempt: those without a session are in no other source.
+CREATE VIEW bridge.prior_students AS
+SELECT NULL::text AS student_email, NULL::text AS student_name, NULL::timestamptz AS created_at WHERE false;
+COMMENT ON VIEW bridge.prior_students IS 'Students of an earlier attempt.';
 
 -- Every lookup is by token: where no key of the table serves it, an index of the bridge does.
 CREATE FUNCTION bridge.build_index(p_legacy_name text) RETURNS void

@@ -19,6 +19,8 @@ AS $$
         UNION
         (SELECT token FROM bridge.legacy_config WHERE token > after ORDER BY token LIMIT chunk)
         UNION
+        (SELECT token FROM bridge.legacy_prior WHERE token > after ORDER BY token LIMIT chunk)
+        UNION
         (SELECT session_token FROM public.sessions WHERE unified AND session_token > after
          ORDER BY session_token LIMIT chunk)
         ORDER BY token
@@ -55,6 +57,14 @@ BEGIN
                 done, total, round(done / extract(epoch FROM reported - began));
         END IF;
     END LOOP;
+
+    INSERT INTO public.students (student_id, student_email, student_name, created_at)
+    SELECT bridge.student_uuid(s.email, s.email), s.email, min(s.student_name), min(s.created_at)
+    FROM (SELECT bridge.known_email(student_email) AS email, student_name, created_at
+          FROM bridge.prior_students) AS s
+    WHERE s.email IS NOT NULL
+    GROUP BY s.email
+    ON CONFLICT (student_email) DO NOTHING;
 
     INSERT INTO public.events (event_type, event_data)
     SELECT 'legacy_merge', jsonb_build_object(

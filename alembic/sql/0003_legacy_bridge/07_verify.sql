@@ -16,8 +16,13 @@ BEGIN
     EXECUTE (
         SELECT 'CREATE OR REPLACE VIEW bridge.raw AS ' || string_agg(format(
             'SELECT %L::text AS source, %s AS token, %s FROM %s AS t',
-            s.legacy_name, bridge.token_of(s.relation), r.columns, s.relation), ' UNION ALL ')
-        FROM bridge.source AS s
+            s.legacy_name, s.token, r.columns, s.relation), ' UNION ALL ')
+        FROM (
+            SELECT o.legacy_name, o.relation, bridge.token_of(o.relation) AS token FROM bridge.source AS o
+            UNION ALL
+            SELECT 'sessions', r, 't.session_token::text' FROM to_regclass('bridge.prior_sessions') AS r
+            WHERE r IS NOT NULL
+        ) AS s
         CROSS JOIN LATERAL (
             SELECT string_agg(CASE WHEN c.name IS NULL THEN format('NULL::text AS %I', w.name)
                                    ELSE format('t.%1$I::text AS %1$I', w.name) END, ', ' ORDER BY w.n)

@@ -108,5 +108,7 @@ BEGIN
     END IF;
 
     PERFORM bridge.retry('SELECT bridge.attach()');
+    PERFORM bridge.build_prior();
+    PERFORM bridge.build_raw();
 END
 $$

@@ -31,43 +31,6 @@ CREATE TRIGGER completion_rate
     ON sessions
     FOR EACH ROW EXECUTE FUNCTION completion_rate();
 
--- The exercises object with one step brought in line with its step_progress row: every key that the
--- step has there, else its current key. passed NULL: the step has no row any more.
-CREATE FUNCTION exercises_with_step(
-    exercises jsonb,
-    number integer,
-    passed boolean,
-    completed_at timestamptz,
-    time_spent integer,
-    attempts integer
-)
-    RETURNS jsonb
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-    SET TimeZone = 'UTC'
-AS $$
-    SELECT CASE
-        WHEN passed IS NULL THEN exercises - coalesce(k.keys, '{}')
-        WHEN (s.validation_passed, s.completed_at, s.time_spent, s.attempts)
-             IS NOT DISTINCT FROM
-             (passed, CASE WHEN passed THEN completed_at END, time_spent, attempts) THEN exercises
-        ELSE exercises || (
-            SELECT jsonb_object_agg(key, CASE WHEN jsonb_typeof(exercises -> key) = 'object'
-                                              THEN exercises -> key ELSE '{}' END
-                || jsonb_build_object(
-                    'completed', passed,
-                    'timestamp', CASE WHEN passed THEN to_char(completed_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') END,
-                    'timeSpent', time_spent,
-                    'attempts', attempts))
-            FROM unnest(coalesce(k.keys, ARRAY[(
-                SELECT w.exercise_key FROM public.workshop_steps() AS w WHERE w.step_number = number)])) AS key)
-    END
-    FROM (SELECT array_agg(key) AS keys FROM jsonb_object_keys(exercises) AS key
-          WHERE public.step_number_of(key) = number) AS k
-    LEFT JOIN public.exercise_steps(exercises) AS s ON s.step_number = number
-$$;
-COMMENT ON FUNCTION exercises_with_step IS 'The exercises object, one step brought in line.';
-
 CREATE FUNCTION follow_step_progress() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

@@ -19,6 +19,7 @@ DROP FUNCTION session_steps_done(
     boolean, boolean, boolean, boolean, boolean, boolean, boolean, boolean, boolean, boolean,
     integer[]
 );
+DROP FUNCTION exercises_with_step(jsonb, integer, boolean, timestamptz, integer, integer);
 DROP FUNCTION exercise_steps(jsonb);
 DROP FUNCTION step_name_of(integer);
 DROP FUNCTION step_number_of(text);
