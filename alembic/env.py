@@ -28,7 +28,14 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from models import Base
-from scripts.connection import ConnectionProblem, connect, explain, make_engine, resolve_url
+from scripts.connection import (
+    ConnectionProblem,
+    connect,
+    explain,
+    make_engine,
+    refuse_pooler,
+    resolve_url,
+)
 
 SQL_FOLDER = Path(__file__).parent / "sql"
 OLDEST_SERVER = 150000
@@ -234,6 +241,8 @@ def run_online() -> None:
     url = resolve_url(context.config.get_main_option("sqlalchemy.url"))
     engine = make_engine(url)
     with connect(engine) as connection:
+        if _mutates():
+            refuse_pooler(engine, connection)
         _migrate(connection, single_transaction=False)
 
 

@@ -1,6 +1,6 @@
 """SQLAlchemy models of the unified workshop schema."""
 
-from models.schema import Base, Event, Student, StepProgress, WorkshopSession
+from models.schema import Base, Event, StepProgress, Student, WorkshopSession
 from models.steps import FLAGS, STEPS, Step
 
 __all__ = [

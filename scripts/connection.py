@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 import psycopg
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -39,23 +39,23 @@ def resolve_url(explicit: str | None = None, environ: Mapping[str, str] | None =
     process's environment). There is no default database: ConnectionProblem says what to set.
     """
     environ = os.environ if environ is None else environ
-    source, text = "the given URL", explicit
-    if not text:
+    source, value = "the given URL", explicit
+    if not value:
         for source in VARIABLES:
-            text = environ.get(source)
-            if text:
+            value = environ.get(source)
+            if value:
                 break
-    if not text:
+    if not value:
         raise ConnectionProblem(
             f"no database is named: set {VARIABLES[0]} (or {VARIABLES[1]}, or {VARIABLES[2]}) to "
             "postgresql://user:password@host/database; 'make demo KEEP=1' starts one to try"
         )
-    return _parse(text.strip(), source)
+    return _parse(value.strip(), source)
 
 
-def _parse(text: str, source: str) -> URL:
+def _parse(value: str, source: str) -> URL:
     try:
-        url = make_url(text)
+        url = make_url(value)
     except (ArgumentError, ValueError):
         raise ConnectionProblem(
             f"{source} is not a database URL; expected postgresql://user:password@host/database"
@@ -147,3 +147,24 @@ def connect(engine: Engine) -> Connection:
         named = engine.url.difference_update_query(["password", "sslpassword", "passfile"])
         shown = named.render_as_string(hide_password=True)
         raise ConnectionProblem(f"cannot connect to {shown}: {explain(error)}") from error
+
+
+def refuse_pooler(engine: Engine, connection: Connection) -> None:
+    """Raise ConnectionProblem behind a transaction pooler, where session locks and SET are lost.
+
+    A second connection that begins a transaction while the first is idle gets a backend of its own
+    from PostgreSQL; a transaction pooler hands it the one that the first has just released, or
+    gives the first another one afterwards.
+    """
+    pid = text("SELECT pg_backend_pid()")
+    first = connection.scalar(pid)
+    connection.commit()
+    with connect(engine) as second:
+        other = second.scalar(pid)
+        again = connection.scalar(pid)
+        connection.commit()
+    if other == first or again != first:
+        raise ConnectionProblem(
+            "this URL leads to a transaction pooler, which loses session locks and settings: "
+            f"set {VARIABLES[0]} to the direct address of the database"
+        )

@@ -4,6 +4,10 @@ Purpose
     The four tables with primary keys, unique keys, checks and comments. Foreign keys and
     secondary indexes follow in 0005, after the load: constraining first costs several times more.
 
+Preflight
+    First of all one pass that refuses, with everything that is wrong at once: missing privileges,
+    names already taken, legacy tables that are elsewhere or no tables.
+
 Mapping
     students       one row for each clean e-mail address of either legacy table
     sessions       one row for each session_token of either legacy table
@@ -37,6 +41,7 @@ depends_on = None
 def upgrade() -> None:
     """Create the four tables, keys and checks included."""
     op.expect_revision(down_revision)
+    op.run_sql(revision, "00_preflight")
     op.run_sql(revision, "01_make_way")
     op.create_table(
         "students",

@@ -177,8 +177,9 @@ END
 $$;
 COMMENT ON FUNCTION bridge.detach() IS 'Takes the triggers off the legacy tables.';
 
--- Owner, table grants and column grants, for a relation that stands in for another one.
-CREATE FUNCTION bridge.copy_access(original regclass, stand_in regclass) RETURNS void
+-- Table grants, column grants and, if asked, the owner, for a relation that stands in for another one.
+CREATE FUNCTION bridge.copy_access(original regclass, stand_in regclass, with_owner boolean)
+    RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -188,7 +189,7 @@ BEGIN
     FOR command IN
         SELECT format('ALTER TABLE %s OWNER TO %I', stand_in, pg_get_userbyid(o.relowner))
         FROM pg_class AS o JOIN pg_class AS s ON s.oid = stand_in
-        WHERE o.oid = original AND o.relowner <> s.relowner
+        WHERE with_owner AND o.oid = original AND o.relowner <> s.relowner
         UNION ALL
         SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, stand_in,
                       CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
@@ -208,4 +209,4 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bridge.copy_access(regclass, regclass) IS 'Copies owner and grants.'
+COMMENT ON FUNCTION bridge.copy_access(regclass, regclass, boolean) IS 'Copies grants and owner.'

@@ -101,7 +101,7 @@ BEGIN
     END IF;
     IF missing IS NOT NULL THEN
         SELECT relation INTO present FROM bridge.source;
-        PERFORM bridge.copy_access(present, to_regclass('public.' || missing));
+        PERFORM bridge.copy_access(present, to_regclass('public.' || missing), true);
         INSERT INTO bridge.source (legacy_name, relation, created_here)
         VALUES (missing, to_regclass('public.' || missing), true);
         RAISE NOTICE '% did not exist: created empty', missing;
@@ -110,5 +110,10 @@ BEGIN
     PERFORM bridge.retry('SELECT bridge.attach()');
     PERFORM bridge.build_prior();
     PERFORM bridge.build_raw();
+    -- whoever could use the tables of an earlier attempt can use those that took their place
+    IF to_regclass('public.prior_attempt') IS NOT NULL THEN
+        PERFORM bridge.copy_access(p.relation, to_regclass('public.' || p.original_name), false)
+        FROM public.prior_attempt AS p;
+    END IF;
 END
 $$

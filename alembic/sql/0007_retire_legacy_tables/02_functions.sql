@@ -29,7 +29,7 @@ BEGIN
             EXECUTE format('COMMENT ON VIEW public.%I IS %L', src.legacy_name,
                            'Stands in for the table of this name, now ' || backup
                            || '; what is written here reaches the unified schema.');
-            PERFORM bridge.copy_access(src.relation, to_regclass(format('public.%I', src.legacy_name)));
+            PERFORM bridge.copy_access(src.relation, to_regclass(format('public.%I', src.legacy_name)), true);
             RAISE NOTICE '% is now %, and a view under its old name', src.legacy_name, backup;
         END LOOP;
     END
