@@ -42,7 +42,19 @@ BEGIN
     AS $$
     DECLARE
         src record;
+        built_on text;
     BEGIN
+        SELECT string_agg(DISTINCT format('%s (on %s)', v.oid::regclass, s.legacy_name), ', ')
+        INTO built_on
+        FROM bridge.source AS s
+        JOIN pg_depend AS d ON d.refobjid = to_regclass(format('public.%I', s.legacy_name))
+                           AND d.classid = 'pg_rewrite'::regclass
+        JOIN pg_rewrite AS r ON r.oid = d.objid
+        JOIN pg_class AS v ON v.oid = r.ev_class AND v.oid <> d.refobjid;
+        IF built_on IS NOT NULL THEN
+            RAISE EXCEPTION 'views were built on the stand-in views: %', built_on
+                USING HINT = 'Nothing was changed. Drop them, run the downgrade, create them again.';
+        END IF;
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', src.relation);
         END LOOP;
