@@ -25,12 +25,13 @@ CREATE FUNCTION parse_timestamp(value text) RETURNS timestamptz
     LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    iso CONSTANT text := '^\d{4,5}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?)?\s*';
 BEGIN
-    IF value ~* (iso || '(Z|UTC|GMT|[-+]\d{2}(:?\d{2}(:?\d{2})?)?)\s*$') THEN
+    -- the first form is what JavaScript writes, and all that most databases hold
+    IF value ~ '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$'
+       OR value ~* '^\d{4,5}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*(Z|UTC|GMT|[-+]\d\d(:?\d\d(:?\d\d)?)?)\s*$'
+    THEN
         RETURN value::timestamptz;
-    ELSIF value ~* (iso || '$') THEN
+    ELSIF value ~* '^\d{4,5}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*$' THEN
         RETURN value::timestamp AT TIME ZONE 'UTC';
     END IF;
     RETURN NULL;

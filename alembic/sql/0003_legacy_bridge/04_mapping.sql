@@ -79,20 +79,20 @@ SELECT m.student_email, m.student_name, m.created_at
 FROM bridge.map_students(ARRAY(SELECT token FROM bridge.tokens)) AS m;
 COMMENT ON VIEW bridge.students IS 'What students should hold; student_id is given on arrival.';
 
--- The winner's name where sources differ, by their precedence; NULLs have no say.
-CREATE FUNCTION bridge.winner_of_config(c text, a text, p text) RETURNS text
+-- Where sources differ: the name of the one that won, first before prior before last. NULL has no say.
+CREATE FUNCTION bridge.winner(first_name text, first text, prior text, last text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN c <> a OR c <> p OR a <> p THEN
-    CASE WHEN c IS NOT NULL THEN 'student_configs' ELSE 'sessions' END
+RETURN CASE WHEN first <> prior OR first <> last OR prior <> last THEN
+    CASE WHEN first IS NOT NULL THEN first_name ELSE 'sessions' END
 END;
-COMMENT ON FUNCTION bridge.winner_of_config(text, text, text) IS 'Which source won; NULL: no conflict.';
+COMMENT ON FUNCTION bridge.winner(text, text, text, text) IS 'Which source won; NULL: no conflict.';
 
-CREATE FUNCTION bridge.winner_of_progress(p text, a text, c text) RETURNS text
+CREATE FUNCTION bridge.winner(first_name text, first jsonb, prior jsonb, last jsonb) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN c <> a OR c <> p OR a <> p THEN
-    CASE WHEN p IS NOT NULL THEN 'workshop_students' ELSE 'sessions' END
+RETURN CASE WHEN first <> prior OR first <> last OR prior <> last THEN
+    CASE WHEN first IS NOT NULL THEN first_name ELSE 'sessions' END
 END;
-COMMENT ON FUNCTION bridge.winner_of_progress(text, text, text) IS 'Which source won; NULL: no conflict.';
+COMMENT ON FUNCTION bridge.winner(text, jsonb, jsonb, jsonb) IS 'Which source won; NULL: no conflict.';
 
 -- Steps of the exercises and of older tables of steps; one step told twice merges as two keys do.
 CREATE FUNCTION bridge.steps_of(p_token text, exercises jsonb) RETURNS bridge.step[]
@@ -220,27 +220,27 @@ SELECT
         'conflicts', (
             SELECT jsonb_object_agg(v.column_name, v.winner)
             FROM (VALUES
-                ('student_email', bridge.winner_of_progress(p.email, a.email, c.email)),
-                ('exercises', bridge.winner_of_progress(p.exercises::text, a.exercises::text, c.exercises::text)),
-                ('bug_reports', bridge.winner_of_progress(p.bug_reports::text, a.bug_reports::text, c.bug_reports::text)),
-                ('selected_phone_number', bridge.winner_of_config(c.selected_phone_number, a.selected_phone_number, p.selected_phone_number)),
-                ('selected_voice', bridge.winner_of_config(c.selected_voice, a.selected_voice, p.selected_voice)),
-                ('tts_provider', bridge.winner_of_config(c.tts_provider, a.tts_provider, p.tts_provider)),
-                ('call_direction', bridge.winner_of_config(c.call_direction, a.call_direction, p.call_direction)),
-                ('use_case_description', bridge.winner_of_config(c.use_case_description, a.use_case_description, p.use_case_description)),
-                ('openai_api_key', bridge.winner_of_config(c.openai_api_key, a.openai_api_key, p.openai_api_key)),
-                ('system_prompt', bridge.winner_of_config(c.system_prompt, a.system_prompt, p.system_prompt)),
-                ('ivr_greeting', bridge.winner_of_config(c.ivr_greeting, a.ivr_greeting, p.ivr_greeting)),
-                ('websocket_url', bridge.winner_of_config(c.websocket_url, a.websocket_url, p.websocket_url)),
-                ('codespace_url', bridge.winner_of_config(c.codespace_url, a.codespace_url, p.codespace_url)),
-                ('github_repo_url', bridge.winner_of_config(c.github_repo_url, a.github_repo_url, p.github_repo_url)),
-                ('railway_url', bridge.winner_of_config(c.railway_url, a.railway_url, p.railway_url)),
-                ('tools', bridge.winner_of_config(c.tools::text, a.tools::text, p.tools::text)),
-                ('voice_settings', bridge.winner_of_config(c.voice_settings::text, a.voice_settings::text, p.voice_settings::text))
+                ('student_email', bridge.winner('workshop_students', p.email, a.email, c.email)),
+                ('exercises', bridge.winner('workshop_students', p.exercises, a.exercises, c.exercises)),
+                ('bug_reports', bridge.winner('workshop_students', p.bug_reports, a.bug_reports, c.bug_reports)),
+                ('selected_phone_number', bridge.winner('student_configs', c.selected_phone_number, a.selected_phone_number, p.selected_phone_number)),
+                ('selected_voice', bridge.winner('student_configs', c.selected_voice, a.selected_voice, p.selected_voice)),
+                ('tts_provider', bridge.winner('student_configs', c.tts_provider, a.tts_provider, p.tts_provider)),
+                ('call_direction', bridge.winner('student_configs', c.call_direction, a.call_direction, p.call_direction)),
+                ('use_case_description', bridge.winner('student_configs', c.use_case_description, a.use_case_description, p.use_case_description)),
+                ('openai_api_key', bridge.winner('student_configs', c.openai_api_key, a.openai_api_key, p.openai_api_key)),
+                ('system_prompt', bridge.winner('student_configs', c.system_prompt, a.system_prompt, p.system_prompt)),
+                ('ivr_greeting', bridge.winner('student_configs', c.ivr_greeting, a.ivr_greeting, p.ivr_greeting)),
+                ('websocket_url', bridge.winner('student_configs', c.websocket_url, a.websocket_url, p.websocket_url)),
+                ('codespace_url', bridge.winner('student_configs', c.codespace_url, a.codespace_url, p.codespace_url)),
+                ('github_repo_url', bridge.winner('student_configs', c.github_repo_url, a.github_repo_url, p.github_repo_url)),
+                ('railway_url', bridge.winner('student_configs', c.railway_url, a.railway_url, p.railway_url)),
+                ('tools', bridge.winner('student_configs', c.tools, a.tools, p.tools)),
+                ('voice_settings', bridge.winner('student_configs', c.voice_settings, a.voice_settings, p.voice_settings))
             ) AS v(column_name, winner)
             WHERE v.winner IS NOT NULL AND num_nonnulls(p.token, c.token, a.token) > 1
         ),
-        'unreadable', (
+        'unreadable', CASE WHEN '{}' <> ANY (ARRAY[p.unreadable, c.unreadable, a.unreadable]) THEN (
             SELECT jsonb_agg(u.source || '.' || u.column_name ORDER BY u.source, u.column_name)
             FROM (
                 SELECT 'workshop_students' AS source, jsonb_object_keys(p.unreadable) AS column_name
@@ -249,7 +249,7 @@ SELECT
                 UNION ALL
                 SELECT 'sessions', jsonb_object_keys(a.unreadable)
             ) AS u
-        ),
+        ) END,
         'clamped', nullif(coalesce(a.clamped, '{}') || coalesce(c.clamped, '{}') || coalesce(p.clamped, '{}'), '{}')
     )), '{}') AS note
 FROM bridge.tokens AS k
