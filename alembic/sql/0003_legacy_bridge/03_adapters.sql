@@ -131,6 +131,9 @@ AS $$
         WHEN wanted = 'jsonb' AND actual IN ('json', 'text', 'character varying', 'character')
             THEN 'public.unwrap_json(to_jsonb(t.%I::text))'
         WHEN wanted = 'jsonb' THEN 'public.unwrap_json(to_jsonb(t.%I))'
+        -- a view cannot be replaced if a precision comes along: timestamp(3)
+        WHEN wanted = actual AND wanted = 'timestamp with time zone'
+            THEN 'coalesce(t.%I, NULL::timestamptz)'
         WHEN wanted = actual THEN 't.%I'
         WHEN wanted = 'integer' THEN 'bridge.to_integer(t.%I::text)'
         WHEN wanted = 'boolean' THEN 'bridge.to_boolean(t.%I::text)'
