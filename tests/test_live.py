@@ -467,3 +467,24 @@ def test_backups_keep_what_the_names_had(migrated: Database) -> None:
         ((in_backup,),) = migrated.query(f"SELECT count(*) FROM {backup}")
         assert in_view == in_backup > 100
     assert len(rows) == 2
+
+
+def test_two_transactions_that_change_the_same_student(migrated: Database) -> None:
+    """Neither sees what the other has not committed; the student is right all the same."""
+    insert = """
+        INSERT INTO workshop_students (session_token, student_email, student_name, created_at, started_at)
+        VALUES (%(token)s, 'x@example.com', %(token)s, %(at)s, %(at)s)
+    """
+    with migrated.connect() as connection:
+        for number in (1, 2, 3):
+            parameters = {"token": f"ws_x_{number}", "at": f"2025-10-0{number}Z"}
+            connection.execute(insert, parameters)
+    delete = "DELETE FROM workshop_students WHERE session_token = %s"
+    with migrated.connect(autocommit=False) as one, migrated.connect(autocommit=False) as other:
+        one.execute(delete, ("ws_x_1",))
+        other.execute(delete, ("ws_x_2",))
+        other.commit()
+        one.commit()
+    migrated.execute("CALL bridge.drain()")
+    assert deviations(migrated) == []
+    assert failed_checks(migrated) == []

@@ -66,7 +66,9 @@ BEGIN ATOMIC
                    ORDER BY clean_email(s.student_name) = s.student_email,
                             s.row_at DESC NULLS LAST, s.rank, s.token)
             FILTER (WHERE clean_email(s.student_name) IS NOT NULL))[1],
-        min(s.seen_at),
+        least(min(s.seen_at), (
+            SELECT min(o.created_at) FROM bridge.prior_students AS o
+            WHERE bridge.known_email(o.student_email) = s.student_email)),
         min(s.token)
     FROM bridge.student_sources AS s
     WHERE s.token = ANY (tokens)
