@@ -41,7 +41,7 @@ BEGIN
                 'INSERT INTO public.students (student_email, %1$s) '
                 'SELECT DISTINCT ON (e.address) e.address, %2$s FROM %3$s AS o, '
                 'LATERAL (SELECT lower(btrim(o.student_email, E'' \t\r\n'')) AS address) AS e '
-                'WHERE e.address <> '''' ORDER BY e.address, o.student_id',
+                'WHERE e.address NOT IN ('''', ''unknown@example.com'') ORDER BY e.address, o.student_id',
                 columns, expressions, prior.relation);
         ELSIF prior.original_name = 'sessions' THEN
             EXECUTE format(

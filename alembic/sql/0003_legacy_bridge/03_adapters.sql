@@ -188,7 +188,13 @@ CREATE FUNCTION bridge.json_left_over(value jsonb, type text) RETURNS boolean
 RETURN jsonb_typeof(value) <> type AND value NOT IN ('null', '""', '[]', '{}');
 COMMENT ON FUNCTION bridge.json_left_over(jsonb, text) IS 'It says something, but is of another type.';
 
-CREATE FUNCTION bridge.build_adapter_over(rel regclass, stem text, token text) RETURNS void
+CREATE FUNCTION bridge.build_adapter_over(
+    rel regclass,
+    stem text,
+    token text,
+    tables regclass[]  -- whose columns these are: a view has no defaults of its own
+)
+    RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $build$
@@ -264,7 +270,10 @@ BEGIN
     -- 2. Values that none of these columns can say: of a column that the adapter does not have, unless
     --    it is the column's default; and of one whose type or content cannot be read as wanted.
     FOR found IN
-        SELECT c.*, w.type AS wanted_type, c.name = w.name AS same_name
+        SELECT c.name, c.type, w.type AS wanted_type, (
+                   SELECT max(d.constant_default)
+                   FROM unnest(tables) AS t, bridge.columns_of(t) AS d WHERE d.name = c.name
+               ) AS constant_default
         FROM bridge.columns_of(rel) AS c
         LEFT JOIN bridge.synonyms() AS s ON s.legacy_column = c.name
         LEFT JOIN bridge.columns_of('bridge.legacy_row') AS w
@@ -335,7 +344,7 @@ BEGIN
     END;
 END
 $build$;
-COMMENT ON FUNCTION bridge.build_adapter_over(regclass, text, text) IS
+COMMENT ON FUNCTION bridge.build_adapter_over(regclass, text, text, regclass[]) IS
     'Builds the adapter views legacy_<stem> and token_<stem> over a relation, for its columns.';
 
 CREATE FUNCTION bridge.build_adapter(p_legacy_name text) RETURNS void
@@ -347,7 +356,7 @@ DECLARE
 BEGIN
     PERFORM bridge.build_adapter_over(
         rel, CASE p_legacy_name WHEN 'workshop_students' THEN 'progress' ELSE 'config' END,
-        bridge.token_of(rel));
+        bridge.token_of(rel), ARRAY[rel]);
     UPDATE bridge.source SET signature = bridge.signature_of(rel) WHERE legacy_name = p_legacy_name;
 END
 $$;
@@ -442,15 +451,24 @@ BEGIN
                        OR c.name NOT IN (SELECT k.name FROM bridge.columns_of(sessions) AS k))), ''),
             sessions,
             CASE WHEN link IS NOT NULL THEN format(' LEFT JOIN %s AS st ON %s', students, link) ELSE '' END);
-        PERFORM bridge.build_adapter_over('bridge.prior_sessions', 'prior', 't.session_token::text');
+        PERFORM bridge.build_adapter_over(
+            'bridge.prior_sessions', 'prior', 't.session_token::text', ARRAY[sessions, students]);
     END IF;
 
     IF students IS NOT NULL THEN
-        EXECUTE format('CREATE OR REPLACE VIEW bridge.prior_students AS SELECT %s FROM %s AS t', (
-            SELECT string_agg(format('%s AS %I', coalesce(
-                (SELECT bridge.read_as(w.type, c.name, c.type) FROM bridge.columns_of(students) AS c
-                 WHERE c.name = w.name), 'NULL::' || w.type), w.name), ', ')
-            FROM bridge.columns_of('bridge.prior_students') AS w), students);
+        EXECUTE (
+            SELECT format(
+                'CREATE OR REPLACE VIEW bridge.prior_students AS SELECT '
+                'bridge.known_email(t.student_email::text) AS student_email, %s AS student_name, '
+                '%s AS created_at, coalesce(%s, %s) AS row_at FROM %s AS t',
+                coalesce(max(bridge.read_as('text', c.name, c.type)) FILTER (WHERE c.name = 'student_name'),
+                         'NULL::text'),
+                coalesce(max(c.time) FILTER (WHERE c.name = 'created_at'), 'NULL::timestamptz'),
+                coalesce(max(c.time) FILTER (WHERE c.name = 'updated_at'), 'NULL::timestamptz'),
+                coalesce(max(c.time) FILTER (WHERE c.name = 'created_at'), 'NULL::timestamptz'),
+                students)
+            FROM (SELECT k.name, k.type, bridge.read_as('timestamp with time zone', k.name, k.type) AS time
+                  FROM bridge.columns_of(students) AS k) AS c);
     END IF;
 
     IF steps IS NOT NULL THEN
@@ -472,8 +490,10 @@ COMMENT ON FUNCTION bridge.build_prior() IS
 
 -- Students of an earlier attempt: those without a session are in no other source.
 CREATE VIEW bridge.prior_students AS
-SELECT NULL::text AS student_email, NULL::text AS student_name, NULL::timestamptz AS created_at WHERE false;
-COMMENT ON VIEW bridge.prior_students IS 'Students of an earlier attempt.';
+SELECT NULL::text AS student_email, NULL::text AS student_name, NULL::timestamptz AS created_at,
+       NULL::timestamptz AS row_at
+WHERE false;
+COMMENT ON VIEW bridge.prior_students IS 'Students of an earlier attempt, by clean address.';
 
 -- Every lookup is by token: where no key of the table serves it, an index of the bridge does.
 CREATE FUNCTION bridge.build_index(p_legacy_name text) RETURNS void

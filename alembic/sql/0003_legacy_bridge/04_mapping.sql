@@ -60,18 +60,26 @@ CREATE FUNCTION bridge.map_students(tokens text[])
     RETURNS TABLE (student_email text, student_name text, created_at timestamptz, first_token text)
     LANGUAGE sql STABLE
 BEGIN ATOMIC
+    WITH sources AS (
+        SELECT s.student_email, s.student_name, s.row_at, s.seen_at, s.rank, s.token
+        FROM bridge.student_sources AS s
+        WHERE s.token = ANY (tokens)
+    )
     SELECT
         s.student_email,
         (array_agg(s.student_name
                    ORDER BY clean_email(s.student_name) = s.student_email,
                             s.row_at DESC NULLS LAST, s.rank, s.token)
             FILTER (WHERE clean_email(s.student_name) IS NOT NULL))[1],
-        least(min(s.seen_at), (
-            SELECT min(o.created_at) FROM bridge.prior_students AS o
-            WHERE bridge.known_email(o.student_email) = s.student_email)),
+        min(s.seen_at),
         min(s.token)
-    FROM bridge.student_sources AS s
-    WHERE s.token = ANY (tokens)
+    FROM (
+        SELECT * FROM sources
+        UNION ALL
+        SELECT o.student_email, o.student_name, o.row_at, o.created_at, 4, NULL
+        FROM bridge.prior_students AS o
+        WHERE o.student_email IN (SELECT k.student_email FROM sources AS k)
+    ) AS s
     GROUP BY s.student_email;
 END;
 COMMENT ON FUNCTION bridge.map_students(text[]) IS 'Students, as the given sessions describe them.';

@@ -59,11 +59,11 @@ BEGIN
     END LOOP;
 
     INSERT INTO public.students (student_id, student_email, student_name, created_at)
-    SELECT bridge.student_uuid(s.email, s.email), s.email, min(s.student_name), min(s.created_at)
-    FROM (SELECT bridge.known_email(student_email) AS email, student_name, created_at
-          FROM bridge.prior_students) AS s
-    WHERE s.email IS NOT NULL
-    GROUP BY s.email
+    SELECT bridge.student_uuid(o.student_email, o.student_email), o.student_email,
+           min(o.student_name), min(o.created_at)
+    FROM bridge.prior_students AS o
+    WHERE o.student_email IS NOT NULL
+    GROUP BY o.student_email
     ON CONFLICT (student_email) DO NOTHING;
 
     INSERT INTO public.events (event_type, event_data)
