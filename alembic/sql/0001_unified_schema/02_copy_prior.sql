@@ -59,12 +59,9 @@ BEGIN
                 coalesce(', ' || columns, ''),
                 CASE WHEN 'event_data' = ANY (links) THEN 'coalesce(to_jsonb(o.event_data), ''{}'')'
                      ELSE '''{}''' END,
-                CASE WHEN 'student_id' = ANY (links)
-                     THEN '(SELECT st.student_id FROM public.students AS st WHERE st.student_id::text = o.student_id::text)'
-                     ELSE 'NULL' END,
-                CASE WHEN 'session_token' = ANY (links)
-                     THEN '(SELECT s.session_token FROM public.sessions AS s WHERE s.session_token = o.session_token::text)'
-                     ELSE 'NULL' END,
+                CASE WHEN has_uuids AND 'student_id' = ANY (links) THEN 'o.student_id' ELSE 'NULL' END,
+                -- the session may arrive with the merge only, which also detaches what leads nowhere
+                CASE WHEN 'session_token' = ANY (links) THEN 'o.session_token::text' ELSE 'NULL' END,
                 coalesce(', ' || expressions, ''),
                 prior.relation,
                 CASE WHEN 'id' = ANY (links) THEN 'o.id' WHEN 'event_id' = ANY (links) THEN 'o.event_id'
