@@ -27,7 +27,7 @@ BEGIN
     FROM unnest(ARRAY['workshop_students', 'student_configs']) AS n
     WHERE to_regclass('public.' || n) IS NOT NULL;
 
-    IF NOT EXISTS (SELECT FROM bridge.source) THEN
+    IF NOT EXISTS (SELECT FROM bridge.source) AND to_regclass('public.prior_attempt') IS NULL THEN
         RAISE NOTICE 'no legacy tables: nothing to merge';
         DROP SCHEMA bridge CASCADE;
         RETURN;
