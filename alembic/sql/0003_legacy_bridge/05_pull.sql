@@ -287,10 +287,15 @@ AS $$
 DECLARE
     changed bigint;
 BEGIN
-    -- In a statement of its own, before the mapping is read: whoever wrote the row last has
-    -- committed by then, and the mapping below sees what that transaction saw or later.
-    PERFORM FROM public.sessions WHERE session_token = ANY (tokens) ORDER BY session_token
-        FOR NO KEY UPDATE;
+    -- Once triggers write too, whoever wrote a row last has to have committed before the mapping is
+    -- read: hence locks, in statements of their own. Students as well, even where nothing of them
+    -- changes: of two transactions that each remove a session of a student neither sees the other.
+    IF (SELECT sync FROM bridge.state) THEN
+        PERFORM FROM public.sessions WHERE session_token = ANY (tokens) ORDER BY session_token
+            FOR NO KEY UPDATE;
+        PERFORM FROM public.students WHERE student_email = ANY (bridge.emails_of(tokens))
+            ORDER BY student_email FOR NO KEY UPDATE;
+    END IF;
     changed := bridge.pull_students(tokens);
     changed := changed + bridge.pull_sessions(tokens);
     RETURN changed;

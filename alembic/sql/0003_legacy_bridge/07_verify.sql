@@ -233,12 +233,14 @@ CREATE FUNCTION bridge.verify()
     RETURNS TABLE (check_name text, expected bigint, actual bigint, ok boolean)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
-    SET bridge.single_transaction = 'on'
 AS $$
 DECLARE
     result jsonb;
+    before CONSTANT text := coalesce(current_setting('bridge.single_transaction', true), '');
 BEGIN
+    PERFORM set_config('bridge.single_transaction', 'on', true);
     CALL bridge.run_checks(result);
+    PERFORM set_config('bridge.single_transaction', before, true);
     RETURN QUERY
     SELECT r.check_name, r.expected, r.actual, r.ok
     FROM jsonb_to_recordset(result)

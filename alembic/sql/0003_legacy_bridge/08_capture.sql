@@ -50,29 +50,44 @@ END
 $$;
 COMMENT ON FUNCTION bridge.note(text[]) IS 'Notes tokens as touched, and carries over what is free.';
 
--- A locked session is being written by a transaction whose changes cannot be seen yet: leave it.
+-- A locked session or student is being written by a transaction whose changes cannot be seen yet:
+-- its tokens are left alone, and nobody waits.
 CREATE FUNCTION bridge.take_free(ids bigint[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    locked text[];
-    tokens text[];
+    touched CONSTANT text[] := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p WHERE p.id = ANY (ids));
+    emails CONSTANT text[] := bridge.emails_of(touched);
+    locked_sessions text[];
+    locked_students text[];
+    free text[];
 BEGIN
-    SELECT array_agg(v.session_token) INTO locked
-    FROM (
-        SELECT s.session_token FROM public.sessions AS s
-        WHERE s.session_token IN (SELECT p.token FROM bridge.pending AS p WHERE p.id = ANY (ids))
-        ORDER BY s.session_token
-        FOR NO KEY UPDATE SKIP LOCKED
-    ) AS v;
-    SELECT array_agg(p.id), array_agg(DISTINCT p.token) INTO ids, tokens
-    FROM bridge.pending AS p
-    WHERE p.id = ANY (ids)
-      AND (p.token = ANY (locked)
-           OR NOT EXISTS (SELECT FROM public.sessions AS s WHERE s.session_token = p.token));
-    IF ids IS NOT NULL THEN
-        PERFORM bridge.take(ids, tokens);
+    SELECT array_agg(v.session_token) INTO locked_sessions
+    FROM (SELECT s.session_token FROM public.sessions AS s WHERE s.session_token = ANY (touched)
+          FOR NO KEY UPDATE SKIP LOCKED) AS v;
+    SELECT array_agg(v.student_email) INTO locked_students
+    FROM (SELECT st.student_email FROM public.students AS st WHERE st.student_email = ANY (emails)
+          FOR NO KEY UPDATE SKIP LOCKED) AS v;
+
+    free := ARRAY(
+        SELECT t FROM unnest(touched) AS t
+        WHERE t = ANY (locked_sessions)
+           OR NOT EXISTS (SELECT FROM public.sessions AS s WHERE s.session_token = t));
+    IF EXISTS (SELECT FROM public.students AS st
+               WHERE st.student_email = ANY (emails) AND (st.student_email = ANY (locked_students)) IS NOT TRUE)
+    THEN
+        free := ARRAY(
+            SELECT t FROM unnest(free) AS t
+            WHERE NOT EXISTS (
+                SELECT FROM public.students AS st
+                WHERE st.student_email = ANY (bridge.emails_of(ARRAY[t]))
+                  AND (st.student_email = ANY (locked_students)) IS NOT TRUE));
+    END IF;
+    IF free <> '{}' THEN
+        PERFORM bridge.take(
+            ARRAY(SELECT p.id FROM bridge.pending AS p WHERE p.id = ANY (ids) AND p.token = ANY (free)),
+            free);
     END IF;
 END
 $$;

@@ -9,17 +9,19 @@ BEGIN
     CREATE FUNCTION bridge.cut_over() RETURNS void
         LANGUAGE plpgsql
         SET search_path = pg_catalog, pg_temp
-        SET bridge.single_transaction = 'on'
     AS $$
     DECLARE
         src record;
         backup text;
+        before CONSTANT text := coalesce(current_setting('bridge.single_transaction', true), '');
     BEGIN
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', src.relation);
         END LOOP;
         -- nobody can write now: what is pending is the last of it
+        PERFORM set_config('bridge.single_transaction', 'on', true);
         CALL bridge.drain();
+        PERFORM set_config('bridge.single_transaction', before, true);
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             backup := bridge.free_backup_name(src.legacy_name);
             EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, backup);
