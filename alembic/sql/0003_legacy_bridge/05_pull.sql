@@ -41,31 +41,25 @@ END
 $$;
 COMMENT ON FUNCTION bridge.family(text[], text[]) IS 'Sessions of these students.';
 
-CREATE FUNCTION bridge.pull_students(tokens text[]) RETURNS bigint
+CREATE FUNCTION bridge.pull_students(
+    tokens text[],
+    OUT changed bigint,
+    OUT seen_tokens text[],
+    OUT seen_emails text[]
+)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    emails CONSTANT text[] := bridge.emails_of(tokens);
-    family CONSTANT text[] := bridge.family(tokens, emails);
+    emails text[];
+    family text[];
     stale text[];
-    inserted bigint;
 BEGIN
-    WITH others AS MATERIALIZED (
-        SELECT s.token, array_agg(DISTINCT s.student_email) AS emails
-        FROM bridge.student_sources AS s
-        WHERE s.token = ANY (tokens)
-        GROUP BY s.token
-        HAVING min(s.student_email) <> max(s.student_email)
-    ),
-    gone AS (
-        DELETE FROM bridge.other_address AS a
-        WHERE a.token = ANY (tokens)
-          AND NOT EXISTS (SELECT FROM others AS o WHERE o.token = a.token AND a.student_email = ANY (o.emails))
-    )
-    INSERT INTO bridge.other_address
-    SELECT o.token, e.student_email FROM others AS o CROSS JOIN LATERAL unnest(o.emails) AS e(student_email)
-    ON CONFLICT DO NOTHING;
+    SELECT array_agg(s.token), array_agg(s.student_email) INTO seen_tokens, seen_emails
+    FROM (SELECT DISTINCT o.token, o.student_email FROM bridge.student_sources AS o
+          WHERE o.token = ANY (tokens)) AS s;
+    emails := ARRAY(SELECT unnest(seen_emails) UNION SELECT unnest(bridge.emails_of(tokens)));
+    family := bridge.family(tokens, emails);
 
     -- A student's row is written, and locked, only when something of the student changed: two
     -- transactions that each touch two students would deadlock otherwise.
@@ -90,9 +84,10 @@ BEGIN
             FROM m JOIN public.students AS st ON st.student_email = m.student_email
             WHERE st.student_email = ANY (emails)
               AND (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at))
-    INTO inserted, stale;
+    INTO changed, stale;
+    changed := changed + cardinality(stale);
     IF stale = '{}' THEN
-        RETURN inserted;
+        RETURN;
     END IF;
     -- looked at again once the lock is held: the row may have changed while waiting for it
     PERFORM FROM public.students WHERE student_email = ANY (stale) ORDER BY student_email
@@ -103,10 +98,10 @@ BEGIN
     WHERE m.student_email IN (SELECT unnest(stale))
       AND st.student_email = m.student_email
       AND (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at);
-    RETURN inserted + cardinality(stale);
 END
 $$;
-COMMENT ON FUNCTION bridge.pull_students(text[]) IS 'Inserts and updates the students of sessions.';
+COMMENT ON FUNCTION bridge.pull_students(text[]) IS
+    'Inserts and updates the students of sessions; which addresses it saw for which token.';
 
 -- pull_sessions and its twin diff_sessions repeat the column lists of two tables several times. They
 -- are generated here, once, from the mapping views: a column of the mapping can then be forgotten
@@ -285,27 +280,64 @@ CREATE FUNCTION bridge.pull(tokens text[]) RETURNS bigint
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    students record;
     changed bigint;
 BEGIN
-    -- Once triggers write too, whoever wrote a row last has to have committed before the mapping is
-    -- read: hence locks, in statements of their own. Students as well, even where nothing of them
-    -- changes: of two transactions that each remove a session of a student neither sees the other.
-    IF (SELECT sync FROM bridge.state) THEN
-        PERFORM FROM public.sessions WHERE session_token = ANY (tokens) ORDER BY session_token
-            FOR NO KEY UPDATE;
-        PERFORM FROM public.students WHERE student_email = ANY (bridge.emails_of(tokens))
-            ORDER BY student_email FOR NO KEY UPDATE;
-    END IF;
-    changed := bridge.pull_students(tokens);
-    changed := changed + bridge.pull_sessions(tokens);
+    students := bridge.pull_students(tokens);
+    changed := students.changed + bridge.pull_sessions(tokens);
+
+    -- An address that was seen for a session and is not where the session went: it lost to another
+    -- one, or changed between the two looks. It is remembered, so that its student is looked at
+    -- again when the session comes by again.
+    DELETE FROM bridge.other_address AS a
+    WHERE a.token = ANY (tokens)
+      AND (a.token, a.student_email) NOT IN (
+          SELECT * FROM unnest(students.seen_tokens, students.seen_emails));
+    INSERT INTO bridge.other_address (token, student_email)
+    SELECT seen.token, seen.student_email
+    FROM unnest(students.seen_tokens, students.seen_emails) AS seen(token, student_email)
+    LEFT JOIN public.sessions AS v ON v.session_token = seen.token
+    LEFT JOIN public.students AS st ON st.student_id = v.student_id
+    WHERE st.student_email IS DISTINCT FROM seen.student_email
+    ON CONFLICT DO NOTHING;
     RETURN changed;
 END
 $$;
 COMMENT ON FUNCTION bridge.pull(text[]) IS
     'Brings the unified schema in line with the legacy tables for these tokens; rows changed.';
 
--- Notes are removed in the statement's own snapshot, by id: a note of a transaction that is still
--- open is not seen, stays, and is carried over later.
+-- Once triggers write too, whoever wrote a row last has to have committed before the mapping is read:
+-- hence locks, in statements of their own. Students as well, even where nothing of them changes: of
+-- two transactions that each remove a session of a student neither sees the other. Short waits, over
+-- and over: a deadlock with the application must end with us, not with its request.
+CREATE FUNCTION bridge.lock_rows(tokens text[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '200ms'
+AS $$
+BEGIN
+    FOR attempt IN 1 .. 100 LOOP
+        BEGIN
+            PERFORM FROM public.sessions WHERE session_token = ANY (tokens) ORDER BY session_token
+                FOR NO KEY UPDATE;
+            PERFORM FROM public.students WHERE student_email = ANY (bridge.emails_of(tokens))
+                ORDER BY student_email FOR NO KEY UPDATE;
+            RETURN;
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected THEN
+                PERFORM pg_sleep(0.05 + 0.1 * random());
+        END;
+    END LOOP;
+    RAISE EXCEPTION 'sessions that are to be carried over have been locked for too long'
+        USING ERRCODE = 'lock_not_available',
+              HINT = 'What was carried over so far stays. End the long transaction on sessions or '
+                     'students, then run this again.';
+END
+$$;
+COMMENT ON FUNCTION bridge.lock_rows(text[]) IS 'Locks sessions and their students against writers.';
+
+-- Notes are struck out by id: that of a transaction which is still open is not seen, stays, and is
+-- carried over later.
 CREATE FUNCTION bridge.take(ids bigint[], tokens text[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -346,6 +378,9 @@ BEGIN
         INTO ids, tokens
         FROM (SELECT p.id, p.token FROM bridge.pending AS p ORDER BY p.id LIMIT batch) AS n;
         EXIT WHEN ids IS NULL;
+        IF (SELECT sync FROM bridge.state) THEN
+            PERFORM bridge.lock_rows(tokens);
+        END IF;
         PERFORM bridge.take(ids, tokens);
         CALL bridge.commit_chunk();
         EXIT WHEN cardinality(ids) <= leave;

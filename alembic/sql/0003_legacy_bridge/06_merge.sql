@@ -46,6 +46,9 @@ BEGIN
     LOOP
         tokens := bridge.next_tokens((SELECT merge_cursor FROM bridge.state), chunk);
         EXIT WHEN tokens IS NULL;
+        IF (SELECT sync FROM bridge.state) THEN
+            PERFORM bridge.lock_rows(tokens);
+        END IF;
         changed := changed + bridge.pull(tokens);
         UPDATE bridge.state SET merge_cursor = tokens[cardinality(tokens)];
         CALL bridge.commit_chunk();
