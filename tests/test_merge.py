@@ -29,7 +29,7 @@ EXAMPLES = settings().max_examples
 def test_any_legacy_database(shape: str, server: Server, template_0002: NoopExecutor) -> None:
     """Whatever the legacy tables hold, head holds what the oracle says."""
 
-    @settings(max_examples=EXAMPLES * 2 // 5 if shape == "B" else EXAMPLES // 7)
+    @settings(max_examples=EXAMPLES * 3 // 10 if shape == "B" else EXAMPLES // 12)
     @given(legacy_databases((shape,)))
     def check(generated: LegacyDatabase) -> None:
         # the four tables and their functions are the same for all: begin where they are there
@@ -43,7 +43,7 @@ def test_any_legacy_database(shape: str, server: Server, template_0002: NoopExec
     check()
 
 
-@settings(max_examples=EXAMPLES // 5)
+@settings(max_examples=EXAMPLES // 7)
 @given(generated=legacy_databases())
 def test_any_legacy_database_comes_back(
     generated: LegacyDatabase, server: Server, template_0002: NoopExecutor

@@ -59,7 +59,13 @@ BEGIN
                 coalesce(', ' || columns, ''),
                 CASE WHEN 'event_data' = ANY (links) THEN 'coalesce(to_jsonb(o.event_data), ''{}'')'
                      ELSE '''{}''' END,
-                CASE WHEN has_uuids AND 'student_id' = ANY (links) THEN 'o.student_id' ELSE 'NULL' END,
+                -- of two students with one address the first stays: its events are both's
+                CASE WHEN has_uuids AND 'student_id' = ANY (links) THEN format(
+                    '(SELECT st.student_id FROM %s AS p JOIN public.students AS st '
+                    'ON st.student_email = lower(btrim(p.student_email, E'' \t\r\n'')) '
+                    'WHERE p.student_id = o.student_id)',
+                    (SELECT relation FROM public.prior_attempt WHERE original_name = 'students'))
+                    ELSE 'NULL' END,
                 -- the session may arrive with the merge only, which also detaches what leads nowhere
                 CASE WHEN 'session_token' = ANY (links) THEN 'o.session_token::text' ELSE 'NULL' END,
                 coalesce(', ' || expressions, ''),
