@@ -1,9 +1,10 @@
 """The independent oracle of the tests: what the new tables must hold, in plain Python.
 
-``predict`` reads the raw rows of the two legacy tables and applies the merge rules one row at a
-time. It shares nothing with the SQL that it judges: no query, no view, no cast. Where a rule
-refers to PostgreSQL (what jsonb can hold, what timestamptz can read, how to_jsonb writes a
-value), the behaviour is restated here.
+``predict`` reads the raw rows of the two legacy tables, and of what else a database may hold (the
+first step table, the tables of an earlier attempt), and applies the merge rules one row at a time.
+It shares nothing with the SQL that it judges: no query, no view, no cast. Where a rule refers to
+PostgreSQL (what jsonb can hold, what timestamptz can read, how to_jsonb writes a value), the
+behaviour is restated here.
 
 The timestamp reader covers ISO 8601 as programs write it: a date, optionally a time with colons,
 optionally Z, UTC, GMT or a numeric offset. PostgreSQL reads more than that (zone names, AM/PM,
@@ -28,6 +29,9 @@ from psycopg.rows import tuple_row
 
 PROGRESS = "workshop_students"
 CONFIG = "student_configs"
+# An earlier attempt at the new tables; its sessions are a third source, under this name.
+ATTEMPT = "sessions"
+ATTEMPT_STUDENTS = "students"
 
 TEXT_COLUMNS = (
     "selected_phone_number",
@@ -83,6 +87,9 @@ EARLY_FLAGS = {
     "project_deployed": "full_deployment_complete",
 }
 
+# The nine titles as the application's V2 writer had them, where they are not today's names.
+EARLY_TITLES = {"Final Deployment": 9}
+
 # Step number -> (its name, the flags that must all be set for it to be done).
 STEPS: dict[int, tuple[str, tuple[str, ...]]] = {
     1: ("Connect Accounts", ("twilio_connected", "openai_connected")),
@@ -108,24 +115,39 @@ EARLY_EXERCISES = {
     "add-multichannel": 9,
 }
 
+# The key under which the current application keeps a step in `exercises`.
+CURRENT_KEYS = {
+    1: "step-1-connect-accounts",
+    2: "step-2-choose-use-case",
+    3: "step-3-provision-services",
+    4: "step-4-basic-twiml",
+    5: "step-5-websocket-handler",
+    6: "step-6-conversation-relay",
+    7: "step-7-ai-tools",
+    8: "step-8-test-call",
+    9: "step-9-multichannel",
+}
+
+NUMBERS = ("current_step", "total_time_spent")
+MOMENTS = ("started_at", "last_activity", "created_at", "updated_at")
+
 HOMES = frozenset(
     {
         *TEXT_COLUMNS,
         *JSON_COLUMNS,
         *FLAGS,
+        *NUMBERS,
+        *MOMENTS,
         "demo_mode",
-        "current_step",
-        "total_time_spent",
         "completion_rate",
         "session_token",
         "student_email",
         "student_name",
-        "started_at",
-        "last_activity",
-        "created_at",
-        "updated_at",
     }
 )
+
+# What only an attempt's own tables have, and the new ones have too.
+ATTEMPT_HOMES = frozenset({"expires_at", "is_active", "student_id", "github_username"})
 
 BLANKS = " \t\r\n"
 INTEGER_MAX = 2147483647
@@ -149,12 +171,32 @@ class Table:
 
 
 @dataclass
+class Further:
+    """What a database may hold beside the two legacy tables.
+
+    ``progress_steps`` is workshop_step_progress; the others are the tables of an earlier attempt.
+    """
+
+    progress_steps: Table | None = None
+    students: Table | None = None
+    sessions: Table | None = None
+    steps: Table | None = None
+    events: Table | None = None
+
+
+@dataclass
 class Prediction:
-    """The mapped columns of the new tables, by key."""
+    """The mapped columns of the new tables, by key.
+
+    ``identities`` holds what only an attempt knows of a student: the ids that the student may have
+    (several, where several rows have the address) and the GitHub account.
+    """
 
     students: dict[str, dict[str, Any]] = field(default_factory=dict)
     sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
     steps: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    identities: dict[str, tuple[frozenset[str], str | None]] = field(default_factory=dict)
+    events: dict[tuple[str, datetime | None], dict[str, Any]] = field(default_factory=dict)
 
 
 # --- values as PostgreSQL sees them -----------------------------------------------------------
@@ -353,6 +395,23 @@ def placeholder_email(token: str) -> str:
     return f"anonymous+{sha256(token.encode()).hexdigest()[:16]}@workshop.invalid"
 
 
+def is_unreadable(column: str, value: Any) -> bool:
+    """Whether it says something that the column's home cannot hold: kept as it is, then."""
+    if isinstance(value, str) and not value.strip(BLANKS):
+        return False
+    if column in NUMBERS:
+        return to_number(value) is None
+    if column in MOMENTS:
+        return to_moment(value) is None
+    is_flag = column == "demo_mode" or column in FLAGS or column in EARLY_FLAGS.values()
+    return is_flag and isinstance(value, str) and not (to_flag(value) or _is_false(value))
+
+
+def _is_false(text: str) -> bool:
+    words = ("f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0")
+    return text.strip(BLANKS).lower() in words
+
+
 @dataclass(frozen=True)
 class Source:
     """One legacy row, as a source of its session and its student."""
@@ -412,40 +471,114 @@ class Source:
 
     def extra(self) -> dict[str, Any]:
         """What this row holds that no column of the new tables can take."""
-        homes = HOMES.union(EARLY_FLAGS.values()) if self.table == PROGRESS else HOMES
+        own = {PROGRESS: EARLY_FLAGS.values(), ATTEMPT: ATTEMPT_HOMES}
+        homes = HOMES.union(own.get(self.table, ()))
         extra = {}
         for name, column in self.columns.items():
             if name in JSON_COLUMNS:
                 if self.json(name) is None and not is_empty(unwrap(self.original_json(name))):
                     extra[name] = self.original_json(name)
-            elif name not in homes and self.value(name) is not None:
+            elif self.value(name) is None:
+                continue
+            elif name not in homes:
                 value = to_json(column, self.value(name))
                 no_default = column.default is None
                 if no_default or not same(value, to_json(column, column.default)):
                     extra[name] = value
+            elif is_unreadable(name, self.value(name)):
+                extra[name] = to_json(column, self.value(name))
         return extra
 
 
-def predict(progress: Table | None, config: Table | None) -> Prediction:
-    """What the new tables must hold, given the two legacy tables (None: there is no such table)."""
-    sources = [*_newest_first(PROGRESS, progress), *_newest_first(CONFIG, config)]
+def predict(
+    progress: Table | None, config: Table | None, further: Further | None = None
+) -> Prediction:
+    """What the new tables must hold, given the legacy tables (None: there is no such table).
+
+    With ``further``, a step has all its columns; without, those that `exercises` can give it.
+    """
+    beside = further or Further()
+    sources = [
+        *_newest_first(PROGRESS, progress),
+        *_newest_first(ATTEMPT, _with_students(beside)),
+        *_newest_first(CONFIG, config),
+    ]
     by_token: dict[str, list[Source]] = {}
     for source in sources:
         by_token.setdefault(source.token, []).append(source)
+    rows = _step_rows(sources, beside)
 
     prediction = Prediction()
     for token, of_session in by_token.items():
-        session, steps = _session(token, of_session)
+        session, steps = _session(token, of_session, rows.get(token, []))
         prediction.sessions[token] = session
-        prediction.steps.update({(token, number): step for number, step in steps.items()})
+        for number, step in steps.items():
+            columns = STEP_COLUMNS if further is None else (*STEP_COLUMNS, *STEP_DETAILS)
+            prediction.steps[token, number] = {name: step[name] for name in columns}
 
     by_email: dict[str, list[Source]] = {}
     for source in sources:
         email = source.email or prediction.sessions[source.token]["student_email"]
         by_email.setdefault(email, []).append(source)
+    known: dict[str, list[Source]] = {}
+    for source in _newest_first(ATTEMPT_STUDENTS, beside.students):
+        if source.email:
+            known.setdefault(source.email, []).append(source)
+            by_email.setdefault(source.email, []).append(source)
     for email, of_student in by_email.items():
         prediction.students[email] = _student(email, of_student)
+    prediction.identities = {email: _identity(rows) for email, rows in known.items()}
+    prediction.events = _events(beside)
     return prediction
+
+
+def _with_students(beside: Further) -> Table | None:
+    """The sessions of an attempt, each with what its row of `students` says beside its times."""
+    if beside.sessions is None or beside.students is None:
+        return beside.sessions
+    key = "student_id" if "student_id" in beside.sessions.columns else "student_email"
+    students = {row[key]: row for row in beside.students.rows}
+    columns = dict(beside.students.columns)
+    for time_column in ("created_at", "updated_at"):
+        columns.pop(time_column, None)
+    rows = []
+    for session in beside.sessions.rows:
+        student = students.get(session.get(key), {})
+        own = {name: value for name, value in session.items() if value is not None}
+        rows.append({**session, **{name: student.get(name) for name in columns}, **own})
+    return Table({**columns, **beside.sessions.columns}, rows)
+
+
+def _identity(rows: list[Source]) -> tuple[frozenset[str], str | None]:
+    """What an attempt's rows of `students` say of an address that no legacy table can."""
+    ids = (row.value("student_id") for row in rows)
+    accounts = [row.text("github_username") for row in rows]
+    return (
+        frozenset(str(value) for value in ids if isinstance(value, UUID)),
+        next((account for account in accounts if account), None),
+    )
+
+
+def _events(beside: Further) -> dict[tuple[str, datetime | None], dict[str, Any]]:
+    """The events of an attempt: what happened stays on record, its JSON unwrapped.
+
+    The key is the type and the moment. Where the attempt does not know the student's address,
+    the prediction says nothing of the student.
+    """
+    if beside.events is None:
+        return {}
+    students = [] if beside.students is None else beside.students.rows
+    emails = {row.get("student_id"): clean_email(row["student_email"]) for row in students}
+    events = {}
+    for row in beside.events.rows:
+        event = {
+            "session_token": row.get("session_token"),
+            "event_data": unwrap(parse_jsonb(row["event_data"])),
+        }
+        if email := emails.get(row.get("student_id", object())):
+            event["student_email"] = email
+        events[row["event_type"], to_moment(row["created_at"])] = event
+    return events
 
 
 def _newest_first(name: str, table: Table | None) -> list[Source]:
@@ -469,11 +602,17 @@ def _student(email: str, sources: list[Source]) -> dict[str, Any]:
     }
 
 
-def _session(token: str, sources: list[Source]) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-    """The session of a token, and its steps. The sources are those of workshop_students first."""
+def _session(
+    token: str, sources: list[Source], rows: list[tuple[int, dict[str, Any]]]
+) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    """The session of a token, and its steps, also those of the step tables' rows.
+
+    The sources are those of workshop_students first, then an attempt's, then student_configs'.
+    """
     of_progress = [source for source in sources if source.table == PROGRESS]
+    of_attempt = [source for source in sources if source.table == ATTEMPT]
     of_config = [source for source in sources if source.table == CONFIG]
-    config_first = [*of_config, *of_progress]
+    config_first = [*of_config, *of_attempt, *of_progress]
 
     session: dict[str, Any] = {
         "session_token": token,
@@ -492,7 +631,9 @@ def _session(token: str, sources: list[Source]) -> tuple[dict[str, Any], dict[in
     for column in ("demo_mode", *FLAGS):
         session[column] = any(source.flag(column) for source in sources)
 
-    steps = _steps(session["exercises"])
+    parts = [*_parts(session["exercises"]), *rows]
+    steps = _steps(parts)
+    session["exercises"] = _following(session["exercises"], steps)
     done = [
         number
         for number, (_, flags) in STEPS.items()
@@ -508,7 +649,10 @@ def _session(token: str, sources: list[Source]) -> tuple[dict[str, Any], dict[in
     session["created_at"] = min(_moments(sources, "created_at"), default=None)
     session["started_at"] = min(_moments(sources, "started_at"), default=session["created_at"])
     session["last_activity"] = max(
-        [*_moments(of_progress, "last_activity"), *_moments(of_config, "updated_at")],
+        [
+            *_moments([*of_progress, *of_attempt], "last_activity"),
+            *_moments(of_config, "updated_at"),
+        ],
         default=max(_moments(of_progress, "updated_at"), default=None),
     )
 
@@ -536,25 +680,112 @@ def step_of(key: str) -> int | None:
     return int(match.group(1) or match.group(2)) if match else EARLY_EXERCISES.get(key)
 
 
-def _steps(exercises: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    entries: dict[int, list[dict[str, Any]]] = {}
+def _parts(exercises: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """What each entry of `exercises` says of a step."""
+    parts = []
     for key, value in exercises.items():
         number = step_of(key)
         entry = {"completed": True} if value is True else value
         if number is not None and isinstance(entry, dict):
-            entries.setdefault(number, []).append(entry)
-    return {number: _step(number, of_step) for number, of_step in entries.items()}
+            completed = _is_completed(entry.get("completed"))
+            part = {
+                "started_at": None,
+                "completed_at": to_moment(entry.get("timestamp")) if completed else None,
+                "time_spent": _count(entry.get("timeSpent")),
+                "attempts": _count(entry.get("attempts")),
+                "validation_passed": completed,
+                "code_submitted": None,
+                "deployment_url": None,
+            }
+            parts.append((number, part))
+    return parts
 
 
-def _step(number: int, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    completed = [entry for entry in entries if _is_completed(entry.get("completed"))]
-    moments = (to_moment(entry.get("timestamp")) for entry in completed)
+def _step_rows(
+    sources: list[Source], beside: Further
+) -> dict[str, list[tuple[int, dict[str, Any]]]]:
+    """What the rows of the step tables say of the steps of each session."""
+    tokens: dict[str, set[str]] = {}
+    for source in sources:
+        if source.table == PROGRESS and (student := to_text(source.value("student_id"))):
+            tokens.setdefault(student, set()).add(source.token)
+    rows: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for table in (beside.progress_steps, beside.steps):
+        for row in [] if table is None else table.rows:
+            number = _step_of_row(row)
+            if number is None:
+                continue
+            part = {
+                "started_at": to_moment(row.get("started_at")),
+                "completed_at": to_moment(row.get("completed_at")),
+                "time_spent": _count(row.get("time_spent")),
+                "attempts": _count(row.get("attempts")),
+                "validation_passed": to_flag(row.get("validation_passed")),
+                "code_submitted": to_text(row.get("code_submitted")) or None,
+                "deployment_url": to_text(row.get("deployment_url")) or None,
+            }
+            own = table is beside.steps
+            for token in {row["session_token"]} if own else tokens.get(row["student_id"], ()):
+                rows.setdefault(token, []).append((number, part))
+    return rows
+
+
+def _step_of_row(row: dict[str, Any]) -> int | None:
+    """The step that a row of a step table is about: its name says it, else its number."""
+    name, number = row.get("step_name") or "", row["step_number"]
+    titles = {title: step for step, (title, _) in STEPS.items()} | EARLY_TITLES
+    said = titles.get(name) or step_of(name)
+    if said is None and number is not None and 1 <= number <= 9:
+        return int(number)
+    return said
+
+
+def _steps(parts: list[tuple[int, dict[str, Any]]]) -> dict[int, dict[str, Any]]:
+    """The steps of a session, each from all that is said of it."""
+    by_number: dict[int, list[dict[str, Any]]] = {}
+    for number, part in parts:
+        by_number.setdefault(number, []).append(part)
+
+    def least(of_step: list[dict[str, Any]], column: str) -> Any:
+        return min((part[column] for part in of_step if part[column] is not None), default=None)
+
     return {
-        "step_name": STEPS[number][0],
-        "completed_at": min((moment for moment in moments if moment is not None), default=None),
-        "time_spent": max(_count(entry.get("timeSpent")) for entry in entries),
-        "attempts": max(_count(entry.get("attempts")) for entry in entries),
-        "validation_passed": bool(completed),
+        number: {
+            "step_name": STEPS[number][0],
+            "started_at": least(of_step, "started_at"),
+            "completed_at": least(of_step, "completed_at"),
+            "time_spent": max(part["time_spent"] for part in of_step),
+            "attempts": max(part["attempts"] for part in of_step),
+            "validation_passed": any(part["validation_passed"] for part in of_step),
+            "code_submitted": least(of_step, "code_submitted"),
+            "deployment_url": least(of_step, "deployment_url"),
+        }
+        for number, of_step in by_number.items()
+    }
+
+
+def _following(exercises: dict[str, Any], steps: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """`exercises` where they say of each step what the step says; what already does, is kept."""
+    followed = dict(exercises)
+    said = _steps(_parts(exercises))
+    for number, step in steps.items():
+        if number in said and _in_exercises(said[number]) == _in_exercises(step):
+            continue
+        keys = [key for key in exercises if step_of(key) == number] or [CURRENT_KEYS[number]]
+        for key in keys:
+            entry = exercises.get(key)
+            followed[key] = {**(entry if isinstance(entry, dict) else {}), **_in_exercises(step)}
+    return followed
+
+
+def _in_exercises(step: dict[str, Any]) -> dict[str, Any]:
+    """A step as an entry of `exercises`."""
+    done, moment = step["validation_passed"], step["completed_at"]
+    return {
+        "completed": done,
+        "timestamp": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if done and moment else None,
+        "timeSpent": step["time_spent"],
+        "attempts": step["attempts"],
     }
 
 
@@ -635,10 +866,27 @@ SESSION_COLUMNS = (
     "last_activity",
 )
 STEP_COLUMNS = ("step_name", "completed_at", "time_spent", "attempts", "validation_passed")
+# What no entry of `exercises` can say.
+STEP_DETAILS = ("started_at", "code_submitted", "deployment_url")
+EVENT_COLUMNS = ("event_type", "session_token", "event_data", "created_at")
 
 
-def read_v2(connection: psycopg.Connection[Any]) -> Prediction:
-    """The mapped columns of the new tables as they are, in the form of a prediction."""
+def read_further(connection: psycopg.Connection[Any]) -> Further:
+    """What a database holds beside the two legacy tables, before any revision touched it."""
+    return Further(
+        read_legacy(connection, "workshop_step_progress"),
+        read_legacy(connection, ATTEMPT_STUDENTS),
+        read_legacy(connection, ATTEMPT),
+        read_legacy(connection, "step_progress"),
+        read_legacy(connection, "events"),
+    )
+
+
+def read_v2(connection: psycopg.Connection[Any], details: bool = False) -> Prediction:
+    """The mapped columns of the new tables as they are, in the form of a prediction.
+
+    With ``details``, all of a prediction with ``further``; the merge's own events left out.
+    """
     students = _rows(connection, STUDENT_COLUMNS, "SELECT {} FROM students t")
     sessions = _rows(
         connection,
@@ -646,9 +894,22 @@ def read_v2(connection: psycopg.Connection[Any]) -> Prediction:
         "SELECT {}, s.student_email FROM sessions t LEFT JOIN students s USING (student_id)",
         "student_email",
     )
+    identities, events = {}, {}
+    if details:
+        with connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute("SELECT student_email, student_id::text, github_username FROM students")
+            identities = {email: (frozenset({key}), name) for email, key, name in cursor.fetchall()}
+        happened = _rows(
+            connection,
+            EVENT_COLUMNS,
+            "SELECT {}, s.student_email FROM events t LEFT JOIN students s USING (student_id) "
+            "WHERE event_type NOT IN ('legacy_merge', 'merge_note')",
+            "student_email",
+        )
+        events = {(event.pop("event_type"), event.pop("created_at")): event for event in happened}
     steps = _rows(
         connection,
-        STEP_COLUMNS,
+        (*STEP_COLUMNS, *STEP_DETAILS) if details else STEP_COLUMNS,
         "SELECT {}, t.session_token, t.step_number FROM step_progress t",
         "session_token",
         "step_number",
@@ -657,6 +918,8 @@ def read_v2(connection: psycopg.Connection[Any]) -> Prediction:
         {student["student_email"]: student for student in students},
         {session["session_token"]: session for session in sessions},
         {(step.pop("session_token"), step.pop("step_number")): step for step in steps},
+        identities,
+        events,
     )
 
 
@@ -664,7 +927,7 @@ def _rows(
     connection: psycopg.Connection[Any], columns: Iterable[str], query: str, *further: str
 ) -> list[dict[str, Any]]:
     """The rows of a query for these columns of table t, and further ones that it names itself."""
-    is_json = {*JSON_COLUMNS, "legacy_extra"}
+    is_json = {*JSON_COLUMNS, "legacy_extra", "event_data"}
     selected = [f"t.{name}::text" if name in is_json else f"t.{name}" for name in columns]
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(query.replace("{}", ", ".join(selected)).encode())
@@ -696,6 +959,7 @@ def differences(expected: Prediction, actual: Prediction) -> list[str]:
         ("students", expected.students, actual.students),
         ("sessions", expected.sessions, actual.sessions),
         ("step_progress", expected.steps, actual.steps),
+        ("events", expected.events, _as_expected(expected.events, actual.events)),
     )
     for table, wanted, found in tables:
         for key in sorted(wanted.keys() | found.keys()):
@@ -705,6 +969,35 @@ def differences(expected: Prediction, actual: Prediction) -> list[str]:
                 lines.append(f"{table}[{key!r}]: unexpected")
             else:
                 lines.extend(_row_differences(f"{table}[{key!r}]", wanted[key], found[key]))
+    lines.extend(_identity_differences(expected.identities, actual.identities))
+    return lines
+
+
+def _as_expected(
+    expected: dict[Any, dict[str, Any]], actual: dict[Any, dict[str, Any]]
+) -> dict[Any, dict[str, Any]]:
+    """The rows with those columns only of which something is expected."""
+    return {
+        key: {name: value for name, value in row.items() if name in expected.get(key, row)}
+        for key, row in actual.items()
+    }
+
+
+def _identity_differences(
+    expected: dict[str, tuple[frozenset[str], str | None]],
+    actual: dict[str, tuple[frozenset[str], str | None]],
+) -> list[str]:
+    """An id that an attempt gave out survives; every other is of version 8, made of a hash."""
+    lines = []
+    for email, (found, account) in sorted(actual.items()):
+        ids, wanted_account = expected.get(email, (frozenset(), None))
+        if not (found <= ids if ids else all(UUID(key).version == 8 for key in found)):
+            lines.append(f"students[{email!r}].student_id: expected {set(ids)}, found {set(found)}")
+        if account != wanted_account:
+            lines.append(
+                f"students[{email!r}].github_username: expected {wanted_account!r}, "
+                f"found {account!r}"
+            )
     return lines
 
 

@@ -38,10 +38,10 @@ COMMENT ON FUNCTION bridge.to_integer(text) IS 'Whole number, clamped to the ran
 CREATE FUNCTION bridge.to_boolean(value text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
-    WHEN lower(btrim(value)) IN ('true', 't', 'yes', 'y', 'on', '1') THEN true
-    WHEN lower(btrim(value)) IN ('false', 'f', 'no', 'n', 'off', '0') THEN false
+    WHEN lower(btrim(value)) IN ('t', 'tr', 'tru', 'true', 'y', 'ye', 'yes', 'on', '1') THEN true
+    WHEN lower(btrim(value)) IN ('f', 'fa', 'fal', 'fals', 'false', 'n', 'no', 'of', 'off', '0') THEN false
 END;
-COMMENT ON FUNCTION bridge.to_boolean(text) IS 'Truth of a flag that is not stored as boolean.';
+COMMENT ON FUNCTION bridge.to_boolean(text) IS 'Truth as PostgreSQL reads it; NULL: not a truth value.';
 
 -- Runs a statement that needs a strong lock. It waits 100 ms for each lock: behind a waiting strong
 -- lock every new reader queues. A failed attempt is a subtransaction, whose abort frees its locks.

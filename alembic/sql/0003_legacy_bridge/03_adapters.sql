@@ -104,7 +104,7 @@ AS $$
         a.attnotnull,
         -- only a literal can be compared with a stored value; now() and nextval() cannot
         CASE WHEN pg_get_expr(d.adbin, d.adrelid)
-                  ~ '^(''([^'']|'''')*''|-?[0-9.]+|true|false)(::[a-z ]+(\([0-9, ]+\))?)?$'
+                  ~ '^(''([^'']|'''')*''|-?[0-9.]+|true|false)(::[a-z ]+(\([0-9, ]+\))?(\[\])?)?$'
              THEN pg_get_expr(d.adbin, d.adrelid) END
     FROM pg_attribute AS a
     LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -136,6 +136,8 @@ AS $$
             THEN 'coalesce(t.%I, NULL::timestamptz)'
         WHEN wanted = actual THEN 't.%I'
         WHEN wanted = 'integer' THEN 'bridge.to_integer(t.%I::text)'
+        WHEN wanted = 'boolean' AND actual IN ('smallint', 'integer', 'bigint', 'numeric', 'real', 'double precision')
+            THEN '(t.%I <> 0)'
         WHEN wanted = 'boolean' THEN 'bridge.to_boolean(t.%I::text)'
         -- legacy times without a zone are UTC
         WHEN actual IN ('timestamp without time zone', 'date')

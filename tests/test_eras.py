@@ -1,0 +1,151 @@
+"""Databases of every era: brought to head they hold what the oracle says, and they come back."""
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from alembic.util import CommandError
+
+from databases import Database, Server, changes, cloned, downgrade, failed_checks, upgrade
+from eras import ERAS, Era, load
+from oracle import (
+    CONFIG,
+    PROGRESS,
+    Prediction,
+    differences,
+    predict,
+    read_further,
+    read_legacy,
+    read_v2,
+)
+
+
+def exact_dump(database: Database) -> list[str]:
+    """pg_dump's output as it is: every row in its place, every sequence's value, every time."""
+    done = subprocess.run(
+        [database.server.bin_dir / "pg_dump", "--exclude-table=alembic_version", database.url],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.split("\n")
+    return [line for line in lines if not line.startswith(("\\restrict", "\\unrestrict"))]
+
+
+def rows_of(database: Database, *relations: str) -> dict[str, list[tuple[str]]]:
+    return {
+        name: database.query(f'SELECT t::text FROM "{name}" t ORDER BY 1') for name in relations
+    }
+
+
+@dataclass
+class Run:
+    """A database at head, and what was known of it before."""
+
+    era: Era
+    database: Database
+    dump: list[str]
+    bystanders: dict[str, list[tuple[str]]]
+    expected: Prediction
+
+
+@pytest.fixture(scope="module", params=ERAS)
+def run(request: pytest.FixtureRequest, server: Server) -> Iterator[Run]:
+    """One upgrade for all tests of an era; the last of them takes it back."""
+    era = ERAS[request.param]
+    template = request.getfixturevalue("postgresql_proc").template_dbname
+    with cloned(server, template) as database:
+        with database.connect() as connection:
+            load(connection, era)
+            expected = predict(
+                read_legacy(connection, PROGRESS),
+                read_legacy(connection, CONFIG),
+                read_further(connection),
+            )
+        before = exact_dump(database)
+        bystanders = rows_of(database, *era.bystanders)
+        upgrade(database)
+        yield Run(era, database, before, bystanders, expected)
+
+
+def test_the_new_tables_hold_what_the_oracle_says(run: Run) -> None:
+    with run.database.connect() as connection:
+        found = read_v2(connection, details=True)
+    assert len(run.expected.sessions) >= 15
+    assert differences(run.expected, found) == []
+
+
+def has_bridge(database: Database) -> bool:
+    return database.query("SELECT to_regnamespace('bridge') IS NOT NULL") == [(True,)]
+
+
+def test_verification_agrees(run: Run) -> None:
+    if run.era.has_legacy_tables or has_bridge(run.database):
+        assert failed_checks(run.database) == []
+        assert run.database.query("SELECT count(*) FROM bridge.pending") == [(0,)]
+
+
+def test_a_second_pull_finds_nothing_to_do(run: Run) -> None:
+    if run.era.has_legacy_tables or has_bridge(run.database):
+        pull = "SELECT bridge.pull(ARRAY(SELECT session_token FROM sessions))"
+        assert run.database.query(pull) == [(0,)]
+
+
+def test_what_lies_beside_is_left_alone(run: Run) -> None:
+    assert rows_of(run.database, *run.era.bystanders) == run.bystanders
+
+
+# Table -> the legacy table that it hangs on, and by which column.
+HANGING = {
+    "conversation_sessions": (CONFIG, "session_token"),
+    "student_use_cases": (CONFIG, "session_token"),
+    "workshop_sessions": (PROGRESS, "student_id"),
+    "workshop_events": (PROGRESS, "student_id"),
+}
+
+
+def test_what_hangs_on_a_legacy_table_goes_with_its_row(run: Run) -> None:
+    for child in HANGING.keys() & set(run.era.bystanders):
+        parent, column = HANGING[child]
+        with run.database.connect(autocommit=False) as connection:
+            key = connection.execute(f"SELECT min({column}) FROM {child}".encode()).fetchone()
+            gone = connection.execute(f"DELETE FROM {parent} WHERE {column} = %s".encode(), key)
+            left = connection.execute(
+                f"SELECT count(*) FROM {child} WHERE {column} = %s".encode(), key
+            )
+            assert (gone.rowcount, left.fetchone()) == (1, (0,)), child
+            connection.rollback()
+
+
+def test_downgrade_brings_back_what_was_there(run: Run) -> None:
+    """The last test of an era: nothing is left to look at."""
+    downgrade(run.database)
+    assert changes(run.dump, exact_dump(run.database)) == []
+
+
+# Tables of another application, under names that the new ones need.
+FOREIGN = {
+    "sessions": "CREATE TABLE sessions (sid varchar PRIMARY KEY, sess json, expire timestamp(6))",
+    "students": "CREATE TABLE students (matriculation integer PRIMARY KEY, surname text)",
+    "step_progress": "CREATE TABLE step_progress (id serial PRIMARY KEY, percent integer)",
+    "events": "CREATE TABLE events (id serial PRIMARY KEY, title text, starts_at timestamp)",
+}
+NAMED = {
+    "sessions": ("sid", "sess", "expire"),
+    "students": ("matriculation", "surname"),
+    "step_progress": ("id", "percent"),
+    "events": ("id", "title", "starts_at"),
+}
+
+
+@pytest.mark.parametrize("table", FOREIGN)
+def test_a_shape_that_cannot_be_understood_is_refused(table: str, legacy: Database) -> None:
+    legacy.execute(FOREIGN[table])
+    before = exact_dump(legacy)
+    with pytest.raises(CommandError) as refusal:
+        upgrade(legacy)
+    assert all(name in str(refusal.value) for name in (table, *NAMED[table]))
+    assert changes(before, exact_dump(legacy)) == []
