@@ -3,12 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench
+.PHONY: help install demo test test-matrix fuzz lint bench
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: $(INSTALLED) ## create .venv with everything in it, at the versions of constraints.txt
 
@@ -24,7 +25,20 @@ demo: install ## migrate a made-up database before your eyes; KEEP=1 leaves its 
 	@$(BIN)/python -m scripts.demo $(if $(KEEP),--keep)
 
 test: lint ## lint, types and all tests
-	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4
+	$(PYTEST)
+
+test-matrix: install ## the tests on PostgreSQL 16, and on 15 where its server is installed
+	$(PYTEST) --major 16
+	@for pg_config in pg_config /usr/lib/postgresql/15/bin/pg_config; do \
+		case "$$($$pg_config --version 2>&1)" in "PostgreSQL 15."*) \
+			bin=$$($$pg_config --bindir); [ -x "$$bin/postgres" ] || continue; \
+			PATH="$$bin:$$PATH" $(PYTEST) --major 15; exit ;; \
+		esac; \
+	done; echo "no PostgreSQL 15 on this machine: not tested"
+
+fuzz: install ## look for legacy databases and corrupted rows that nobody thought of; takes long
+	MUTATION_SEED=$$(date +%s) $(PYTEST) --hypothesis-profile=thorough \
+		tests/test_merge.py tests/test_mutations.py
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check

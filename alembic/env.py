@@ -261,7 +261,9 @@ def _as_left(connection: sa.Connection) -> Iterator[None]:
         # a failed transaction takes its settings with it when the caller rolls it back
         status = connection.connection.dbapi_connection.info.transaction_status.name  # type: ignore[union-attr]
         if status != "INERROR":
-            restore = (sa.func.set_config(n, v or "", False) for n, v in zip(names, before, strict=True))
+            restore = (
+                sa.func.set_config(n, v or "", False) for n, v in zip(names, before, strict=True)
+            )
             connection.execute(sa.select(*restore))
             if not inside:
                 connection.commit()

@@ -67,7 +67,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
             version = connection.info.server_version // 10000
         bin_dir = client_programs(program_folders(), version)
         if bin_dir is None:
-            pytest.exit(f"the tests need psql and pg_dump of PostgreSQL {version} or later", 2)
+            pytest.fail(
+                f"no psql and pg_dump of PostgreSQL {version} or later found", pytrace=False
+            )
         yield Server(
             given.host,
             int(given.port or 5432),
@@ -82,10 +84,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         with embedded_server(major=options.major) as embedded:
             bin_dir = client_programs([embedded.bin_dir, *program_folders()], embedded.version)
             if bin_dir is None:
-                pytest.exit(f"no psql and pg_dump of PostgreSQL {embedded.version} found", 2)
+                pytest.fail(
+                    f"no psql and pg_dump of PostgreSQL {embedded.version} found", pytrace=False
+                )
             yield Server(embedded.host, embedded.port, embedded.user, None, bin_dir)
     except ServerUnavailable as error:
-        pytest.exit(str(error), 2)
+        pytest.fail(str(error), pytrace=False)
 
 
 def _load(action: Callable[[Database], None]) -> list[Callable[..., Any] | str | Path]:

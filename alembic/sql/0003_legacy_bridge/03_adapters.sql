@@ -435,10 +435,12 @@ BEGIN
     END IF;
 
     IF sessions IS NOT NULL THEN
-        SELECT CASE WHEN bool_or(c.name = 'student_email') THEN 'st.student_email::text = s.student_email::text'
-                    WHEN bool_or(c.name = 'student_id') THEN 'st.student_id::text = s.student_id::text' END
-        INTO link FROM bridge.columns_of(sessions) AS c
-        WHERE students IS NOT NULL;
+        -- by the column that both have
+        SELECT format('st.%1$I::text = s.%1$I::text', max(c.name)) INTO link
+        FROM bridge.columns_of(sessions) AS c
+        JOIN bridge.columns_of(students) AS k ON k.name = c.name
+        WHERE c.name IN ('student_email', 'student_id')
+        HAVING count(*) > 0;
         EXECUTE format(
             'CREATE VIEW bridge.prior_sessions AS SELECT %s FROM %s AS s%s',
             (SELECT string_agg(format('s.%I', c.name), ', ') FROM bridge.columns_of(sessions) AS c
@@ -489,6 +491,39 @@ END
 $build$;
 COMMENT ON FUNCTION bridge.build_prior() IS
     'Builds the adapters of an earlier attempt and of older tables of steps, where there are any.';
+
+-- What only an earlier attempt knows, and 0001 could not copy for want of uuids: taken over once, with
+-- the first merge, because it is the unified schema's own afterwards.
+CREATE FUNCTION bridge.adopt_rest() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    prior record;
+BEGIN
+    IF to_regclass('public.prior_attempt') IS NULL THEN
+        RETURN;
+    END IF;
+    FOR prior IN
+        SELECT p.original_name, p.relation, c.name, c.type
+        FROM public.prior_attempt AS p
+        CROSS JOIN LATERAL bridge.columns_of(p.relation) AS c
+        JOIN (VALUES ('students', 'github_username', 'text'),
+                     ('sessions', 'expires_at', 'timestamp with time zone'),
+                     ('sessions', 'is_active', 'boolean')) AS w(table_name, name, type)
+          ON w.table_name = p.original_name AND w.name = c.name AND w.type = c.type
+    LOOP
+        EXECUTE format(
+            'UPDATE public.%1$I AS v SET %2$I = o.%2$I FROM %3$s AS o '
+            'WHERE %4$s AND o.%2$I IS NOT NULL AND v.%2$I IS DISTINCT FROM o.%2$I',
+            prior.original_name, prior.name, prior.relation,
+            CASE prior.original_name
+                WHEN 'students' THEN 'v.github_username IS NULL AND v.student_email = bridge.known_email(o.student_email::text)'
+                ELSE 'v.session_token = o.session_token::text' END);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bridge.adopt_rest() IS 'Columns of an earlier attempt that legacy tables do not have.';
 
 -- Students of an earlier attempt: those without a session are in no other source.
 CREATE VIEW bridge.prior_students AS

@@ -69,6 +69,10 @@ BEGIN
     GROUP BY o.student_email
     ON CONFLICT (student_email) DO NOTHING;
 
+    IF (SELECT merged_at FROM bridge.state) IS NULL THEN
+        PERFORM bridge.adopt_rest();
+    END IF;
+
     -- events of an earlier attempt may be about what was deleted before
     UPDATE public.events AS e SET session_token = NULL
     WHERE NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = e.session_token)
