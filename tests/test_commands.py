@@ -29,6 +29,7 @@ from databases import (
     downgrade,
     dump,
     failed_checks,
+    psql,
     script_directory,
     upgrade,
 )
@@ -410,6 +411,44 @@ def test_a_name_that_is_taken_by_an_unknown_table(legacy: Database) -> None:
     refused = alembic_cli("upgrade", "head", url=legacy.url)
     assert_refused(refused, "events", "nothing_that_anybody_knows")
     assert changes(before, dump(legacy, without=("alembic_version",))) == []
+
+
+PRIOR_ATTEMPT = """
+CREATE TABLE students (student_email text PRIMARY KEY, student_name text);
+CREATE TABLE sessions (
+    session_token text PRIMARY KEY,
+    student_email text REFERENCES students (student_email)
+);
+INSERT INTO students VALUES ('earlier@example.com', 'Earlier');
+INSERT INTO sessions VALUES ('ws_earlier', 'earlier@example.com');
+"""
+
+
+def test_an_earlier_attempt_is_dropped_only_on_request(clone: Clone, tmp_path: Path) -> None:
+    kept, dropped, by_script = clone("legacy"), clone("legacy"), clone("legacy")
+    for database in (kept, dropped, by_script):
+        database.execute(PRIOR_ATTEMPT)
+    upgrade(kept)
+    assert kept.query("SELECT count(*) FROM sessions") == [(214,)]
+    assert any("_prior_backup_" in name for name in catalog(kept, "table"))
+
+    done = alembic_cli("-x", "drop_existing=true", "upgrade", "head", url=dropped.url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert dropped.query("SELECT count(*) FROM sessions") == [(213,)]
+    assert not any("prior" in name for name in catalog(dropped, "table"))
+    assert deviations(dropped) == []
+
+    done = alembic_cli("-x", "drop_existing=true", "upgrade", "head", "--sql")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert psql(by_script, done.stdout, tmp_path).returncode == 0
+    assert changes(dump(dropped), dump(by_script)) == []
+
+
+@pytest.mark.parametrize("option", ["drop_existing=yes", "drop-existing=true", "x"])
+def test_an_option_that_nobody_knows_is_refused(legacy: Database, option: str) -> None:
+    before = dump(legacy)
+    assert_refused(alembic_cli("-x", option, "upgrade", "head", url=legacy.url), "drop_existing")
+    assert changes(before, dump(legacy)) == []
 
 
 def test_a_revision_that_does_not_exist(legacy: Database) -> None:

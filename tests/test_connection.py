@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import StaticPool, create_engine, make_url
 
 from databases import Server
 from scripts.connection import (
@@ -12,6 +12,7 @@ from scripts.connection import (
     connect,
     is_local,
     make_engine,
+    refuse_pooler,
     resolve_url,
 )
 
@@ -176,6 +177,20 @@ def test_a_failed_connection_names_the_host_and_no_password(text: str) -> None:
 def test_a_connection_to_the_server_works(server: Server) -> None:
     with connect(make_engine(resolve_url(server.url(server.maintenance_dbname), {}))) as connection:
         assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+
+
+def test_a_transaction_pooler_is_refused(server: Server) -> None:
+    """One backend behind two connections, as a pooler has it between transactions."""
+    url = resolve_url(server.url(server.maintenance_dbname), {})
+    direct, pooled = make_engine(url), create_engine(url, poolclass=StaticPool)
+    with connect(direct) as connection:
+        refuse_pooler(direct, connection)
+    with (
+        connect(pooled) as connection,
+        pytest.raises(ConnectionProblem, match=f"pooler.*{NON_POOLING}"),
+    ):
+        refuse_pooler(pooled, connection)
+    pooled.dispose()
 
 
 def test_notices_become_log_records(server: Server, caplog: pytest.LogCaptureFixture) -> None:
