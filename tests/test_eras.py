@@ -3,11 +3,22 @@
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from alembic.util import CommandError
 
-from databases import Database, Server, changes, cloned, downgrade, failed_checks, upgrade
+from databases import (
+    Database,
+    Server,
+    changes,
+    cloned,
+    downgrade,
+    failed_checks,
+    psql,
+    script_of,
+    upgrade,
+)
 from eras import ERAS, Era, load
 from oracle import (
     CONFIG,
@@ -149,3 +160,28 @@ def test_a_shape_that_cannot_be_understood_is_refused(table: str, legacy: Databa
         upgrade(legacy)
     assert all(name in str(refusal.value) for name in (table, *NAMED[table]))
     assert changes(before, exact_dump(legacy)) == []
+
+
+@pytest.mark.parametrize("name", ERAS)
+def test_the_scripts_do_the_same(
+    request: pytest.FixtureRequest, server: Server, tmp_path: Path, name: str
+) -> None:
+    """Both scripts, applied by psql: what the oracle says, and back to what was there."""
+    template = request.getfixturevalue("postgresql_proc").template_dbname
+    with cloned(server, template) as database:
+        with database.connect() as connection:
+            load(connection, ERAS[name])
+            expected = predict(
+                read_legacy(connection, PROGRESS),
+                read_legacy(connection, CONFIG),
+                read_further(connection),
+            )
+        before = exact_dump(database)
+        for direction, revisions in (("upgrade", "head"), ("downgrade", "head:base")):
+            done = psql(database, script_of(direction, revisions), tmp_path)
+            assert done.returncode == 0, done.stderr
+            if direction == "upgrade":
+                with database.connect() as connection:
+                    found = read_v2(connection, details=True)
+                assert differences(expected, found) == []
+        assert exact_dump(database) == before

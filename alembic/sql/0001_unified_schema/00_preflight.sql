@@ -76,10 +76,39 @@ BEGIN
             USING HINT = 'Nothing was changed. Mend all of it, then run again.';
     END IF;
 
+    -- what the latest application writes, against what is there: a misspelled column looks like none
     FOR found IN
-        SELECT format('%s: %s rows at the last count', c.relname, greatest(c.reltuples, 0)::bigint)
-        FROM pg_class AS c
-        WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY (legacy)
+        WITH expected AS (
+            SELECT 'workshop_students' AS table_name, unnest(string_to_array(
+                'session_token student_email student_name exercises bug_reports started_at '
+                'last_activity total_time_spent completion_rate repo_created demo_mode created_at '
+                'updated_at', ' ')) AS name
+            UNION ALL
+            SELECT 'student_configs', unnest(string_to_array(
+                'session_token student_name student_email openai_api_key system_prompt tools '
+                'voice_settings use_case_description call_direction ivr_greeting tts_provider '
+                'selected_voice selected_phone_number websocket_url codespace_url github_repo_url '
+                'railway_url demo_mode current_step twilio_connected openai_connected '
+                'call_direction_chosen services_ready step4_code_validated step4_committed '
+                'step4_deployed step5_code_validated step5_committed step5_deployed '
+                'step6_code_validated step6_committed step6_deployed system_prompt_saved '
+                'step7_committed step7_deployed tools_configured step8_code_validated '
+                'step8_committed step8_deployed project_deployed created_at updated_at', ' '))
+        ),
+        actual AS (
+            SELECT c.relname::text AS table_name, a.attname::text AS name
+            FROM pg_class AS c
+            JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY (legacy)
+        )
+        SELECT format('%s lacks: %s; has in addition: %s', table_name,
+                      coalesce(string_agg(e.name, ', ') FILTER (WHERE a.name IS NULL), 'nothing'),
+                      coalesce(string_agg(a.name, ', ') FILTER (WHERE e.name IS NULL), 'nothing'))
+        FROM expected AS e
+        FULL JOIN actual AS a USING (table_name, name)
+        WHERE table_name IN (SELECT k.table_name FROM actual AS k)
+        GROUP BY table_name
+        ORDER BY table_name
     LOOP
         RAISE NOTICE '%', found;
     END LOOP;

@@ -29,7 +29,9 @@ BEGIN
 
     IF NOT EXISTS (SELECT FROM bridge.source) AND to_regclass('public.prior_attempt') IS NULL THEN
         RAISE NOTICE 'no legacy tables: nothing to merge';
+        PERFORM set_config('client_min_messages', 'warning', true);
         DROP SCHEMA bridge CASCADE;
+        PERFORM set_config('client_min_messages', 'notice', true);
         RETURN;
     END IF;
 

@@ -39,9 +39,12 @@ BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
         SELECT array_agg(format('DROP TABLE %s', relation)) INTO leftovers
         FROM bridge.source WHERE signature = 'drop';
+        -- a notice for each of its objects would say nothing
+        PERFORM set_config('client_min_messages', 'warning', true);
         DROP SCHEMA bridge CASCADE;
         DROP INDEX IF EXISTS public.bridge_token_of_workshop_students;
         DROP INDEX IF EXISTS public.bridge_token_of_student_configs;
+        PERFORM set_config('client_min_messages', 'notice', true);
         IF leftovers IS NOT NULL THEN
             EXECUTE array_to_string(leftovers, '; ');
         END IF;
