@@ -180,3 +180,28 @@ def test_cut_over_is_refused_when_something_does_not_add_up(clone: Clone) -> Non
     with pytest.raises(CommandError, match=r"verification failed.*system_prompt"):
         upgrade(database)
     assert changes(before, dump(database)) == []
+
+
+def test_no_odd_row_stops_the_merge(legacy: Database) -> None:
+    """Times at the ends of time, a prompt of a megabyte, odd tokens: each row has a home."""
+    legacy.execute("""
+        INSERT INTO student_configs (session_token, system_prompt, updated_at, tools, current_step)
+        VALUES (repeat('t', 200), repeat('p', 1000000), 'infinity', to_jsonb('{"a": "\\u0000"}'::text), 99);
+        INSERT INTO workshop_students (session_token, student_email, last_activity, total_time_spent)
+        VALUES (' spaced token ', E'\t"Q''uote" <b>@X.de \n', '-infinity', -5),
+               ('ABC', 'A@b.c', '294270-12-31', 0),
+               ('abc', 'a@b.c', '294276-12-31 23:00Z', 0)
+    """)
+    upgrade(legacy)
+    assert failed_checks(legacy) == []
+    assert legacy.query("""
+        SELECT session_token, student_email, last_activity::text, current_step, length(system_prompt)
+        FROM sessions JOIN students USING (student_id)
+        WHERE session_token IN (' spaced token ', 'ABC', 'abc') OR session_token ~ '^t+$'
+        ORDER BY session_token COLLATE "C"
+    """) == [
+        (" spaced token ", '"q\'uote" <b>@x.de', "-infinity", 0, None),
+        ("ABC", "a@b.c", "294270-12-31 00:00:00+00", 0, None),
+        ("abc", "a@b.c", "294276-12-31 23:00:00+00", 0, None),
+        ("t" * 200, "anonymous+8cbeafc05ce09a3e@workshop.invalid", "infinity", 9, 1000000),
+    ]

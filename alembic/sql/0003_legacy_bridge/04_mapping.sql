@@ -272,9 +272,11 @@ LEFT JOIN LATERAL (
     OFFSET 0
 ) AS st ON true
 CROSS JOIN LATERAL (
-    SELECT coalesce(
+    -- near the end of time there is no room for 30 days
+    SELECT CASE WHEN l.at < '294000-01-01 00:00:00Z' THEN l.at + interval '30 days' ELSE l.at END AS expires_at
+    FROM (SELECT coalesce(
         greatest(p.last_activity, c.updated_at, a.last_activity), p.updated_at,
-        least(p.created_at, c.created_at, a.created_at), now()) + interval '30 days' AS expires_at
+        least(p.created_at, c.created_at, a.created_at), now()) AS at) AS l
 ) AS t
 CROSS JOIN LATERAL (
     SELECT
