@@ -177,7 +177,6 @@ CREATE FUNCTION bridge.detach() RETURNS void
 AS $$
 DECLARE
     src record;
-    in_use boolean;
 BEGIN
     FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
         EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', src.relation);

@@ -4,6 +4,7 @@ DECLARE
     dependents text;
     created record;
     in_use boolean;
+    leftovers text[] := '{}';
 BEGIN
     IF to_regnamespace('bridge') IS NULL THEN
         RETURN;  -- a fresh install never had one
@@ -26,28 +27,16 @@ BEGIN
             RAISE NOTICE '% did not exist before, but the application has used it since: it stays',
                 created.legacy_name;
         ELSE
-            UPDATE bridge.source SET signature = 'drop' WHERE legacy_name = created.legacy_name;
+            leftovers := leftovers || format('DROP TABLE %s', created.relation);
         END IF;
     END LOOP;
-END
-$$;
 
-DO $$
-DECLARE
-    leftovers text[];
-BEGIN
-    IF to_regnamespace('bridge') IS NOT NULL THEN
-        SELECT array_agg(format('DROP TABLE %s', relation)) INTO leftovers
-        FROM bridge.source WHERE signature = 'drop';
-        -- a notice for each of its objects would say nothing
-        PERFORM set_config('client_min_messages', 'warning', true);
-        DROP SCHEMA bridge CASCADE;
-        DROP INDEX IF EXISTS public.bridge_token_of_workshop_students;
-        DROP INDEX IF EXISTS public.bridge_token_of_student_configs;
-        PERFORM set_config('client_min_messages', 'notice', true);
-        IF leftovers IS NOT NULL THEN
-            EXECUTE array_to_string(leftovers, '; ');
-        END IF;
-    END IF;
+    -- a notice for each of its objects would say nothing
+    PERFORM set_config('client_min_messages', 'warning', true);
+    DROP SCHEMA bridge CASCADE;
+    DROP INDEX IF EXISTS public.bridge_token_of_workshop_students;
+    DROP INDEX IF EXISTS public.bridge_token_of_student_configs;
+    PERFORM set_config('client_min_messages', 'notice', true);
+    EXECUTE array_to_string(leftovers, '; ');
 END
 $$
