@@ -500,13 +500,16 @@ def upgrade() -> None:
         comment="Audit trail of the application and of the migration.",
     )
     op.run_sql(revision, "02_copy_prior")
+    op.run_sql(revision, "03_read_only")
 
 
 def downgrade() -> None:
     """Drop the four tables, restore what stood there before."""
     op.expect_revision(revision)
+    op.run_sql(revision, "98_nothing_lost")
     op.drop_table("events")
     op.drop_table("step_progress")
     op.drop_table("sessions")
     op.drop_table("students")
+    op.execute("DROP FUNCTION refuse_write()")
     op.run_sql(revision, "99_restore_prior")

@@ -43,15 +43,19 @@ def upgrade() -> None:
     op.run_sql(revision, "03_adapters")
     op.run_sql(revision, "04_mapping")
     op.run_sql(revision, "05_pull")
-    op.run_sql(revision, "06_merge")
-    op.run_sql(revision, "07_verify")
-    op.run_sql(revision, "08_capture")
-    op.run_sql(revision, "09_install")
+    op.run_sql(revision, "06_push")
+    op.run_sql(revision, "07_sync")
+    op.run_sql(revision, "08_merge")
+    op.run_sql(revision, "09_verify")
+    op.run_sql(revision, "10_capture")
+    op.run_sql(revision, "11_retire")
+    op.run_sql(revision, "12_install")
 
 
 def downgrade() -> None:
     """Take it off again."""
     op.expect_revision(revision)
+    op.run_sql(revision, "98_retire", commits=True)
     op.run_sql(revision, "99_drop")
     op.drop_index("ix_events_session_token", "events")
     op.drop_index("ix_sessions_student_id", "sessions")

@@ -32,5 +32,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Keep the rows; there is nothing else to take back."""
+    """Carry back what was written to the unified schema."""
     op.expect_revision(revision)
+    op.run_sql(revision, "99_retire", commits=True)

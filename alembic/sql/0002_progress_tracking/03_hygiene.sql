@@ -143,4 +143,10 @@ CREATE TRIGGER clean_events BEFORE INSERT OR UPDATE ON events
     EXECUTE FUNCTION clean_events();
 
 -- Rows that 0001 took over from an earlier attempt pass the same rules.
-UPDATE events SET event_data = unwrap_json(event_data) WHERE jsonb_typeof(event_data) = 'string'
+DO $$
+BEGIN
+    PERFORM set_config('bridge.pulling', 'on', true);
+    UPDATE public.events SET event_data = public.unwrap_json(event_data) WHERE jsonb_typeof(event_data) = 'string';
+    PERFORM set_config('bridge.pulling', '', true);
+END
+$$

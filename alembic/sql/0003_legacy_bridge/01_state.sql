@@ -19,12 +19,14 @@ CREATE TABLE bridge.state (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     sync boolean NOT NULL DEFAULT false,
     merge_cursor text NOT NULL DEFAULT '',
-    merged_at timestamptz
+    merged_at timestamptz,
+    retired_at timestamptz
 );
 COMMENT ON TABLE bridge.state IS 'Where the migration stands; one row.';
 COMMENT ON COLUMN bridge.state.sync IS 'False: triggers only note. True: they also sync at once.';
 COMMENT ON COLUMN bridge.state.merge_cursor IS 'Last token, in key order, that the merge has done.';
 COMMENT ON COLUMN bridge.state.merged_at IS 'When the merge reached the end.';
+COMMENT ON COLUMN bridge.state.retired_at IS 'When a downgrade had carried everything back.';
 INSERT INTO bridge.state DEFAULT VALUES;
 
 -- Append-only: writers never meet here, and what an aborted transaction noted goes with it.
@@ -32,10 +34,34 @@ CREATE TABLE bridge.pending (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     side text NOT NULL CHECK (side IN ('legacy', 'unified')),
     token text NOT NULL,
-    at timestamptz NOT NULL DEFAULT clock_timestamp()
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    xact xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
 CREATE INDEX ON bridge.pending (token);
 COMMENT ON TABLE bridge.pending IS 'Tokens that were written on one side and not yet carried over.';
+COMMENT ON COLUMN bridge.pending.side IS 'Which world was written; absent there: deleted there.';
+COMMENT ON COLUMN bridge.pending.at IS 'When; of two sides the later one decides.';
+COMMENT ON COLUMN bridge.pending.xact IS 'The writer''s transaction, which syncs as it commits.';
+
+-- What the legacy tables cannot say. The mapping applies a value for as long as it says what it said
+-- when the value was kept: a later legacy change wins.
+CREATE TABLE bridge.remainder (
+    table_name text NOT NULL,
+    key text NOT NULL,
+    step_number integer NOT NULL DEFAULT 0,
+    column_name text NOT NULL,
+    value jsonb,
+    over jsonb,
+    PRIMARY KEY (key, table_name, column_name, step_number)
+);
+COMMENT ON TABLE bridge.remainder IS 'Values of the unified schema that the mapping does not yield.';
+COMMENT ON COLUMN bridge.remainder.table_name IS 'students, sessions, step_progress or events.';
+COMMENT ON COLUMN bridge.remainder.key IS 'Address of a student, token of a session or step, id of an event.';
+COMMENT ON COLUMN bridge.remainder.step_number IS 'Step, else 0.';
+COMMENT ON COLUMN bridge.remainder.column_name IS
+    'Column; (row): the whole row is there (value true) or not there (false) against the mapping.';
+COMMENT ON COLUMN bridge.remainder.value IS 'What the unified schema holds; NULL is NULL.';
+COMMENT ON COLUMN bridge.remainder.over IS 'What the mapping says instead; of a (row), the whole row.';
 
 -- A student is found from a session by sessions.student_id. An address that lost to another one in
 -- the same session leads to no session, so the bridge remembers where it was seen.

@@ -349,6 +349,15 @@ $build$;
 COMMENT ON FUNCTION bridge.build_adapter_over(regclass, text, text, regclass[]) IS
     'Builds the adapter views legacy_<stem> and token_<stem> over a relation, for its columns.';
 
+CREATE FUNCTION bridge.adapter_of(legacy_name text) RETURNS regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE legacy_name WHEN 'workshop_students' THEN 'bridge.legacy_progress'::regclass
+                            WHEN 'student_configs' THEN 'bridge.legacy_config' END
+$$;
+COMMENT ON FUNCTION bridge.adapter_of(text) IS 'The adapter of a legacy table.';
+
 CREATE FUNCTION bridge.build_adapter(p_legacy_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -464,12 +473,16 @@ BEGIN
             SELECT format(
                 'CREATE OR REPLACE VIEW bridge.prior_students AS SELECT '
                 'bridge.known_email(t.student_email::text) AS student_email, %s AS student_name, '
-                '%s AS created_at, coalesce(%s, %s) AS row_at FROM %s AS t',
+                '%s AS created_at, coalesce(%s, %s) AS row_at, %s AS student_id, %s AS github_username '
+                'FROM %s AS t',
                 coalesce(max(bridge.read_as('text', c.name, c.type)) FILTER (WHERE c.name = 'student_name'),
                          'NULL::text'),
                 coalesce(max(c.time) FILTER (WHERE c.name = 'created_at'), 'NULL::timestamptz'),
                 coalesce(max(c.time) FILTER (WHERE c.name = 'updated_at'), 'NULL::timestamptz'),
                 coalesce(max(c.time) FILTER (WHERE c.name = 'created_at'), 'NULL::timestamptz'),
+                coalesce(max('t.student_id') FILTER (WHERE c.name = 'student_id' AND c.type = 'uuid'), 'NULL::uuid'),
+                coalesce(max('t.github_username') FILTER (WHERE c.name = 'github_username' AND c.type = 'text'),
+                         'NULL::text'),
                 students)
             FROM (SELECT k.name, k.type, bridge.read_as('timestamp with time zone', k.name, k.type) AS time
                   FROM bridge.columns_of(students) AS k) AS c);
@@ -519,7 +532,9 @@ BEGIN
             prior.original_name, prior.name, prior.relation,
             CASE prior.original_name
                 WHEN 'students' THEN 'v.github_username IS NULL AND v.student_email = bridge.known_email(o.student_email::text)'
-                ELSE 'v.session_token = o.session_token::text' END);
+                ELSE format('v.session_token = o.session_token::text AND NOT EXISTS ('
+                            'SELECT FROM bridge.remainder AS r WHERE r.table_name = ''sessions'' '
+                            'AND r.key = v.session_token AND r.column_name = %L)', prior.name) END);
     END LOOP;
 END
 $$;
@@ -528,7 +543,7 @@ COMMENT ON FUNCTION bridge.adopt_rest() IS 'Columns of an earlier attempt that l
 -- Students of an earlier attempt: those without a session are in no other source.
 CREATE VIEW bridge.prior_students AS
 SELECT NULL::text AS student_email, NULL::text AS student_name, NULL::timestamptz AS created_at,
-       NULL::timestamptz AS row_at
+       NULL::timestamptz AS row_at, NULL::uuid AS student_id, NULL::text AS github_username
 WHERE false;
 COMMENT ON VIEW bridge.prior_students IS 'Students of an earlier attempt, by clean address.';
 

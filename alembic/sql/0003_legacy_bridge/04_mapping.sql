@@ -6,81 +6,136 @@
 -- The sources are joined by LATERAL ... OFFSET 0: always one index lookup a token, for one token, a
 -- chunk or all of them, whatever the statistics of a half-filled database say.
 
+-- An earlier attempt cannot be written to: that one of its sessions was deleted is in the remainder,
+-- and so is a session that no legacy table can hold.
 CREATE VIEW bridge.tokens AS
 SELECT token FROM bridge.legacy_progress
 UNION
 SELECT token FROM bridge.legacy_config
 UNION
-SELECT token FROM bridge.legacy_prior;
+SELECT a.token FROM bridge.legacy_prior AS a
+WHERE NOT EXISTS (SELECT FROM bridge.remainder AS r
+                  WHERE r.table_name = 'sessions' AND r.key = a.token AND r.column_name = '(row)'
+                    AND r.value = 'false')
+UNION
+SELECT r.key FROM bridge.remainder AS r
+WHERE r.table_name = 'sessions' AND r.column_name = '(row)' AND r.value = 'true';
 COMMENT ON VIEW bridge.tokens IS 'Every session token there is.';
 
 -- Whose session it is: workshop_students says, else the earlier attempt, else student_configs.
 CREATE VIEW bridge.session_emails AS
-SELECT k.token, coalesce(p.email, a.email, c.email, bridge.placeholder_email(k.token)) AS student_email
+SELECT
+    k.token,
+    e.mapped_email,
+    coalesce((
+        SELECT r.value #>> '{}' FROM bridge.remainder AS r
+        WHERE r.table_name = 'sessions' AND r.key = k.token AND r.column_name = 'student_email'
+          AND r.over #>> '{}' = e.mapped_email
+    ), e.mapped_email) AS student_email
 FROM bridge.tokens AS k
 LEFT JOIN LATERAL (SELECT * FROM bridge.token_progress WHERE token = k.token OFFSET 0) AS p ON true
 LEFT JOIN LATERAL (SELECT * FROM bridge.token_config WHERE token = k.token OFFSET 0) AS c ON true
-LEFT JOIN LATERAL (SELECT * FROM bridge.token_prior WHERE token = k.token OFFSET 0) AS a ON true;
-COMMENT ON VIEW bridge.session_emails IS 'Clean address, or placeholder, of each session.';
+LEFT JOIN LATERAL (SELECT * FROM bridge.token_prior WHERE token = k.token OFFSET 0) AS a ON true
+CROSS JOIN LATERAL (
+    SELECT coalesce(p.email, a.email, c.email, bridge.placeholder_email(k.token)) AS mapped_email OFFSET 0
+) AS e;
+COMMENT ON VIEW bridge.session_emails IS
+    'Clean address, or placeholder, of each session: by the legacy tables alone, and in the end.';
 
--- What each legacy row says about a student: the one it names, else its session's.
+-- What each legacy row says about a student: the one it names, else its session's. Where the session's
+-- address is in the remainder, that one stands for the address that it is kept over.
 CREATE VIEW bridge.student_sources AS
 SELECT
     r.token,
-    coalesce(r.email, (SELECT e.student_email FROM bridge.session_emails AS e WHERE e.token = r.token))
-        AS student_email,
+    CASE
+        WHEN r.email IS NULL OR EXISTS (
+            SELECT FROM bridge.remainder AS o
+            WHERE o.table_name = 'sessions' AND o.key = r.token AND o.column_name = 'student_email')
+        THEN (
+            SELECT CASE WHEN r.email IS NULL OR r.email = e.mapped_email THEN e.student_email ELSE r.email END
+            FROM bridge.session_emails AS e
+            WHERE e.token = r.token)
+        ELSE r.email
+    END AS student_email,
     r.student_name,
     r.row_at,
-    least(r.created_at, r.started_at) AS seen_at,
-    1 AS rank
-FROM bridge.legacy_progress AS r
-UNION ALL
-SELECT
-    r.token,
-    coalesce(r.email, (SELECT e.student_email FROM bridge.session_emails AS e WHERE e.token = r.token)),
-    r.student_name,
-    r.row_at,
-    least(r.created_at, r.started_at),
-    2
-FROM bridge.legacy_config AS r
-UNION ALL
-SELECT
-    r.token,
-    coalesce(r.email, (SELECT e.student_email FROM bridge.session_emails AS e WHERE e.token = r.token)),
-    r.student_name,
-    r.row_at,
-    least(r.created_at, r.started_at),
-    3
-FROM bridge.legacy_prior AS r;
+    r.seen_at,
+    r.rank
+FROM (
+    SELECT token, email, student_name, row_at, least(created_at, started_at) AS seen_at, 1 AS rank
+    FROM bridge.legacy_progress
+    UNION ALL
+    SELECT token, email, student_name, row_at, least(created_at, started_at), 2
+    FROM bridge.legacy_config
+    UNION ALL
+    SELECT token, email, student_name, row_at, least(created_at, started_at), 3
+    FROM bridge.legacy_prior
+    UNION ALL
+    SELECT key, NULL, NULL, NULL, NULL, 4
+    FROM bridge.remainder
+    WHERE table_name = 'sessions' AND column_name = '(row)' AND value = 'true'
+) AS r;
 COMMENT ON VIEW bridge.student_sources IS 'Legacy rows as sources about their students.';
 
 -- The newest name that is not just the address, else the newest name; seen first when seen first.
--- Complete for an address only if all of its tokens are given: bridge.family() finds them.
+-- Complete for an address only if all of its tokens are given: bridge.family() finds them. The mapped_
+-- columns are what the legacy tables say, without the remainder.
 CREATE FUNCTION bridge.map_students(tokens text[])
-    RETURNS TABLE (student_email text, student_name text, created_at timestamptz, first_token text)
+    RETURNS TABLE (
+        student_email text,
+        student_name text,
+        created_at timestamptz,
+        first_token text,
+        mapped_name text,
+        mapped_created_at timestamptz
+    )
     LANGUAGE sql STABLE
 BEGIN ATOMIC
     WITH sources AS (
         SELECT s.student_email, s.student_name, s.row_at, s.seen_at, s.rank, s.token
         FROM bridge.student_sources AS s
         WHERE s.token = ANY (tokens)
+    ),
+    mapped AS (
+        SELECT
+            s.student_email,
+            (array_agg(s.student_name
+                       ORDER BY clean_email(s.student_name) = s.student_email,
+                                s.row_at DESC NULLS LAST, s.rank, s.token)
+                FILTER (WHERE clean_email(s.student_name) IS NOT NULL))[1] AS student_name,
+            min(s.seen_at) AS created_at,
+            min(s.token) AS first_token
+        FROM (
+            SELECT * FROM sources
+            UNION ALL
+            SELECT o.student_email, o.student_name, o.row_at, o.created_at, 5, NULL
+            FROM bridge.prior_students AS o
+            WHERE o.student_email IN (SELECT k.student_email FROM sources AS k)
+        ) AS s
+        GROUP BY s.student_email
     )
     SELECT
-        s.student_email,
-        (array_agg(s.student_name
-                   ORDER BY clean_email(s.student_name) = s.student_email,
-                            s.row_at DESC NULLS LAST, s.rank, s.token)
-            FILTER (WHERE clean_email(s.student_name) IS NOT NULL))[1],
-        min(s.seen_at),
-        min(s.token)
-    FROM (
-        SELECT * FROM sources
-        UNION ALL
-        SELECT o.student_email, o.student_name, o.row_at, o.created_at, 4, NULL
-        FROM bridge.prior_students AS o
-        WHERE o.student_email IN (SELECT k.student_email FROM sources AS k)
-    ) AS s
-    GROUP BY s.student_email;
+        m.student_email,
+        CASE WHEN n.key IS NULL THEN m.student_name ELSE n.value #>> '{}' END,
+        CASE WHEN c.key IS NULL THEN m.created_at ELSE (c.value #>> '{}')::timestamptz END,
+        m.first_token,
+        m.student_name,
+        m.created_at
+    FROM mapped AS m
+    LEFT JOIN bridge.remainder AS n
+      ON n.table_name = 'students' AND n.key = m.student_email AND n.column_name = 'student_name'
+     AND n.over #>> '{}' IS NOT DISTINCT FROM m.student_name
+    LEFT JOIN bridge.remainder AS c
+      ON c.table_name = 'students' AND c.key = m.student_email AND c.column_name = 'created_at'
+     AND (c.over #>> '{}')::timestamptz IS NOT DISTINCT FROM m.created_at
+    -- deleted where only a second address of a session, or an earlier attempt, goes on telling of it
+    WHERE NOT EXISTS (
+        SELECT FROM bridge.remainder AS r
+        WHERE r.table_name = 'students' AND r.key = m.student_email AND r.column_name = '(row)'
+          AND r.value = 'false'
+          AND NOT EXISTS (
+              SELECT FROM sources AS s JOIN bridge.session_emails AS e ON e.token = s.token
+              WHERE s.student_email = m.student_email AND e.student_email = m.student_email));
 END;
 COMMENT ON FUNCTION bridge.map_students(text[]) IS 'Students, as the given sessions describe them.';
 
@@ -152,10 +207,10 @@ COMMENT ON FUNCTION bridge.exercises_with(jsonb, bridge.step[]) IS 'The exercise
 -- One row for each session with all that is derived from its legacy rows, so that a chunk is read
 -- and unwrapped once: steps become step_progress, note becomes a merge_note event. A note says what
 -- was decided: which columns, which source won; never a value that could be a secret.
-CREATE VIEW bridge.sessions AS
+CREATE VIEW bridge.mapped_sessions AS
 SELECT
     k.token AS session_token,
-    st.student_id,
+    e.student_email,
 
     -- configuration: student_configs has the last word
     coalesce(c.selected_phone_number, a.selected_phone_number, p.selected_phone_number) AS selected_phone_number,
@@ -266,11 +321,9 @@ FROM bridge.tokens AS k
 LEFT JOIN LATERAL (SELECT * FROM bridge.token_progress WHERE token = k.token OFFSET 0) AS p ON true
 LEFT JOIN LATERAL (SELECT * FROM bridge.token_config WHERE token = k.token OFFSET 0) AS c ON true
 LEFT JOIN LATERAL (SELECT * FROM bridge.token_prior WHERE token = k.token OFFSET 0) AS a ON true
-LEFT JOIN LATERAL (
-    SELECT s.student_id FROM public.students AS s
-    WHERE s.student_email = coalesce(p.email, a.email, c.email, bridge.placeholder_email(k.token))
-    OFFSET 0
-) AS st ON true
+CROSS JOIN LATERAL (
+    SELECT coalesce(p.email, a.email, c.email, bridge.placeholder_email(k.token)) AS student_email OFFSET 0
+) AS e
 CROSS JOIN LATERAL (
     -- near the end of time there is no room for 30 days
     SELECT CASE WHEN l.at < '294000-01-01 00:00:00Z' THEN l.at + interval '30 days' ELSE l.at END AS expires_at
@@ -321,8 +374,80 @@ CROSS JOIN LATERAL (
         ARRAY(SELECT e.step_number FROM unnest(x.steps) AS e WHERE e.validation_passed)) AS done
     OFFSET 0
 ) AS d;
+COMMENT ON VIEW bridge.mapped_sessions IS
+    'What the legacy tables say of each session; steps and note are for step_progress and events.';
+
+-- The remainder, applied: each kept value for as long as the mapping says what it said then.
+CREATE FUNCTION bridge.with_remainder(m bridge.mapped_sessions) RETURNS bridge.mapped_sessions
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET TimeZone = 'UTC'
+AS $$
+DECLARE
+    said CONSTANT jsonb := to_jsonb(m);
+    patch CONSTANT jsonb := (
+        SELECT jsonb_object_agg(r.column_name, r.value)
+        FROM bridge.remainder AS r
+        WHERE r.table_name = 'sessions' AND r.key = m.session_token AND r.column_name <> '(row)'
+          AND r.over IS NOT DISTINCT FROM nullif(said -> r.column_name, 'null'));
+BEGIN
+    IF patch IS NOT NULL THEN
+        m := jsonb_populate_record(m, patch);
+    END IF;
+    IF EXISTS (SELECT FROM bridge.remainder AS r
+               WHERE r.table_name = 'step_progress' AND r.key = m.session_token) THEN
+        m.steps := ARRAY(
+            SELECT jsonb_populate_record(s.mapped, jsonb_object_agg(r.column_name, r.value)
+                       FILTER (WHERE r.key IS NOT NULL
+                                 AND r.over IS NOT DISTINCT FROM nullif(s.said -> r.column_name, 'null')))
+            FROM (
+                SELECT n.number, e AS mapped, to_jsonb(e) AS said
+                FROM generate_series(1, 9) AS n(number)
+                LEFT JOIN unnest(m.steps) AS e ON e.step_number = n.number
+            ) AS s
+            LEFT JOIN bridge.remainder AS r
+              ON r.table_name = 'step_progress' AND r.key = m.session_token AND r.step_number = s.number
+            GROUP BY s.number, s.mapped, s.said
+            HAVING CASE WHEN s.said IS NULL
+                THEN bool_or(r.column_name = '(row)' AND r.value = 'true')
+                ELSE bool_or(r.column_name = '(row)' AND r.value = 'false' AND r.over = s.said) IS NOT TRUE
+            END
+            ORDER BY s.number);
+    END IF;
+    m.completion_rate := public.session_completion_rate(public.session_steps_done(
+        m.twilio_connected, m.openai_connected, m.call_direction_chosen, m.services_ready,
+        m.step4_deployed, m.step5_deployed, m.step6_deployed, m.system_prompt_saved,
+        m.step8_deployed, m.project_deployed,
+        ARRAY(SELECT e.step_number FROM unnest(m.steps) AS e WHERE e.validation_passed)));
+    RETURN m;
+END
+$$;
+COMMENT ON FUNCTION bridge.with_remainder(bridge.mapped_sessions) IS
+    'A session as mapped, with what the legacy tables cannot say of it.';
+
+DO $generate$
+BEGIN
+    EXECUTE (
+        SELECT format(
+            $view$
+CREATE VIEW bridge.sessions AS
+SELECT m.session_token, st.student_id, %s
+FROM bridge.mapped_sessions AS m
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN EXISTS (SELECT FROM bridge.remainder AS r WHERE r.key = m.session_token)
+                THEN bridge.with_remainder(m) ELSE m END AS said
+    OFFSET 0
+) AS o
+LEFT JOIN LATERAL (
+    SELECT s.student_id FROM public.students AS s WHERE s.student_email = (o.said).student_email OFFSET 0
+) AS st ON true
+            $view$,
+            string_agg(format('(o.said).%I', name), ', '))
+        FROM bridge.columns_of('bridge.mapped_sessions') WHERE name <> 'session_token');
+END
+$generate$;
 COMMENT ON VIEW bridge.sessions IS
-    'What sessions should hold; beside its columns steps and note, for step_progress and events.';
+    'What sessions should hold; beside its columns student_email, steps and note.';
 
 CREATE VIEW bridge.step_progress AS
 SELECT s.session_token, s.student_id, e.*

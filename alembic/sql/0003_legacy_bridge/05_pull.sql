@@ -68,10 +68,14 @@ BEGIN
         WHERE student_email IN (SELECT unnest(emails))
     ),
     missing AS (
-        INSERT INTO public.students (student_id, student_email, student_name, created_at)
-        SELECT bridge.student_uuid(m.student_email, m.first_token),
-               m.student_email, m.student_name, m.created_at
+        INSERT INTO public.students (student_id, student_email, student_name, created_at, github_username)
+        SELECT coalesce((i.value #>> '{}')::uuid, bridge.student_uuid(m.student_email, m.first_token)),
+               m.student_email, m.student_name, m.created_at, g.value #>> '{}'
         FROM m
+        LEFT JOIN bridge.remainder AS i
+          ON i.table_name = 'students' AND i.key = m.student_email AND i.column_name = 'student_id'
+        LEFT JOIN bridge.remainder AS g
+          ON g.table_name = 'students' AND g.key = m.student_email AND g.column_name = 'github_username'
         WHERE m.student_email NOT IN (SELECT st.student_email FROM public.students AS st
                                       WHERE st.student_email = ANY (emails))
         ON CONFLICT (student_email) DO NOTHING
@@ -86,6 +90,17 @@ BEGIN
               AND (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at))
     INTO changed, stale;
     changed := changed + cardinality(stale);
+
+    IF EXISTS (SELECT FROM bridge.remainder AS r WHERE r.table_name = 'students' AND r.key = ANY (emails)) THEN
+        DELETE FROM bridge.remainder AS r
+        USING bridge.map_students(family) AS m
+        WHERE r.table_name = 'students' AND r.key = m.student_email AND r.key = ANY (emails)
+          AND CASE r.column_name
+              WHEN '(row)' THEN true  -- the mapping tells of the student again
+              WHEN 'student_name' THEN r.over #>> '{}' IS DISTINCT FROM m.mapped_name
+              WHEN 'created_at' THEN (r.over #>> '{}')::timestamptz IS DISTINCT FROM m.mapped_created_at
+          END;
+    END IF;
     IF stale = '{}' THEN
         RETURN;
     END IF;
@@ -107,13 +122,14 @@ COMMENT ON FUNCTION bridge.pull_students(text[]) IS
 -- are generated here, once, from the mapping views: a column of the mapping can then be forgotten
 -- neither by the merge nor by the verification. Every read of a table is bounded by
 -- "= ANY (tokens)": a chunk must not cost more as the tables grow. PL/pgSQL keeps their plans for as
--- long as the connection lives: planning takes many times longer than the work for one session.
+-- long as the connection lives: planning takes many times longer than the work for one session. No ON
+-- CONFLICT: a row that somebody else inserts meanwhile is an error, after which the session is combined.
 DO $generate$
 DECLARE
     -- written with a new row, the unified schema's own afterwards
     initial CONSTANT text[] := ARRAY['expires_at', 'is_active', 'updated_at'];
-    -- of bridge.sessions: become rows of other tables
-    carried CONSTANT text[] := ARRAY['steps', 'note'];
+    -- of bridge.sessions: columns and rows of other tables
+    carried CONSTANT text[] := ARRAY['student_email', 'steps', 'note'];
     session_columns text[];
     step_columns text[];
     session_values text[];
@@ -152,7 +168,6 @@ BEGIN
         SELECT %1$s FROM m
         WHERE session_token NOT IN (SELECT v.session_token FROM public.sessions AS v
                                     WHERE v.session_token = ANY (tokens))
-        ON CONFLICT DO NOTHING
         RETURNING 1
     ),
     updated AS (
@@ -178,7 +193,6 @@ BEGIN
         WHERE (session_token, step_number) NOT IN (
             SELECT v.session_token, v.step_number FROM public.step_progress AS v
             WHERE v.session_token = ANY (tokens))
-        ON CONFLICT DO NOTHING
         RETURNING 1
     ),
     steps_updated AS (
@@ -275,6 +289,44 @@ COMMENT ON FUNCTION bridge.diff_sessions(text[]) IS
 END
 $generate$;
 
+-- What the legacy tables have changed since it was kept: they win.
+CREATE FUNCTION bridge.forget(tokens text[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET TimeZone = 'UTC'
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM bridge.remainder AS r WHERE r.key = ANY (tokens)) THEN
+        RETURN;
+    END IF;
+    DELETE FROM bridge.remainder AS r
+    USING (SELECT k AS token FROM bridge.legacy_progress AS p JOIN unnest(tokens) AS k ON k = p.token
+           UNION
+           SELECT k FROM bridge.legacy_config AS c JOIN unnest(tokens) AS k ON k = c.token) AS legacy
+    WHERE r.table_name = 'sessions' AND r.key = legacy.token AND r.column_name = '(row)';
+    DELETE FROM bridge.remainder AS r
+    USING (SELECT m.session_token, to_jsonb(m) AS said FROM bridge.mapped_sessions AS m
+           WHERE m.session_token = ANY (tokens)) AS s
+    WHERE r.table_name = 'sessions' AND r.key = s.session_token AND r.column_name <> '(row)'
+      AND r.over IS DISTINCT FROM nullif(s.said -> r.column_name, 'null');
+    DELETE FROM bridge.remainder AS r
+    USING (SELECT m.session_token, n.number, to_jsonb(e) AS said
+           FROM bridge.mapped_sessions AS m
+           CROSS JOIN generate_series(1, 9) AS n(number)
+           LEFT JOIN LATERAL unnest(m.steps) AS e ON e.step_number = n.number
+           WHERE m.session_token = ANY (tokens)) AS s
+    WHERE r.table_name = 'step_progress' AND r.key = s.session_token AND r.step_number = s.number
+      AND r.over IS DISTINCT FROM CASE WHEN r.column_name = '(row)' THEN s.said
+                                       ELSE nullif(s.said -> r.column_name, 'null') END;
+    DELETE FROM bridge.remainder AS r
+    WHERE r.table_name IN ('sessions', 'step_progress') AND r.key = ANY (tokens)
+      AND r.key NOT IN (SELECT t.token FROM bridge.tokens AS t WHERE t.token = ANY (tokens))
+      AND NOT (r.column_name = '(row)' AND r.value = 'false');
+END
+$$;
+COMMENT ON FUNCTION bridge.forget(text[]) IS 'Drops what a later legacy change has overtaken.';
+
+-- bridge.pulling keeps the triggers of the unified schema from noting what comes from the other side.
 CREATE FUNCTION bridge.pull(tokens text[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -283,6 +335,8 @@ DECLARE
     students record;
     changed bigint;
 BEGIN
+    PERFORM set_config('bridge.pulling', 'on', true);
+    PERFORM bridge.forget(tokens);
     students := bridge.pull_students(tokens);
     changed := students.changed + bridge.pull_sessions(tokens);
 
@@ -300,91 +354,9 @@ BEGIN
     LEFT JOIN public.students AS st ON st.student_id = v.student_id
     WHERE st.student_email IS DISTINCT FROM seen.student_email
     ON CONFLICT DO NOTHING;
+    PERFORM set_config('bridge.pulling', '', true);
     RETURN changed;
 END
 $$;
 COMMENT ON FUNCTION bridge.pull(text[]) IS
-    'Brings the unified schema in line with the legacy tables for these tokens; rows changed.';
-
--- Once triggers write too, whoever wrote a row last has to have committed before the mapping is read:
--- hence locks, in statements of their own. Students as well, even where nothing of them changes: of
--- two transactions that each remove a session of a student neither sees the other. Short waits, over
--- and over: a deadlock with the application must end with us, not with its request.
-CREATE FUNCTION bridge.lock_rows(tokens text[]) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '200ms'
-AS $$
-BEGIN
-    FOR attempt IN 1 .. 100 LOOP
-        BEGIN
-            PERFORM FROM public.sessions WHERE session_token = ANY (tokens) ORDER BY session_token
-                FOR NO KEY UPDATE;
-            PERFORM FROM public.students WHERE student_email = ANY (bridge.emails_of(tokens))
-                ORDER BY student_email FOR NO KEY UPDATE;
-            RETURN;
-        EXCEPTION
-            WHEN lock_not_available OR deadlock_detected THEN
-                PERFORM pg_sleep(0.05 + 0.1 * random());
-        END;
-    END LOOP;
-    RAISE EXCEPTION 'sessions that are to be carried over have been locked for too long'
-        USING ERRCODE = 'lock_not_available',
-              HINT = 'What was carried over so far stays. End the long transaction on sessions or '
-                     'students, then run this again.';
-END
-$$;
-COMMENT ON FUNCTION bridge.lock_rows(text[]) IS 'Locks sessions and their students against writers.';
-
--- Notes are struck out by id: that of a transaction which is still open is not seen, stays, and is
--- carried over later.
-CREATE FUNCTION bridge.take(ids bigint[], tokens text[]) RETURNS bigint
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    changed bigint;
-BEGIN
-    changed := bridge.pull(tokens);
-    DELETE FROM bridge.pending WHERE id = ANY (ids);
-    RETURN changed;
-END
-$$;
-COMMENT ON FUNCTION bridge.take(bigint[], text[]) IS 'Carries pending tokens over and strikes them out.';
-
--- Inside a caller's transaction (a rehearsal) nothing is committed; the work is the same.
-CREATE PROCEDURE bridge.commit_chunk()
-    LANGUAGE plpgsql
-AS $$
-BEGIN
-    IF current_setting('bridge.single_transaction', true) IS DISTINCT FROM 'on' THEN
-        COMMIT;
-    END IF;
-END
-$$;
-COMMENT ON PROCEDURE bridge.commit_chunk() IS 'COMMIT, except in a rehearsal.';
-
--- Carries over what was noted, in batches with their own commits, until only a handful is left that
--- arrived meanwhile. No SET clause here and in the procedures below: it would forbid COMMIT.
-CREATE PROCEDURE bridge.drain(batch integer DEFAULT 500, leave integer DEFAULT 0)
-    LANGUAGE plpgsql
-AS $$
-DECLARE
-    ids bigint[];
-    tokens text[];
-BEGIN
-    FOR round IN 1 .. 10000 LOOP
-        SELECT array_agg(n.id), array_agg(DISTINCT n.token)
-        INTO ids, tokens
-        FROM (SELECT p.id, p.token FROM bridge.pending AS p ORDER BY p.id LIMIT batch) AS n;
-        EXIT WHEN ids IS NULL;
-        IF (SELECT sync FROM bridge.state) THEN
-            PERFORM bridge.lock_rows(tokens);
-        END IF;
-        PERFORM bridge.take(ids, tokens);
-        CALL bridge.commit_chunk();
-        EXIT WHEN cardinality(ids) <= leave;
-    END LOOP;
-END
-$$;
-COMMENT ON PROCEDURE bridge.drain(integer, integer) IS 'Carries over every pending token.'
+    'Brings the unified schema in line with the legacy tables for these tokens; rows changed.'

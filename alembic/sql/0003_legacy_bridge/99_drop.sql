@@ -5,6 +5,7 @@ DECLARE
     created record;
     in_use boolean;
     leftovers text[] := '{}';
+    kept text;
 BEGIN
     IF to_regnamespace('bridge') IS NULL THEN
         RETURN;  -- a fresh install never had one
@@ -30,6 +31,14 @@ BEGIN
             leftovers := leftovers || format('DROP TABLE %s', created.relation);
         END IF;
     END LOOP;
+
+    IF EXISTS (SELECT FROM bridge.remainder) THEN
+        kept := bridge.free_backup_name('bridge_remainder');
+        EXECUTE format('ALTER TABLE bridge.remainder RENAME TO %I', kept);
+        EXECUTE format('ALTER TABLE bridge.%I SET SCHEMA public', kept);
+        EXECUTE format('REVOKE ALL ON public.%I FROM PUBLIC', kept);
+        RAISE NOTICE 'what the old tables cannot say is in %: a later upgrade takes it up again', kept;
+    END IF;
 
     -- a notice for each of its objects would say nothing
     PERFORM set_config('client_min_messages', 'warning', true);

@@ -2,10 +2,12 @@
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
+        UPDATE bridge.state SET retired_at = NULL;
         CALL bridge.refresh_adapters();
         CALL bridge.merge();
         CALL bridge.drain(leave => 20);
         CALL bridge.require_verified();
+        PERFORM bridge.retry('SELECT bridge.make_writable()');
     END IF;
 END
 $$

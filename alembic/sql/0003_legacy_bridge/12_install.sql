@@ -6,6 +6,8 @@ DECLARE
     odd text;
     missing text;
     present regclass;
+    kept text;
+    found bigint;
 BEGIN
     SELECT string_agg(format('%s (%s)', c.relname, CASE c.relkind WHEN 'v' THEN 'a view'
                                                                    WHEN 'm' THEN 'a materialized view'
@@ -106,9 +108,30 @@ BEGIN
         RAISE NOTICE '% did not exist: created empty', missing;
     END LOOP;
 
+    -- what an earlier downgrade kept aside
+    SELECT format('public.%I', c.relname) INTO kept FROM pg_class AS c
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
+      AND c.relname ~ '^bridge_remainder_backup_\d{8}(_\d+)?$'
+    ORDER BY c.oid DESC LIMIT 1;
+    IF kept IS NOT NULL THEN
+        EXECUTE format(
+            'INSERT INTO bridge.remainder (table_name, key, step_number, column_name, value, over) '
+            'SELECT table_name, key, step_number, column_name, value, over FROM %s', kept);
+        GET DIAGNOSTICS found = ROW_COUNT;
+        EXECUTE format('DROP TABLE %s', kept);
+        RAISE NOTICE '% values taken up again from %', found, kept;
+    END IF;
+
     PERFORM bridge.retry('SELECT bridge.attach()');
     PERFORM bridge.build_prior();
     PERFORM bridge.build_raw();
+    -- Rows that an application wrote before now were noted by no trigger. Where a downgrade has made the
+    -- tables read-only, what they hold is what it left behind.
+    IF NOT bridge.is_read_only() THEN
+        PERFORM bridge.note('unified', ARRAY(
+            SELECT v.session_token FROM public.sessions AS v
+            WHERE v.session_token NOT IN (SELECT a.token FROM bridge.legacy_prior AS a)));
+    END IF;
     -- whoever could use the tables of an earlier attempt can use those that took their place
     IF to_regclass('public.prior_attempt') IS NOT NULL THEN
         PERFORM bridge.copy_access(p.relation, to_regclass('public.' || p.original_name), false)

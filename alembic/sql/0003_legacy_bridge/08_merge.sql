@@ -6,7 +6,8 @@
 --
 -- What the application writes meanwhile is safe: the triggers of this revision note every token that
 -- a statement touched, in that statement's own transaction. A chunk may read a row before or after
--- such a write; the note outlives both, and drain() carries the token over again.
+-- such a write; the note outlives both, and drain() carries the token over again. A session that somebody
+-- is writing in the unified schema is left to drain() as well.
 
 CREATE FUNCTION bridge.next_tokens(after text, chunk integer, unified boolean DEFAULT false)
     RETURNS text[]
@@ -21,6 +22,10 @@ AS $$
         UNION
         (SELECT token FROM bridge.legacy_prior WHERE token > after ORDER BY token LIMIT chunk)
         UNION
+        (SELECT key FROM bridge.remainder
+         WHERE table_name = 'sessions' AND column_name = '(row)' AND value = 'true' AND key > after
+         ORDER BY key LIMIT chunk)
+        UNION
         (SELECT session_token FROM public.sessions WHERE unified AND session_token > after
          ORDER BY session_token LIMIT chunk)
         ORDER BY token
@@ -29,6 +34,86 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.next_tokens(text, integer, boolean) IS
     'The next tokens in key order; unified: those of the unified schema as well.';
+
+CREATE FUNCTION bridge.merge_chunk(tokens text[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '200ms'
+AS $$
+DECLARE
+    free text[];
+    noted text[];
+    changed bigint;
+BEGIN
+    free := bridge.free(tokens);
+    noted := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p
+                   WHERE p.side = 'unified' AND p.token = ANY (free));
+    changed := bridge.pull(ARRAY(SELECT t FROM unnest(free) AS t WHERE t <> ALL (noted)));
+    IF noted <> '{}' THEN
+        changed := changed + bridge.take(noted);
+    END IF;
+    INSERT INTO bridge.pending (side, token) SELECT 'legacy', t FROM unnest(tokens) AS t WHERE t <> ALL (free);
+    RETURN changed;
+EXCEPTION
+    WHEN unique_violation OR lock_not_available OR deadlock_detected THEN
+        INSERT INTO bridge.pending (side, token) SELECT 'legacy', t FROM unnest(tokens) AS t;
+        RETURN 0;
+END
+$$;
+COMMENT ON FUNCTION bridge.merge_chunk(text[]) IS 'Pulls some sessions; notes those that are busy.';
+
+-- Students without a session: of an earlier attempt, and of the unified schema before a downgrade.
+CREATE FUNCTION bridge.adopt_students() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO public.students (student_id, student_email, student_name, created_at)
+    SELECT bridge.student_uuid(o.student_email, o.student_email), o.student_email,
+           min(o.student_name), min(o.created_at)
+    FROM bridge.prior_students AS o
+    WHERE o.student_email IS NOT NULL
+    GROUP BY o.student_email
+    ON CONFLICT (student_email) DO NOTHING;
+
+    INSERT INTO public.students (student_id, student_email)
+    SELECT (r.value #>> '{}')::uuid, r.key FROM bridge.remainder AS r
+    WHERE r.table_name = 'students' AND r.column_name = 'student_id'
+    ON CONFLICT DO NOTHING;
+    UPDATE public.students AS st SET (student_name, created_at, github_username) = (
+        SELECT p.student_name, p.created_at, p.github_username
+        FROM (SELECT jsonb_object_agg(r.column_name, r.value) AS said FROM bridge.remainder AS r
+              WHERE r.table_name = 'students' AND r.key = st.student_email) AS k
+        CROSS JOIN LATERAL jsonb_populate_record(st, k.said) AS p)
+    WHERE st.student_email IN (SELECT r.key FROM bridge.remainder AS r
+                               WHERE r.table_name = 'students' AND r.column_name <> '(row)')
+      AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.student_id = st.student_id);
+    -- the unified schema's own from here on
+    DELETE FROM bridge.remainder
+    WHERE table_name = 'students' AND column_name IN ('student_id', 'github_username');
+END
+$$;
+COMMENT ON FUNCTION bridge.adopt_students() IS 'Students that no session tells of.';
+
+-- With their numbers, before the merge writes events of its own.
+CREATE FUNCTION bridge.restore_events() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM set_config('bridge.pulling', 'on', true);
+    INSERT INTO public.events
+    SELECT e.* FROM bridge.remainder AS r
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::public.events, r.value) AS e
+    WHERE r.table_name = 'events';
+    IF FOUND THEN
+        PERFORM setval(pg_get_serial_sequence('public.events', 'id'), (SELECT max(id) FROM public.events));
+        DELETE FROM bridge.remainder WHERE table_name = 'events';
+    END IF;
+    PERFORM set_config('bridge.pulling', '', true);
+END
+$$;
+COMMENT ON FUNCTION bridge.restore_events() IS 'Events that the application wrote before a downgrade.';
 
 CREATE PROCEDURE bridge.merge(chunk integer DEFAULT 500)
     LANGUAGE plpgsql
@@ -43,13 +128,13 @@ DECLARE
         SELECT sum(greatest(c.reltuples, 0))
         FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.relation);
 BEGIN
+    IF (SELECT merged_at FROM bridge.state) IS NULL THEN
+        PERFORM bridge.restore_events();
+    END IF;
     LOOP
         tokens := bridge.next_tokens((SELECT merge_cursor FROM bridge.state), chunk);
         EXIT WHEN tokens IS NULL;
-        IF (SELECT sync FROM bridge.state) THEN
-            PERFORM bridge.lock_rows(tokens);
-        END IF;
-        changed := changed + bridge.pull(tokens);
+        changed := changed + bridge.merge_chunk(tokens);
         UPDATE bridge.state SET merge_cursor = tokens[cardinality(tokens)];
         CALL bridge.commit_chunk();
 
@@ -61,15 +146,9 @@ BEGIN
         END IF;
     END LOOP;
 
-    INSERT INTO public.students (student_id, student_email, student_name, created_at)
-    SELECT bridge.student_uuid(o.student_email, o.student_email), o.student_email,
-           min(o.student_name), min(o.created_at)
-    FROM bridge.prior_students AS o
-    WHERE o.student_email IS NOT NULL
-    GROUP BY o.student_email
-    ON CONFLICT (student_email) DO NOTHING;
-
+    PERFORM set_config('bridge.pulling', 'on', true);
     IF (SELECT merged_at FROM bridge.state) IS NULL THEN
+        PERFORM bridge.adopt_students();
         PERFORM bridge.adopt_rest();
     END IF;
 
@@ -89,6 +168,7 @@ BEGIN
         'sessions', (SELECT count(*) FROM public.sessions),
         'step_progress', (SELECT count(*) FROM public.step_progress),
         'merge_notes', (SELECT count(*) FROM public.events WHERE event_type = 'merge_note'));
+    PERFORM set_config('bridge.pulling', '', true);
     UPDATE bridge.state SET merge_cursor = '', merged_at = clock_timestamp();
     CALL bridge.commit_chunk();
     RAISE NOTICE 'merged % sessions, % rows written', done, changed;

@@ -1,0 +1,362 @@
+-- Which way, and when. A token noted on the legacy side is pulled, one noted on the unified side pushed.
+-- One noted on both sides was written in both worlds before either could follow: the values of the
+-- later one win, what it does not say is taken from the other (combine), and the session gets a merge
+-- note. A deletion against a write: the later one.
+--
+-- A session that was in the unified schema before the merge came to it has never been in step: nothing
+-- of it is a deletion or an erasure. It is combined by the merge rules, second in precedence.
+
+-- prefer: the side whose text wins; NULL: student_configs, the unified schema, workshop_students.
+DO $generate$
+BEGIN
+    EXECUTE (
+        SELECT format(
+            $function$
+CREATE FUNCTION bridge.combine_sessions(tokens text[], prefer text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    WITH said AS MATERIALIZED (
+        SELECT v.session_token, v.student_id, %1$s,
+               jsonb_strip_nulls(jsonb_build_object(%2$s)) AS conflicts
+        FROM public.sessions AS v
+        JOIN bridge.sessions AS m USING (session_token)
+        LEFT JOIN LATERAL (SELECT * FROM bridge.token_progress WHERE token = v.session_token OFFSET 0) AS p ON true
+        LEFT JOIN LATERAL (SELECT * FROM bridge.token_config WHERE token = v.session_token OFFSET 0) AS c ON true
+        WHERE v.session_token = ANY (tokens) AND m.session_token = ANY (tokens)
+    ),
+    noted AS (
+        INSERT INTO public.events (student_id, session_token, event_type, event_data)
+        SELECT s.student_id, s.session_token, 'merge_note',
+               jsonb_build_object('written_on_both_sides', s.conflicts)
+        FROM said AS s
+        WHERE s.conflicts <> '{}' OR prefer IS NOT NULL
+    )
+    UPDATE public.sessions AS v SET (%3$s) = ROW(%4$s)
+    FROM said AS s
+    WHERE v.session_token = s.session_token AND (%5$s) IS DISTINCT FROM (%4$s);
+END
+$body$
+            $function$,
+            string_agg(format(CASE
+                WHEN k.type = 'boolean' THEN 'v.%1$I OR m.%1$I'
+                WHEN k.type = 'integer' OR k.name = 'last_activity' THEN 'greatest(v.%1$I, m.%1$I)'
+                WHEN k.type = 'timestamp with time zone' THEN 'least(v.%1$I, m.%1$I)'
+                WHEN k.name = 'legacy_extra' THEN 'v.%1$I || m.%1$I'
+                ELSE format(
+                    'coalesce(CASE prefer WHEN ''unified'' THEN %1$s WHEN ''legacy'' THEN %2$s ELSE %3$s END,'
+                    ' %1$s, m.%%1$I)',
+                    e.unified, e.mapped, e.first)
+                END || ' AS %1$I', k.name), ', '),
+            string_agg(format(
+                '%1$L, CASE WHEN %2$s <> %3$s THEN coalesce(prefer, CASE WHEN %4$s IS NULL THEN ''unified'' '
+                'ELSE ''legacy'' END) END', k.name, e.unified, e.mapped, e.first), ', ')
+                FILTER (WHERE k.type IN ('text', 'jsonb') AND k.name <> 'legacy_extra'),
+            string_agg(quote_ident(k.name), ', '),
+            string_agg('s.' || quote_ident(k.name), ', '),
+            string_agg('v.' || quote_ident(k.name), ', '))
+        FROM bridge.columns_of('bridge.sessions') AS k
+        CROSS JOIN LATERAL (
+            -- an empty array or object says nothing
+            SELECT CASE k.name
+                       WHEN 'tools' THEN '[]' WHEN 'bug_reports' THEN '[]'
+                       WHEN 'voice_settings' THEN '{}' WHEN 'exercises' THEN '{}' END AS nothing
+        ) AS n
+        CROSS JOIN LATERAL (
+            SELECT format(CASE WHEN n.nothing IS NULL THEN 'v.%1$I' ELSE 'nullif(v.%1$I, %2$L)' END,
+                          k.name, n.nothing) AS unified,
+                   format(CASE WHEN n.nothing IS NULL THEN 'm.%1$I' ELSE 'nullif(m.%1$I, %2$L)' END,
+                          k.name, n.nothing) AS mapped,
+                   format(CASE WHEN k.name IN ('exercises', 'bug_reports') THEN 'p.%I' ELSE 'c.%I' END,
+                          k.name) AS first
+        ) AS e
+        WHERE k.name NOT IN ('session_token', 'student_id', 'student_email', 'steps', 'note', 'completion_rate',
+                             'expires_at', 'is_active', 'updated_at'));
+END
+$generate$;
+COMMENT ON FUNCTION bridge.combine_sessions(text[], text) IS
+    'Sessions of the unified schema := the merge of both worlds.';
+
+CREATE FUNCTION bridge.combine(tokens text[], prefer text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF tokens IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM set_config('bridge.pulling', 'on', true);
+    PERFORM bridge.pull_students(tokens);
+
+    -- one step told in both worlds merges as two keys do
+    INSERT INTO public.step_progress AS v (
+        session_token, student_id, step_number, step_name, started_at, completed_at, time_spent, attempts,
+        validation_passed, code_submitted, deployment_url)
+    SELECT s.session_token, s.student_id, e.step_number, e.step_name, e.started_at, e.completed_at,
+           e.time_spent, e.attempts, e.validation_passed, e.code_submitted, e.deployment_url
+    FROM public.sessions AS s
+    JOIN bridge.sessions AS m USING (session_token)
+    CROSS JOIN LATERAL unnest(m.steps) AS e
+    WHERE s.session_token = ANY (tokens) AND m.session_token = ANY (tokens)
+    ON CONFLICT (session_token, step_number) DO UPDATE SET
+        started_at = least(v.started_at, excluded.started_at),
+        completed_at = least(v.completed_at, excluded.completed_at),
+        time_spent = greatest(v.time_spent, excluded.time_spent),
+        attempts = greatest(v.attempts, excluded.attempts),
+        validation_passed = v.validation_passed OR excluded.validation_passed,
+        code_submitted = coalesce(v.code_submitted, excluded.code_submitted),
+        deployment_url = coalesce(v.deployment_url, excluded.deployment_url);
+    PERFORM bridge.combine_sessions(tokens, prefer);
+    UPDATE public.sessions AS v SET exercises = bridge.exercises_with(u.exercises, u.steps)
+    FROM bridge.unified AS u
+    WHERE u.session_token = ANY (tokens) AND v.session_token = u.session_token
+      AND v.exercises <> bridge.exercises_with(u.exercises, u.steps);
+    PERFORM set_config('bridge.pulling', '', true);
+END
+$$;
+COMMENT ON FUNCTION bridge.combine(text[], text) IS
+    'Merges what both worlds say into the unified schema; a push then carries it back.';
+
+-- Notes are struck out by id: that of a transaction which is still open is not seen, stays, and is
+-- carried over later. They are read before anything else, so that what they are about is seen.
+CREATE FUNCTION bridge.take(tokens text[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    noted bigint[];
+    pulled text[];
+    pushed text[];
+    combined text[];
+    unified_first text[];
+    legacy_first text[];
+    changed bigint := 0;
+BEGIN
+    WITH notes AS (
+        SELECT p.token, array_agg(p.id) AS ids,
+               max(p.at) FILTER (WHERE p.side = 'legacy') AS legacy_at,
+               max(p.at) FILTER (WHERE p.side = 'unified') AS unified_at
+        FROM bridge.pending AS p
+        WHERE p.token = ANY (tokens)
+        GROUP BY p.token
+    ),
+    found AS (
+        SELECT n.*,
+               EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = n.token) AS in_unified,
+               EXISTS (SELECT FROM bridge.tokens AS t WHERE t.token = n.token) AS in_legacy,
+               n.unified_at < s.merged_at IS NOT FALSE AS never_in_step
+        FROM notes AS n CROSS JOIN bridge.state AS s
+    ),
+    decided AS (
+        SELECT f.token, f.ids, CASE
+            WHEN f.unified_at IS NULL THEN 'pull'
+            WHEN f.never_in_step AND NOT f.in_unified THEN 'pull'
+            WHEN f.never_in_step AND f.in_legacy THEN 'combine'
+            WHEN f.legacy_at IS NULL OR NOT f.in_legacy AND f.never_in_step THEN 'push'
+            WHEN f.in_unified AND f.in_legacy AND f.unified_at > f.legacy_at THEN 'unified'
+            WHEN f.in_unified AND f.in_legacy THEN 'legacy'
+            WHEN f.unified_at > f.legacy_at THEN 'push'
+            ELSE 'pull'
+        END AS way
+        FROM found AS f
+    )
+    SELECT array_agg(d.token) FILTER (WHERE d.way = 'pull'),
+           array_agg(d.token) FILTER (WHERE d.way <> 'pull'),
+           array_agg(d.token) FILTER (WHERE d.way = 'combine'),
+           array_agg(d.token) FILTER (WHERE d.way = 'unified'),
+           array_agg(d.token) FILTER (WHERE d.way = 'legacy'),
+           (SELECT array_agg(i) FROM decided AS k CROSS JOIN LATERAL unnest(k.ids) AS i)
+    INTO pulled, pushed, combined, unified_first, legacy_first, noted
+    FROM decided AS d;
+
+    IF pulled IS NOT NULL THEN
+        changed := bridge.pull(pulled);
+    END IF;
+    PERFORM bridge.combine(combined, NULL), bridge.combine(unified_first, 'unified'),
+            bridge.combine(legacy_first, 'legacy');
+    IF pushed IS NOT NULL THEN
+        changed := changed + bridge.push(pushed);
+    END IF;
+    DELETE FROM bridge.pending AS p WHERE p.id = ANY (noted);
+    RETURN changed;
+END
+$$;
+COMMENT ON FUNCTION bridge.take(text[]) IS 'Carries noted tokens over and strikes the notes out.';
+
+-- A locked row of a session, its steps, its student or its legacy tables is being written by a
+-- transaction whose changes cannot be seen yet: its token is left alone, and nobody waits. Students as
+-- well, even where nothing of them changes: of two transactions that each remove a session of a student
+-- neither sees the other. Locks and look are statements of their own: the look has to see what the last
+-- writer has committed.
+CREATE FUNCTION bridge.free(tokens text[]) RETURNS text[]
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    emails text[];
+    busy text[] := '{}';
+    target record;
+BEGIN
+    FOR target IN
+        SELECT 'public.sessions'::regclass AS relation, 't.session_token' AS token
+        UNION ALL
+        SELECT 'public.step_progress', 't.session_token'
+        UNION ALL
+        -- a pull reads the legacy rows, and does so again when whoever is writing them has committed
+        SELECT s.relation, bridge.token_of(s.relation) FROM bridge.source AS s
+        WHERE EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = ANY (tokens) AND p.side = 'unified')
+    LOOP
+        EXECUTE format(
+            'WITH free AS MATERIALIZED (SELECT t.ctid FROM %1$s AS t WHERE %2$s = ANY ($1) '
+            'FOR NO KEY UPDATE SKIP LOCKED) '
+            'SELECT $2 || ARRAY(SELECT %2$s FROM %1$s AS t WHERE %2$s = ANY ($1) '
+            'AND t.ctid NOT IN (SELECT f.ctid FROM free AS f))', target.relation, target.token)
+        INTO busy USING tokens, busy;
+    END LOOP;
+    tokens := ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t <> ALL (busy));
+
+    emails := bridge.emails_of(tokens);
+    WITH free AS MATERIALIZED (
+        SELECT st.student_id FROM public.students AS st WHERE st.student_email = ANY (emails)
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+    SELECT array_agg(st.student_email) INTO busy
+    FROM public.students AS st
+    WHERE st.student_email = ANY (emails) AND st.student_id NOT IN (SELECT f.student_id FROM free AS f);
+    IF busy IS NULL THEN
+        RETURN tokens;
+    END IF;
+    RETURN ARRAY(SELECT t FROM unnest(tokens) AS t WHERE NOT bridge.emails_of(ARRAY[t]) && busy);
+END
+$$;
+COMMENT ON FUNCTION bridge.free(text[]) IS 'Those of the sessions that nobody else is writing, locked.';
+
+CREATE FUNCTION bridge.take_free(tokens text[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    free CONSTANT text[] := bridge.free(tokens);
+BEGIN
+    RETURN CASE WHEN free = '{}' THEN 0 ELSE bridge.take(free) END;
+EXCEPTION
+    -- somebody inserted the same session, or waits for us: both are noted, and the next look sees both
+    WHEN unique_violation OR lock_not_available OR deadlock_detected OR serialization_failure THEN
+        RETURN 0;
+END
+$$;
+COMMENT ON FUNCTION bridge.take_free(text[]) IS 'Carries over what nobody else is writing; rows changed.';
+
+-- Once 0005 has set state.sync, a transaction syncs what it noted as it commits: then it waits for
+-- nothing any more that somebody who waits for it could hold, which is why nobody deadlocks. An error in
+-- here never fails the application's write: what could not be taken stays pending, for the next
+-- transaction, revision or drain.
+--
+-- lock_timeout: two writers of the same new token meet in its unique key; whoever would have to wait
+-- leaves the note instead. Generic plans: planning for each write would take many times longer than
+-- the work. SECURITY DEFINER: the application's role knows nothing of the bridge.
+CREATE FUNCTION bridge.sync() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '50ms'
+    SET plan_cache_mode = force_generic_plan
+    SET jit = off
+AS $$
+DECLARE
+    tokens text[];
+    older text[];
+    last_note bigint;
+BEGIN
+    -- the first note of a transaction takes them all
+    IF NEW.id <= coalesce(nullif(current_setting('bridge.synced', true), ''), '0')::bigint
+       OR NOT (SELECT s.sync FROM bridge.state AS s)
+       OR NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.id = NEW.id) THEN
+        RETURN NULL;
+    END IF;
+    SELECT array_agg(DISTINCT p.token), max(p.id) INTO tokens, last_note
+    FROM bridge.pending AS p
+    WHERE p.id >= NEW.id AND p.xact = NEW.xact;
+    PERFORM set_config('bridge.synced', last_note::text, true);
+
+    -- more than a chunk is left to drain(): the application waits for this one
+    IF cardinality(tokens) > 2000 THEN
+        RETURN NULL;
+    END IF;
+    BEGIN
+        PERFORM bridge.take_free(tokens);
+    EXCEPTION
+        WHEN OTHERS THEN
+            RAISE DEBUG 'left pending: %', SQLERRM;
+            RETURN NULL;
+    END;
+    BEGIN
+        SELECT array_agg(p.token) INTO older
+        FROM (SELECT n.token FROM bridge.pending AS n WHERE n.xact <> NEW.xact
+              ORDER BY n.id LIMIT 3 FOR UPDATE SKIP LOCKED) AS p;
+        IF older IS NOT NULL THEN
+            PERFORM bridge.take_free(older);
+        END IF;
+    EXCEPTION
+        WHEN OTHERS THEN
+            RAISE DEBUG 'left pending: %', SQLERRM;
+    END;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION bridge.sync() IS 'Trigger: carries over what a transaction noted, as it commits.';
+
+CREATE CONSTRAINT TRIGGER sync AFTER INSERT ON bridge.pending
+    DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION bridge.sync();
+
+-- Inside a caller's transaction (a rehearsal) nothing is committed; the work is the same.
+CREATE PROCEDURE bridge.commit_chunk()
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF current_setting('bridge.single_transaction', true) IS DISTINCT FROM 'on' THEN
+        COMMIT;
+    END IF;
+END
+$$;
+COMMENT ON PROCEDURE bridge.commit_chunk() IS 'COMMIT, except in a rehearsal.';
+
+-- Carries over what was noted, in batches with their own commits, until only a handful is left that
+-- arrived meanwhile. What is locked is passed over and tried again, with a pause, for as many rounds.
+-- No SET clause here and in the procedures below: it would forbid COMMIT.
+CREATE PROCEDURE bridge.drain(batch integer DEFAULT 500, leave integer DEFAULT 0, rounds integer DEFAULT 100)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    tokens text[];
+    last_id bigint := 0;
+    found bigint;
+    round integer := 1;
+BEGIN
+    LOOP
+        SELECT array_agg(DISTINCT n.token), coalesce(max(n.id), last_id), count(*)
+        INTO tokens, last_id, found
+        FROM (SELECT p.id, p.token FROM bridge.pending AS p WHERE p.id > last_id
+              ORDER BY p.id LIMIT batch) AS n;
+        IF found > 0 THEN
+            PERFORM set_config('lock_timeout', '200ms', true);
+            PERFORM bridge.take_free(tokens);
+            CALL bridge.commit_chunk();
+            EXIT WHEN found <= leave;
+        ELSE
+            EXIT WHEN (SELECT count(*) FROM (SELECT FROM bridge.pending LIMIT leave + 1) AS p) <= leave;
+            round := round + 1;
+            IF round > rounds THEN
+                RAISE EXCEPTION 'sessions that are to be carried over have been locked for too long'
+                    USING ERRCODE = 'lock_not_available',
+                          HINT = 'What was carried over so far stays. End the long transactions on the '
+                                 'workshop''s tables, then run this again.';
+            END IF;
+            PERFORM pg_sleep(0.05 + 0.1 * random());
+            last_id := 0;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE bridge.drain(integer, integer, integer) IS 'Carries over every pending token.'

@@ -1,0 +1,8 @@
+-- Carries back what was written to the unified schema, and keeps aside what the old tables cannot say.
+DO $$
+BEGIN
+    IF to_regnamespace('bridge') IS NOT NULL THEN
+        CALL bridge.retire();
+    END IF;
+END
+$$
