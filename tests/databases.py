@@ -191,8 +191,8 @@ RUN_COLUMNS = {
     "public.students": {"updated_at"},
     "public.step_progress": {"created_at", "updated_at"},
     "public.events": {"id", "created_at"},
-    "bridge.state": {"merged_at"},
-    "bridge.pending": {"id", "at"},
+    "bridge.state": {"merged_at", "retired_at"},
+    "bridge.pending": {"id", "at", "xact"},
 }
 NEUTRAL = "(of the run)"
 

@@ -51,12 +51,12 @@ def test_any_legacy_database_comes_back(
     with cloned(server, template_0002.template_dbname) as database:
         with database.connect() as connection:
             load(connection, generated)
-        before = dump(database)
+        # what the merge brought stays until 0001 drops its tables
+        unified = ("students", "sessions", "step_progress", "events")
+        before = dump(database, without=unified)
         upgrade(database)
         downgrade(database, "0002")
-        # what the merge brought stays until 0001 drops its tables
-        database.execute("TRUNCATE students, sessions, step_progress, events")
-        assert changes(before, dump(database)) == []
+        assert changes(before, dump(database, without=unified)) == []
 
 
 # --- the sample: 153 and 177 rows, 117 tokens in both tables ------------------------------------------

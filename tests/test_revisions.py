@@ -238,6 +238,7 @@ class UnifiedSchema(RevisionTest):
             "INSERT INTO step_progress (session_token, student_id, step_number, step_name) "
             f"VALUES ('t', '{ADA}', 10, 'x')",
         )
+        run(connection, "DELETE FROM sessions WHERE session_token = 't'")
 
     def check_downgrade(self, connection: Connection) -> None:
         assert relations(connection) == dict.fromkeys(
@@ -312,6 +313,7 @@ class ProgressTracking(RevisionTest):
     def check_downgrade(self, connection: Connection) -> None:
         assert triggers(connection, TABLES) == set()
         assert names(connection, self.functions) == {
+            "refuse_write()",
             "update_updated_at_column()",
             "update_session_progress(text)",
         }

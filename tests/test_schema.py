@@ -22,11 +22,13 @@ TABLES = ("students", "sessions", "step_progress", "events")
 
 
 def test_the_models_and_the_revisions_describe_the_same_schema(clone: Clone) -> None:
-    """Tables as at head, 0005's keys and indexes included; functions and triggers of 0002."""
+    """Tables as at head, 0005's keys and indexes included; functions and triggers at 0002."""
     by_models, at_0002, head = clone("empty"), clone("0002"), clone("fresh")
     with by_models.engine() as engine, engine.begin() as connection:
         Base.metadata.create_all(connection)
-    for file in sorted((ROOT / "alembic" / "sql" / "0002_progress_tracking").glob("0*.sql")):
+    sql = ROOT / "alembic" / "sql"
+    functions = [sql / "0001_unified_schema" / "03_read_only.sql"]
+    for file in [*functions, *sorted((sql / "0002_progress_tracking").glob("0*.sql"))]:
         by_models.execute(file.read_text(encoding="utf-8"))
 
     kinds = ("schema", "table", "sequence", "column", "constraint", "index")

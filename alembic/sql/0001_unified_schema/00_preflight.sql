@@ -63,7 +63,7 @@ BEGIN
           'exercise_steps(jsonb)', 'session_completion_rate(integer[])', 'touch_updated_at()',
           'refuse_student_id_change()', 'clean_students()', 'clean_sessions()',
           'clean_step_progress()', 'clean_events()', 'passed_steps(text)', 'completion_rate()',
-          'follow_step_progress()', 'update_session_progress_prior_backup(text)',
+          'follow_step_progress()', 'refuse_write()', 'update_session_progress_prior_backup(text)',
           'exercises_with_step(jsonb,integer,boolean,timestamp with time zone,integer,integer)',
           'session_steps_done(boolean,boolean,boolean,boolean,boolean,boolean,boolean,boolean,boolean,'
               'boolean,integer[])');

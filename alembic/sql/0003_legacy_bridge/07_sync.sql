@@ -44,11 +44,9 @@ $body$
                 WHEN k.type = 'integer' OR k.name = 'last_activity' THEN 'greatest(v.%1$I, m.%1$I)'
                 WHEN k.type = 'timestamp with time zone' THEN 'least(v.%1$I, m.%1$I)'
                 WHEN k.name = 'legacy_extra' THEN 'v.%1$I || m.%1$I'
-                ELSE format(
-                    'coalesce(CASE prefer WHEN ''unified'' THEN %1$s WHEN ''legacy'' THEN %2$s ELSE %3$s END,'
-                    ' %1$s, m.%%1$I)',
-                    e.unified, e.mapped, e.first)
-                END || ' AS %1$I', k.name), ', '),
+                ELSE 'coalesce(CASE prefer WHEN ''unified'' THEN %2$s WHEN ''legacy'' THEN %3$s ELSE %4$s END,'
+                     ' %2$s, m.%1$I)'
+                END || ' AS %1$I', k.name, e.unified, e.mapped, e.first), ', '),
             string_agg(format(
                 '%1$L, CASE WHEN %2$s <> %3$s THEN coalesce(prefer, CASE WHEN %4$s IS NULL THEN ''unified'' '
                 'ELSE ''legacy'' END) END', k.name, e.unified, e.mapped, e.first), ', ')
