@@ -35,13 +35,15 @@ CREATE TABLE bridge.pending (
     side text NOT NULL CHECK (side IN ('legacy', 'unified')),
     token text NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    xact xid8 NOT NULL DEFAULT pg_current_xact_id()
+    xact xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    deleted boolean NOT NULL DEFAULT false
 );
 CREATE INDEX ON bridge.pending (token);
 COMMENT ON TABLE bridge.pending IS 'Tokens that were written on one side and not yet carried over.';
-COMMENT ON COLUMN bridge.pending.side IS 'Which world was written; absent there: deleted there.';
+COMMENT ON COLUMN bridge.pending.side IS 'Which world was written.';
 COMMENT ON COLUMN bridge.pending.at IS 'When; of two sides the later one decides.';
 COMMENT ON COLUMN bridge.pending.xact IS 'The writer''s transaction, which syncs as it commits.';
+COMMENT ON COLUMN bridge.pending.deleted IS 'Of the unified side: the session itself was deleted.';
 
 -- What the legacy tables cannot say. The mapping applies a value for as long as it says what it said
 -- when the value was kept: a later legacy change wins.

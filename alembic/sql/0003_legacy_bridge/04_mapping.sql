@@ -273,8 +273,8 @@ SELECT
 
     -- set when the row first arrives; the unified schema's own afterwards
     t.expires_at,
-    t.expires_at > now() AND p.tokenless IS NOT TRUE AND c.tokenless IS NOT TRUE AS is_active,
-    coalesce(greatest(p.updated_at, c.updated_at, a.updated_at), now()) AS updated_at,
+    t.expires_at > now() IS NOT FALSE AND p.tokenless IS NOT TRUE AND c.tokenless IS NOT TRUE AS is_active,
+    greatest(p.updated_at, c.updated_at, a.updated_at) AS updated_at,
 
     -- for step_progress and events
     x.steps,
@@ -329,7 +329,7 @@ CROSS JOIN LATERAL (
     SELECT CASE WHEN l.at < '294000-01-01 00:00:00Z' THEN l.at + interval '30 days' ELSE l.at END AS expires_at
     FROM (SELECT coalesce(
         greatest(p.last_activity, c.updated_at, a.last_activity), p.updated_at,
-        least(p.created_at, c.created_at, a.created_at), now()) AS at) AS l
+        least(p.created_at, c.created_at, a.created_at)) AS at) AS l
 ) AS t
 CROSS JOIN LATERAL (
     SELECT
@@ -442,7 +442,12 @@ LEFT JOIN LATERAL (
     SELECT s.student_id FROM public.students AS s WHERE s.student_email = (o.said).student_email OFFSET 0
 ) AS st ON true
             $view$,
-            string_agg(format('(o.said).%I', name), ', '))
+            string_agg(format(
+                CASE name
+                    -- where no legacy row knows any time
+                    WHEN 'expires_at' THEN 'coalesce((o.said).%1$I, now() + interval ''30 days'') AS %1$I'
+                    WHEN 'updated_at' THEN 'coalesce((o.said).%1$I, now()) AS %1$I'
+                    ELSE '(o.said).%1$I' END, name), ', '))
         FROM bridge.columns_of('bridge.mapped_sessions') WHERE name <> 'session_token');
 END
 $generate$;

@@ -69,11 +69,18 @@ BEGIN
     ),
     missing AS (
         INSERT INTO public.students (student_id, student_email, student_name, created_at, github_username)
-        SELECT coalesce((i.value #>> '{}')::uuid, bridge.student_uuid(m.student_email, m.first_token)),
+        SELECT coalesce(
+                   (i.value #>> '{}')::uuid,
+                   -- taken by the student who had this address before it was changed
+                   CASE WHEN EXISTS (SELECT FROM public.students AS o
+                                     WHERE o.student_id = bridge.student_uuid(m.student_email, m.first_token))
+                        THEN gen_random_uuid() END,
+                   bridge.student_uuid(m.student_email, m.first_token)),
                m.student_email, m.student_name, m.created_at, g.value #>> '{}'
         FROM m
         LEFT JOIN bridge.remainder AS i
           ON i.table_name = 'students' AND i.key = m.student_email AND i.column_name = 'student_id'
+         AND NOT EXISTS (SELECT FROM public.students AS o WHERE o.student_id = (i.value #>> '{}')::uuid)
         LEFT JOIN bridge.remainder AS g
           ON g.table_name = 'students' AND g.key = m.student_email AND g.column_name = 'github_username'
         WHERE m.student_email NOT IN (SELECT st.student_email FROM public.students AS st

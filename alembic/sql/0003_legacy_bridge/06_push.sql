@@ -441,8 +441,12 @@ DECLARE
     missing text[];
     src record;
 BEGIN
-    -- 1. What was deleted.
+    -- 1. What was deleted. Before the foreign keys of 0005 nothing else takes steps and events along.
     IF gone <> '{}' THEN
+        PERFORM set_config('bridge.pulling', 'on', true);
+        DELETE FROM public.step_progress WHERE session_token = ANY (gone);
+        UPDATE public.events SET session_token = NULL WHERE session_token = ANY (gone);
+        PERFORM set_config('bridge.pulling', '', true);
         FOR src IN SELECT s.relation, bridge.token_of(s.relation) AS token FROM bridge.source AS s LOOP
             EXECUTE format('DELETE FROM %s AS t WHERE %s = ANY ($1)', src.relation, src.token) USING gone;
         END LOOP;

@@ -134,7 +134,8 @@ BEGIN
     WITH notes AS (
         SELECT p.token, array_agg(p.id) AS ids,
                max(p.at) FILTER (WHERE p.side = 'legacy') AS legacy_at,
-               max(p.at) FILTER (WHERE p.side = 'unified') AS unified_at
+               max(p.at) FILTER (WHERE p.side = 'unified') AS unified_at,
+               bool_or(p.deleted) AS deleted
         FROM bridge.pending AS p
         WHERE p.token = ANY (tokens)
         GROUP BY p.token
@@ -149,7 +150,8 @@ BEGIN
     decided AS (
         SELECT f.token, f.ids, CASE
             WHEN f.unified_at IS NULL THEN 'pull'
-            WHEN f.never_in_step AND NOT f.in_unified THEN 'pull'
+            -- a step or an event of a session that has not arrived yet is no deletion of it
+            WHEN NOT f.in_unified AND (f.never_in_step OR NOT f.deleted) THEN 'pull'
             WHEN f.never_in_step AND f.in_legacy THEN 'combine'
             WHEN f.legacy_at IS NULL OR NOT f.in_legacy AND f.never_in_step THEN 'push'
             WHEN f.in_unified AND f.in_legacy AND f.unified_at > f.legacy_at THEN 'unified'
@@ -346,6 +348,9 @@ BEGIN
             EXIT WHEN (SELECT count(*) FROM (SELECT FROM bridge.pending LIMIT leave + 1) AS p) <= leave;
             round := round + 1;
             IF round > rounds THEN
+                -- if it is not a lock, this says what
+                PERFORM bridge.take(bridge.free(ARRAY(
+                    SELECT DISTINCT n.token FROM (SELECT p.token FROM bridge.pending AS p ORDER BY p.id LIMIT batch) AS n)));
                 RAISE EXCEPTION 'sessions that are to be carried over have been locked for too long'
                     USING ERRCODE = 'lock_not_available',
                           HINT = 'What was carried over so far stays. End the long transactions on the '

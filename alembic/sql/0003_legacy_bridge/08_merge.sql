@@ -75,25 +75,72 @@ BEGIN
     WHERE o.student_email IS NOT NULL
     GROUP BY o.student_email
     ON CONFLICT (student_email) DO NOTHING;
+    DELETE FROM public.students AS st
+    USING bridge.remainder AS r
+    WHERE r.table_name = 'students' AND r.key = st.student_email AND r.column_name = '(row)'
+      AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.student_id = st.student_id);
 
     INSERT INTO public.students (student_id, student_email)
     SELECT (r.value #>> '{}')::uuid, r.key FROM bridge.remainder AS r
     WHERE r.table_name = 'students' AND r.column_name = 'student_id'
     ON CONFLICT DO NOTHING;
-    UPDATE public.students AS st SET (student_name, created_at, github_username) = (
-        SELECT p.student_name, p.created_at, p.github_username
+    UPDATE public.students AS st SET (student_name, created_at) = (
+        SELECT p.student_name, p.created_at
         FROM (SELECT jsonb_object_agg(r.column_name, r.value) AS said FROM bridge.remainder AS r
               WHERE r.table_name = 'students' AND r.key = st.student_email) AS k
         CROSS JOIN LATERAL jsonb_populate_record(st, k.said) AS p)
     WHERE st.student_email IN (SELECT r.key FROM bridge.remainder AS r
-                               WHERE r.table_name = 'students' AND r.column_name <> '(row)')
+                               WHERE r.table_name = 'students' AND r.column_name IN ('student_name', 'created_at'))
       AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.student_id = st.student_id);
+    UPDATE public.students AS st SET github_username = r.value #>> '{}'
+    FROM bridge.remainder AS r
+    WHERE r.table_name = 'students' AND r.key = st.student_email AND r.column_name = 'github_username'
+      AND st.github_username IS DISTINCT FROM r.value #>> '{}';
     -- the unified schema's own from here on
     DELETE FROM bridge.remainder
     WHERE table_name = 'students' AND column_name IN ('student_id', 'github_username');
 END
 $$;
 COMMENT ON FUNCTION bridge.adopt_students() IS 'Students that no session tells of.';
+
+-- Columns that are the unified schema's own come with a new row; a row that 0001 copied was there before.
+CREATE FUNCTION bridge.adopt_own_columns() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    own CONSTANT text[] := ARRAY['expires_at', 'is_active', 'updated_at'];
+    tokens CONSTANT text[] := ARRAY(
+        SELECT DISTINCT r.key FROM bridge.remainder AS r
+        WHERE r.table_name = 'sessions' AND r.column_name = ANY (own));
+BEGIN
+    UPDATE public.sessions AS v
+    SET expires_at = m.expires_at, is_active = m.is_active, updated_at = m.updated_at
+    FROM bridge.sessions AS m
+    WHERE m.session_token = ANY (tokens) AND v.session_token = m.session_token
+      AND (v.expires_at, v.is_active, v.updated_at)
+          IS DISTINCT FROM (m.expires_at, m.is_active, m.updated_at);
+END
+$$;
+COMMENT ON FUNCTION bridge.adopt_own_columns() IS
+    'expires_at, is_active and updated_at as they were before a downgrade.';
+
+CREATE FUNCTION bridge.restore_addresses() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM set_config('bridge.pulling', 'on', true);
+    UPDATE public.students AS st SET student_email = r.key
+    FROM bridge.remainder AS r
+    WHERE r.table_name = 'students' AND r.column_name = 'student_id'
+      AND st.student_id = (r.value #>> '{}')::uuid AND st.student_email <> r.key
+      AND NOT EXISTS (SELECT FROM public.students AS o WHERE o.student_email = r.key);
+    PERFORM set_config('bridge.pulling', '', true);
+END
+$$;
+COMMENT ON FUNCTION bridge.restore_addresses() IS
+    'Students of an earlier attempt whose address was changed before a downgrade.';
 
 -- With their numbers, before the merge writes events of its own.
 CREATE FUNCTION bridge.restore_events() RETURNS void
@@ -129,6 +176,7 @@ DECLARE
         FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.relation);
 BEGIN
     IF (SELECT merged_at FROM bridge.state) IS NULL THEN
+        PERFORM bridge.restore_addresses();
         PERFORM bridge.restore_events();
     END IF;
     LOOP
@@ -150,6 +198,7 @@ BEGIN
     IF (SELECT merged_at FROM bridge.state) IS NULL THEN
         PERFORM bridge.adopt_students();
         PERFORM bridge.adopt_rest();
+        PERFORM bridge.adopt_own_columns();
     END IF;
 
     -- events of an earlier attempt may be about what was deleted before

@@ -76,35 +76,55 @@ CREATE FUNCTION bridge.count_checks()
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH raw AS MATERIALIZED (
+    -- values that the remainder overrides are left out: no raw table knows of them
+    WITH kept AS MATERIALIZED (
+        SELECT DISTINCT r.table_name, r.key, r.column_name
+        FROM bridge.remainder AS r
+        WHERE r.column_name IN ('(row)', 'student_email', 'openai_api_key')
+    ),
+    raw AS MATERIALIZED (
         SELECT
             r.token,
             lower(btrim(r.student_email, E' \t\r\n\f\x0B')) AS address,
-            CASE WHEN r.openai_api_key <> '' THEN md5(r.openai_api_key) END AS key_digest
+            CASE WHEN r.openai_api_key <> '' THEN md5(r.openai_api_key) END AS key_digest,
+            r.token IN (SELECT k.key FROM kept AS k
+                        WHERE k.table_name = 'sessions' AND k.column_name = 'student_email') AS other_address,
+            r.token IN (SELECT k.key FROM kept AS k
+                        WHERE k.table_name = 'sessions' AND k.column_name = 'openai_api_key') AS other_key
         FROM bridge.raw AS r
         WHERE NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = r.token)
+          AND r.token NOT IN (SELECT k.key FROM kept AS k
+                              WHERE k.table_name = 'sessions' AND k.column_name = '(row)')
     ),
     by_token AS MATERIALIZED (
         SELECT
             token,
-            array_agg(key_digest) FILTER (WHERE key_digest IS NOT NULL) AS key_digests,
-            bool_and(coalesce(address, '') IN ('', 'unknown@example.com')) AS anonymous
+            array_agg(key_digest) FILTER (WHERE key_digest IS NOT NULL AND NOT other_key) AS key_digests,
+            bool_and(coalesce(address, '') IN ('', 'unknown@example.com')) AND NOT bool_or(other_address)
+                AS anonymous
         FROM raw
         GROUP BY token
+    ),
+    addresses AS MATERIALIZED (
+        SELECT DISTINCT address FROM raw
+        WHERE address NOT IN ('', 'unknown@example.com') AND NOT other_address
+          AND address NOT IN (SELECT k.key FROM kept AS k WHERE k.table_name = 'students')
     ),
     unified AS MATERIALIZED (
         SELECT v.session_token, v.student_id, md5(v.openai_api_key) AS key_digest
         FROM public.sessions AS v
         WHERE NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = v.session_token)
+          AND v.session_token NOT IN (SELECT k.key FROM kept AS k
+                                      WHERE k.table_name = 'sessions' AND k.column_name = '(row)')
     )
     SELECT 'sessions: one for each token of either table',
            (SELECT count(*) FROM by_token),
            (SELECT count(*) FROM unified)
     UNION ALL
     SELECT 'students: every address of either table',
-           (SELECT count(DISTINCT address) FROM raw WHERE address NOT IN ('', 'unknown@example.com')),
+           (SELECT count(*) FROM addresses),
            (SELECT count(*) FROM public.students AS st
-            WHERE st.student_email IN (SELECT address FROM raw WHERE address <> 'unknown@example.com'))
+            WHERE st.student_email IN (SELECT address FROM addresses))
     UNION ALL
     SELECT 'students: a placeholder for each session without an address',
            (SELECT count(*) FROM by_token WHERE anonymous),
@@ -148,6 +168,9 @@ AS $$
         FROM bridge.raw AS r
         WHERE r.token = ANY (tokens)
           AND r.exercises ~ 'completed'
+          AND NOT EXISTS (SELECT FROM bridge.remainder AS k
+                          WHERE k.key = r.token AND k.table_name IN ('sessions', 'step_progress')
+                            AND k.column_name IN ('(row)', 'exercises', 'completed_at', 'validation_passed'))
           AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = r.token)
         ORDER BY r.token, r.source DESC
     )

@@ -1,12 +1,15 @@
 -- Capture: triggers on both sides note which tokens a statement touched, in the writer's own transaction.
 -- Until 0005 that is all they do.
-CREATE FUNCTION bridge.note(p_side text, touched text[]) RETURNS void
+CREATE FUNCTION bridge.note(p_side text, touched text[], deleted text[] DEFAULT '{}') RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    INSERT INTO bridge.pending (side, token) SELECT p_side, t FROM unnest(touched) AS t
+    INSERT INTO bridge.pending (side, token, deleted)
+    SELECT p_side, t, false FROM unnest(touched) AS t
+    UNION ALL
+    SELECT p_side, t, true FROM unnest(deleted) AS t
 $$;
-COMMENT ON FUNCTION bridge.note(text, text[]) IS 'Notes tokens as touched.';
+COMMENT ON FUNCTION bridge.note(text, text[], text[]) IS 'Notes tokens as touched, or as deleted.';
 
 -- One trigger function for each table, because the token is an expression over its columns.
 -- SECURITY DEFINER: the application's role knows nothing of the bridge.
@@ -67,6 +70,14 @@ AS $$
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         PERFORM bridge.note('legacy', ARRAY(SELECT t.token FROM bridge.tokens AS t));
+    ELSIF TG_TABLE_NAME = 'sessions' AND TG_OP <> 'INSERT' THEN
+        IF TG_OP = 'UPDATE' THEN
+            PERFORM bridge.note('unified', ARRAY(SELECT n.session_token FROM new_rows AS n), ARRAY(
+                SELECT o.session_token FROM old_rows AS o
+                EXCEPT SELECT n.session_token FROM new_rows AS n));
+        ELSE
+            PERFORM bridge.note('unified', '{}', ARRAY(SELECT o.session_token FROM old_rows AS o));
+        END IF;
     ELSIF TG_TABLE_NAME <> 'students' THEN
         CASE TG_OP
             WHEN 'INSERT' THEN

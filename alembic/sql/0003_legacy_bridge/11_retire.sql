@@ -43,9 +43,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.make_writable() IS 'Takes make_read_only() back.';
 
--- Students, from an address on: who they are, and what no legacy table has a column for. A student
--- without a session is the unified schema's own, unless the merge brought it (uuid version 8): then the
--- application has deleted its sessions since, and that is how it deletes a student.
+-- Students, from an address on: who they are, and what no legacy table has a column for. Of a student
+-- without a session no legacy table tells anything.
 CREATE FUNCTION bridge.remember_students(after text, chunk integer) RETURNS text
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -74,19 +73,16 @@ BEGIN
                          THEN st.student_id <> coalesce(o.student_id, bridge.student_uuid(m.student_email, m.first_token))
                          WHEN o.here
                          THEN st.student_id <> coalesce(o.student_id, bridge.student_uuid(st.student_email, st.student_email))
-                         ELSE st.github_username IS NOT NULL OR substr(st.student_id::text, 15, 1) <> '8' END),
+                         ELSE true END),
                    ('github_username', to_jsonb(st.github_username), to_jsonb(o.github_username),
                     st.github_username IS DISTINCT FROM o.github_username),
                    ('student_name', to_jsonb(st.student_name), to_jsonb(o.student_name),
-                    m.student_email IS NULL AND st.student_name IS DISTINCT FROM o.student_name),
+                    m.student_email IS NULL AND (o.here IS NULL OR st.student_name IS DISTINCT FROM o.student_name)),
                    ('created_at', to_jsonb(st.created_at), to_jsonb(o.created_at),
-                    m.student_email IS NULL AND st.created_at IS DISTINCT FROM o.created_at)
+                    m.student_email IS NULL AND (o.here IS NULL OR st.created_at IS DISTINCT FROM o.created_at))
         ) AS w(column_name, value, over, needed)
         WHERE st.student_email = ANY (emails)
           AND w.needed
-          -- nothing of one that the application has deleted
-          AND (m.student_email IS NOT NULL OR o.here OR st.github_username IS NOT NULL
-               OR substr(st.student_id::text, 15, 1) <> '8')
     )
     INSERT INTO bridge.remainder AS r (table_name, key, column_name, value, over)
     SELECT 'students', w.student_email, w.column_name, w.value, w.over FROM wanted AS w
@@ -186,6 +182,13 @@ BEGIN
         EXIT WHEN cursor_at IS NULL;
         CALL bridge.commit_chunk();
     END LOOP;
+    -- an earlier attempt goes on telling of students that were deleted
+    INSERT INTO bridge.remainder (table_name, key, column_name, value)
+    SELECT DISTINCT 'students', o.student_email, '(row)', to_jsonb(false)
+    FROM bridge.prior_students AS o
+    WHERE merged AND o.student_email IS NOT NULL
+      AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = o.student_email)
+    ON CONFLICT DO NOTHING;
     PERFORM bridge.remember_events();
     UPDATE bridge.state SET merged_at = NULL, merge_cursor = '', retired_at = clock_timestamp();
     CALL bridge.commit_chunk();
