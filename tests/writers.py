@@ -121,6 +121,13 @@ class Writer:
         return self.random.sample(list(names), k=min(len(names), self.random.randint(1, most)))
 
 
+def _fitting(value: object, sql_type: str) -> object:
+    """A truth value for a column that is not boolean."""
+    if isinstance(value, bool) and sql_type != "boolean":
+        return str(int(value)) if sql_type.startswith(("text", "character")) else int(value)
+    return value
+
+
 def assignments(columns: list[str]) -> sql.Composed:
     return sql.SQL(", ").join(
         sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder()) for name in columns
@@ -331,7 +338,9 @@ class OldApplication(Writer):
         known = self.columns[table]
         if "session_token" not in known:
             return
-        values = {name: value for name, value in values.items() if name in known}
+        values = {
+            name: _fitting(value, known[name]) for name, value in values.items() if name in known
+        }
         found = self.column(
             f"SELECT 1 FROM {table} WHERE session_token = %s FOR UPDATE",
             token,

@@ -204,6 +204,25 @@ END
 $$;
 COMMENT ON FUNCTION bridge.exercises_with(jsonb, bridge.step[]) IS 'The exercises, in line with steps.';
 
+CREATE FUNCTION bridge.exercises_in_line(exercises jsonb, steps bridge.step[]) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    surplus integer;
+BEGIN
+    FOR surplus IN
+        SELECT e.step_number FROM public.exercise_steps(exercises) AS e
+        WHERE e.step_number NOT IN (SELECT s.step_number FROM unnest(steps) AS s)
+    LOOP
+        exercises := public.exercises_with_step(exercises, surplus, NULL, NULL, NULL, NULL);
+    END LOOP;
+    RETURN bridge.exercises_with(exercises, steps);
+END
+$$;
+COMMENT ON FUNCTION bridge.exercises_in_line(jsonb, bridge.step[]) IS
+    'The exercises, telling of exactly these steps.';
+
 -- One row for each session with all that is derived from its legacy rows, so that a chunk is read
 -- and unwrapped once: steps become step_progress, note becomes a merge_note event. A note says what
 -- was decided: which columns, which source won; never a value that could be a secret.
@@ -413,6 +432,9 @@ BEGIN
                 ELSE bool_or(r.column_name = '(row)' AND r.value = 'false' AND r.over = s.said) IS NOT TRUE
             END
             ORDER BY s.number);
+        IF patch ? 'exercises' IS NOT TRUE THEN
+            m.exercises := bridge.exercises_in_line(m.exercises, m.steps);
+        END IF;
     END IF;
     m.completion_rate := public.session_completion_rate(public.session_steps_done(
         m.twilio_connected, m.openai_connected, m.call_direction_chosen, m.services_ready,

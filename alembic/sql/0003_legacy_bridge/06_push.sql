@@ -5,25 +5,6 @@
 
 -- What the unified schema says, in the form of the mapping. exercises_in_line is what a legacy table
 -- should hold: for the nine steps step_progress is the truth.
-CREATE FUNCTION bridge.exercises_in_line(exercises jsonb, steps bridge.step[]) RETURNS jsonb
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    surplus integer;
-BEGIN
-    FOR surplus IN
-        SELECT e.step_number FROM public.exercise_steps(exercises) AS e
-        WHERE e.step_number NOT IN (SELECT s.step_number FROM unnest(steps) AS s)
-    LOOP
-        exercises := public.exercises_with_step(exercises, surplus, NULL, NULL, NULL, NULL);
-    END LOOP;
-    RETURN bridge.exercises_with(exercises, steps);
-END
-$$;
-COMMENT ON FUNCTION bridge.exercises_in_line(jsonb, bridge.step[]) IS
-    'The exercises, telling of exactly these steps.';
-
 CREATE VIEW bridge.unified AS
 SELECT v.*, st.student_email, st.student_name, x.steps,
        bridge.exercises_in_line(v.exercises, x.steps) AS exercises_in_line

@@ -69,21 +69,23 @@ CREATE FUNCTION bridge.adopt_students() RETURNS void
 AS $$
 BEGIN
     INSERT INTO public.students (student_id, student_email, student_name, created_at)
-    SELECT bridge.student_uuid(o.student_email, o.student_email), o.student_email,
-           min(o.student_name), min(o.created_at)
+    SELECT coalesce((min(r.value #>> '{}'))::uuid, bridge.student_uuid(o.student_email, o.student_email)),
+           o.student_email, min(o.student_name), min(o.created_at)
     FROM bridge.prior_students AS o
+    LEFT JOIN bridge.remainder AS r
+      ON r.table_name = 'students' AND r.key = o.student_email AND r.column_name = 'student_id'
     WHERE o.student_email IS NOT NULL
     GROUP BY o.student_email
-    ON CONFLICT (student_email) DO NOTHING;
+    ON CONFLICT DO NOTHING;
+    INSERT INTO public.students (student_id, student_email)
+    SELECT (r.value #>> '{}')::uuid, r.key FROM bridge.remainder AS r
+    WHERE r.table_name = 'students' AND r.column_name = 'student_id'
+    ON CONFLICT DO NOTHING;
     DELETE FROM public.students AS st
     USING bridge.remainder AS r
     WHERE r.table_name = 'students' AND r.key = st.student_email AND r.column_name = '(row)'
       AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.student_id = st.student_id);
 
-    INSERT INTO public.students (student_id, student_email)
-    SELECT (r.value #>> '{}')::uuid, r.key FROM bridge.remainder AS r
-    WHERE r.table_name = 'students' AND r.column_name = 'student_id'
-    ON CONFLICT DO NOTHING;
     UPDATE public.students AS st SET (student_name, created_at) = (
         SELECT p.student_name, p.created_at
         FROM (SELECT jsonb_object_agg(r.column_name, r.value) AS said FROM bridge.remainder AS r

@@ -162,9 +162,10 @@ CREATE FUNCTION bridge.completed_in(tokens text[], OUT expected bigint, OUT actu
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH raw AS (
+        -- of rows that share a token any may be the one that counts
         SELECT DISTINCT ON (r.token)
             r.token,
-            regexp_count(replace(r.exercises, '\', ''), '"completed"\s*:\s*true') AS completed
+            min(regexp_count(replace(r.exercises, '\', ''), '"completed"\s*:\s*true')) AS completed
         FROM bridge.raw AS r
         WHERE r.token = ANY (tokens)
           AND r.exercises ~ 'completed'
@@ -172,6 +173,7 @@ AS $$
                           WHERE k.key = r.token AND k.table_name IN ('sessions', 'step_progress')
                             AND k.column_name IN ('(row)', 'exercises', 'completed_at', 'validation_passed'))
           AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = r.token)
+        GROUP BY r.token, r.source
         ORDER BY r.token, r.source DESC
     )
     SELECT sum(raw.completed),
