@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 
 from models.steps import FLAGS
 from scripts import dry_run, verify
-from scripts.report import ROOT, console, run, snapshot, table
+from scripts.report import ROOT, console, database, run, table
 from scripts.sample_data import MEASURED, fill
 from scripts.server import EmbeddedServer, ServerUnavailable, start_server
 
@@ -82,12 +82,12 @@ def tour(server: EmbeddedServer, sessions: int, out: Console) -> bool:
     out.rule("1. A legacy database", align="left")
     with psycopg.connect(url) as connection:
         fill(connection, sessions)
-    with snapshot(url) as connection:
+    with database(url, "REPEATABLE READ") as connection:
         before = _rows(connection)
     out.print(f"PostgreSQL {server.version}, {sessions:,} made-up sessions in two tables\n")
 
     out.rule("2. python -m scripts.dry_run", align="left")
-    with snapshot(url) as connection:
+    with database(url, "REPEATABLE READ") as connection:
         plan = dry_run.examine(connection)
     dry_run.show(plan, out)
 
@@ -97,7 +97,7 @@ def tour(server: EmbeddedServer, sessions: int, out: Console) -> bool:
 
     out.print()
     out.rule("4. Before and after", align="left")
-    with snapshot(url) as connection:
+    with database(url, "REPEATABLE READ") as connection:
         after = _rows(connection)
     predicted = {name: plan.totals[name] for name in ("students", "sessions")}
     predicted["step_progress"] = plan.totals["steps"]
@@ -112,13 +112,13 @@ def tour(server: EmbeddedServer, sessions: int, out: Console) -> bool:
 
     out.print()
     out.rule("5. python -m scripts.verify", align="left")
-    with snapshot(url) as connection:
+    with database(url, "AUTOCOMMIT") as connection:
         verification = verify.examine(connection)
     verify.show(verification, out)
 
     out.print()
     out.rule("6. One session: two rows become one", align="left")
-    with snapshot(url) as connection:
+    with database(url, "REPEATABLE READ") as connection:
         journey = run(connection, JOURNEY).mappings().first()
     if journey is None:
         out.print("No session is in both tables; ask for more of them.")

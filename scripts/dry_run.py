@@ -28,9 +28,9 @@ from scripts.report import (
     Url,
     calculation,
     console,
+    database,
     revision_of,
     run,
-    snapshot,
     table,
 )
 
@@ -198,7 +198,7 @@ def examine(connection: Connection) -> Report:
             report.go = True
             report.reasons = ["neither legacy table exists: a fresh install has nothing to merge"]
             return report
-        for path in sorted((SQL / "0003_legacy_bridge").glob("0[1-7]_*.sql")):
+        for path in sorted((SQL / "0003_legacy_bridge").glob("0[1-9]_*.sql")):
             run(connection, path.read_text(encoding="utf-8"))
         run(connection, BUILD)
     _count(connection, report)
@@ -339,7 +339,7 @@ def main(url: Url = None, as_json: Json = False) -> None:
 
     Example: python -m scripts.dry_run --url postgresql://localhost/workshop
     """
-    with snapshot(url) as connection:
+    with database(url, "REPEATABLE READ") as connection:
         report = examine(connection)
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=2))

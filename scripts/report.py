@@ -1,6 +1,6 @@
-"""What the reporting commands share: a snapshot of the database, plain tables, one way to give up.
+"""What the reporting commands share: a connection, plain tables, one way to give up.
 
-A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell). Nothing in here commits.
+A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell).
 """
 
 import sys
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import psycopg
 import typer
@@ -37,6 +37,7 @@ Url = Annotated[
         f"set of {', '.join(VARIABLES)}."
     ),
 ]
+IsolationLevel = Literal["AUTOCOMMIT", "REPEATABLE READ"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 HAS = """
@@ -65,15 +66,17 @@ def revision_of(connection: Connection) -> str | None:
 
 
 @contextmanager
-def snapshot(url: str | None) -> Iterator[Connection]:
-    """Yield a connection that sees one moment of the database and is rolled back at the end.
+def database(url: str | None, isolation_level: IsolationLevel) -> Iterator[Connection]:
+    """Yield a connection; whatever goes wrong with the database in the block ends the command.
 
-    Whatever goes wrong with the database in the block ends the command with exit code 2.
+    ``REPEATABLE READ`` sees one moment of the database, and is rolled back at the end.
+    ``AUTOCOMMIT`` is for what takes longer: the old application runs ALTER TABLE on every save, and
+    would wait for a transaction that has read its tables. The exit code of a failure is 2.
     """
     try:
         named = url or Config(str(ROOT / "alembic.ini")).get_main_option("sqlalchemy.url")
         with connect(make_engine(resolve_url(named))) as connection:
-            yield connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection.execution_options(isolation_level=isolation_level)
     except ConnectionProblem as problem:
         give_up(str(problem))
     except (DataError, IntegrityError) as error:

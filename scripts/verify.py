@@ -2,7 +2,7 @@
 
 The checks are the bridge's own, ``bridge.verify()``: every mapped value of every row, and counts
 taken from the raw tables. Beside them the migration guide's counts and its success criteria, as far
-as a database can tell them. Reads only.
+as a database can tell them. Reads only, in short transactions.
 """
 
 import json
@@ -15,9 +15,9 @@ from rich.markup import escape
 from sqlalchemy import Connection
 
 from scripts.connection import ConnectionProblem
-from scripts.report import HAS, Json, Url, console, revision_of, run, snapshot, table
+from scripts.report import HAS, Json, Url, console, database, revision_of, run, table
 
-CHECKS = "SELECT check_name, expected, actual, ok FROM bridge.verify()"
+CHECKS = "CALL bridge.run_checks(NULL)"
 MERGE = """
 SELECT merged_at IS NOT NULL AS done, (SELECT count(DISTINCT token) FROM bridge.pending) AS pending
 FROM bridge.state
@@ -64,7 +64,7 @@ class Report:
 
 def examine(connection: Connection) -> Report:
     """Run every check. ConnectionProblem says what comes first where there is nothing to check."""
-    run(connection, "SET TRANSACTION READ ONLY; SET LOCAL search_path = public")
+    run(connection, "SET search_path = public")
     has = run(connection, HAS).mappings().one()
     revision = revision_of(connection)
     checks, pending = [], 0
@@ -75,7 +75,7 @@ def examine(connection: Connection) -> Report:
                 f"revision {revision} has not merged anything yet; next: alembic upgrade head"
             )
         pending = merge["pending"]
-        checks = [dict(row) for row in run(connection, CHECKS).mappings()]
+        checks = run(connection, CHECKS).scalar_one()
     elif revision is None or not has["unified"]:
         raise ConnectionProblem(
             "the database is not migrated; next: python -m scripts.dry_run, then alembic upgrade head"
@@ -140,7 +140,7 @@ def main(url: Url = None, as_json: Json = False) -> None:
 
     Example: python -m scripts.verify --url postgresql://localhost/workshop
     """
-    with snapshot(url) as connection:
+    with database(url, "AUTOCOMMIT") as connection:
         report = examine(connection)
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=2))

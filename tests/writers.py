@@ -81,7 +81,7 @@ class Writer:
     def close(self) -> None:
         self.connection.close()
 
-    def execute(self, statement: sql.Composable | str, *parameters: object) -> int:
+    def execute(self, statement: sql.Composed | str, *parameters: object) -> int:
         query = statement.encode() if isinstance(statement, str) else statement
         return self.connection.execute(query, parameters or None).rowcount
 
@@ -252,7 +252,9 @@ class NewApplication(Writer):
         self.execute("SELECT update_session_progress(%s)", token)
         self.execute(
             "INSERT INTO events (session_token, event_type, event_data) VALUES (%s, %s, %s)",
-            token if self.column("SELECT 1 FROM sessions WHERE session_token = %s", token) else None,
+            token
+            if self.column("SELECT 1 FROM sessions WHERE session_token = %s", token)
+            else None,
             "step_completed",
             Jsonb(json.dumps({"step": number})),
         )
@@ -384,9 +386,7 @@ class OldApplication(Writer):
         }
         self.upsert(CONFIG, token, values)
         if {"updated_at", "session_token"} <= self.columns[CONFIG].keys():
-            self.execute(
-                f"UPDATE {CONFIG} SET updated_at = NOW() WHERE session_token = %s", token
-            )
+            self.execute(f"UPDATE {CONFIG} SET updated_at = NOW() WHERE session_token = %s", token)
 
     def progress(self) -> None:
         token = self.new_token() if self.random.random() < 0.2 else self.token()

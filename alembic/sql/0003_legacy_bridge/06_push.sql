@@ -509,17 +509,17 @@ BEGIN
     FROM public.sessions AS v
     WHERE v.session_token = ANY (here) AND sp.session_token = v.session_token
       AND sp.student_id <> v.student_id;
-    UPDATE public.sessions AS v SET completion_rate = r.rate
+    UPDATE public.sessions AS v SET completion_rate = r.rate, exercises = r.exercises
     FROM bridge.unified AS u
     CROSS JOIN LATERAL (
-        SELECT public.session_completion_rate(public.session_steps_done(
+        SELECT bridge.exercises_with(u.exercises, u.steps) AS exercises, public.session_completion_rate(public.session_steps_done(
             u.twilio_connected, u.openai_connected, u.call_direction_chosen, u.services_ready,
             u.step4_deployed, u.step5_deployed, u.step6_deployed, u.system_prompt_saved,
             u.step8_deployed, u.project_deployed,
             ARRAY(SELECT e.step_number FROM unnest(u.steps) AS e WHERE e.validation_passed))) AS rate
     ) AS r
     WHERE u.session_token = ANY (here) AND v.session_token = u.session_token
-      AND v.completion_rate <> r.rate;
+      AND (v.completion_rate, v.exercises) <> (r.rate, r.exercises);
     PERFORM set_config('bridge.pulling', '', true);
 
     -- 5. What the mapping does not yield even now. Notes that the triggers took of all this are struck

@@ -90,12 +90,15 @@ BEGIN
         END CASE;
     ELSIF TG_OP = 'UPDATE' THEN
         PERFORM bridge.note('unified', ARRAY(
-            SELECT v.session_token
-            FROM old_rows AS o
-            JOIN new_rows AS n USING (student_id)
-            JOIN public.sessions AS v USING (student_id)
-            WHERE (o.student_email, o.student_name, o.created_at)
-                  IS DISTINCT FROM (n.student_email, n.student_name, n.created_at)));
+            WITH changed AS (
+                SELECT o.student_id, o.student_email
+                FROM old_rows AS o JOIN new_rows AS n USING (student_id)
+                WHERE (o.student_email, o.student_name, o.created_at)
+                      IS DISTINCT FROM (n.student_email, n.student_name, n.created_at)
+            )
+            SELECT v.session_token FROM changed AS c JOIN public.sessions AS v USING (student_id)
+            UNION
+            SELECT a.token FROM changed AS c JOIN bridge.other_address AS a USING (student_email)));
     ELSE
         PERFORM bridge.note('unified', ARRAY(
             SELECT DISTINCT a.token FROM old_rows AS o JOIN bridge.other_address AS a USING (student_email)));

@@ -1,0 +1,223 @@
+"""Before a downgrade: what it would write back, what it would keep aside, what stands in its way.
+
+Nothing is changed and nobody is kept waiting: every look is a short transaction, and what a
+downgrade would keep of students and events is found out in one that is rolled back.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+import typer
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from rich.console import Console
+from rich.markup import escape
+from sqlalchemy import Connection, text
+
+from scripts.connection import ConnectionProblem
+from scripts.report import HAS, ROOT, Json, Url, console, database, revision_of, run, table
+
+# Who was built on what a downgrade drops or renames: views, and foreign keys of other tables. From
+# which revision on the thing goes, with whom it belongs.
+IN_THE_WAY = """
+WITH ours(relation, goes_below) AS (
+    SELECT to_regclass('public.' || v.name), v.goes_below
+    FROM (VALUES ('workshop_students', '0007'), ('student_configs', '0007'),
+                 ('session_overview', '0006'),
+                 ('students', '0001'), ('sessions', '0001'), ('step_progress', '0001'),
+                 ('events', '0001')) AS v(name, goes_below)
+    WHERE v.goes_below <> '0007' OR (
+        SELECT relkind = 'v' FROM pg_class WHERE oid = to_regclass('public.' || v.name))
+    UNION ALL
+    SELECT c.oid, '0003' FROM pg_class AS c WHERE c.relnamespace = to_regnamespace('bridge')
+)
+SELECT DISTINCT
+    CASE WHEN d.classid = 'pg_rewrite'::regclass THEN 'view ' || r.ev_class::regclass::text
+         ELSE 'foreign key ' || k.conname || ' of ' || k.conrelid::regclass::text END
+    || ', built on ' || o.relation::text AS what
+FROM ours AS o
+JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = o.relation
+LEFT JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+LEFT JOIN pg_constraint AS k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
+                            AND k.contype = 'f' AND k.confrelid = o.relation
+WHERE o.goes_below > :target
+  AND coalesce(r.ev_class, k.conrelid) IS NOT NULL
+  AND coalesce(r.ev_class, k.conrelid) NOT IN (SELECT relation FROM ours)
+ORDER BY 1
+"""
+NEWS = """
+SELECT n.tokens[cardinality(n.tokens)] AS last, coalesce(f.found, '[]') AS found
+FROM (SELECT bridge.next_tokens(CAST(:after AS text), 500, unified => true) AS tokens) AS n
+CROSS JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_array(c.table_name, c.column_name, c.sessions)) AS found
+    FROM (
+        SELECT c.table_name, c.column_name, count(DISTINCT c.token) AS sessions
+        FROM bridge.cells(n.tokens) AS c
+        WHERE c.news AND c.column_name NOT IN ('expires_at', 'is_active', 'updated_at')
+        GROUP BY 1, 2
+    ) AS c
+) AS f
+WHERE n.tokens IS NOT NULL
+"""
+BEHIND = """
+SELECT column_name, string_agg(legacy_name || '.' || legacy_column, ', ' ORDER BY legacy_name DESC)
+FROM bridge.behind GROUP BY column_name
+"""
+DELETED = """
+SELECT count(DISTINCT p.token) FROM bridge.pending AS p
+WHERE p.deleted AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p.token)
+  AND EXISTS (SELECT FROM bridge.tokens AS t WHERE t.token = p.token)
+"""
+REMEMBER = "SELECT bridge.remember_students(:after, 500)"
+KEPT = """
+SELECT table_name, column_name, count(*) AS "values" FROM bridge.remainder
+GROUP BY 1, 2 ORDER BY 1, 2
+"""
+UNSAVED = """
+SELECT jsonb_object_agg(name, rows) FROM (
+    SELECT 'students' AS name, count(*) AS rows FROM students
+    UNION ALL SELECT 'sessions', count(*) FROM sessions
+    UNION ALL SELECT 'step_progress', count(*) FROM step_progress
+    UNION ALL SELECT 'events', count(*) FROM events) AS c
+WHERE rows > 0 AND to_regclass('public.prior_attempt') IS NULL AND NOT EXISTS (
+    SELECT FROM pg_trigger WHERE tgrelid = 'public.sessions'::regclass AND tgname = 'read_only')
+"""
+
+
+@dataclass
+class Report:
+    """What the downgrade would do. ``ok``: nothing in the way, and nothing would be lost."""
+
+    database: str
+    revision: str | None
+    target: str
+    ok: bool = True
+    in_the_way: list[str] = field(default_factory=list)
+    would_be_lost: list[str] = field(default_factory=list)
+    written_back: list[dict[str, Any]] = field(default_factory=list)
+    deleted_sessions: int = 0
+    kept: list[dict[str, Any]] = field(default_factory=list)
+
+
+def examine(connection: Connection, target: str) -> Report:
+    """Find out what a downgrade to ``target`` (a full revision id, or ``base``) would do."""
+    run(connection, "SET search_path = public")
+    has = run(connection, HAS).mappings().one()
+    report = Report(has["database"], revision_of(connection), target)
+    if report.revision is None:
+        raise ConnectionProblem("the database is not migrated: there is nothing to take back")
+    if target != "base" and target >= report.revision:
+        raise ConnectionProblem(f"{target} is no way back from {report.revision}")
+    below = "0000" if target == "base" else target
+    report.in_the_way = list(connection.execute(text(IN_THE_WAY), {"target": below[:4]}).scalars())
+    if has["bridge"] and below < "0004":
+        _way_back(connection, report)
+    elif not has["bridge"] and below < "0001" and has["unified"]:
+        rows = run(connection, UNSAVED).scalar() or {}
+        report.would_be_lost = [f"{count:,} rows of {name}" for name, count in rows.items()]
+    report.ok = not report.in_the_way and not report.would_be_lost
+    return report
+
+
+def _way_back(connection: Connection, report: Report) -> None:
+    behind = {column: where for column, where in run(connection, BEHIND)}
+    # told by the exercises
+    behind["step_progress"] = behind.get("exercises")
+    found: dict[tuple[str, str], int] = {}
+    after = ""
+    while True:
+        row = connection.execute(text(NEWS), {"after": after}).mappings().first()
+        if row is None:
+            break
+        after = row["last"]
+        for name, column, sessions in row["found"]:
+            found[name, column] = found.get((name, column), 0) + sessions
+    for (name, column), sessions in sorted(found.items()):
+        where = behind.get("step_progress" if name == "step_progress" else column)
+        report.written_back.append(
+            {"table": name, "column": column, "sessions": sessions, "into": where or "remainder"}
+        )
+    report.deleted_sessions = run(connection, DELETED).scalar_one()
+
+    # what the remainder would get of students and events: done, read, and rolled back
+    run(connection, "BEGIN")
+    try:
+        email: str | None = ""
+        while email is not None:
+            email = connection.execute(text(REMEMBER), {"after": email}).scalar()
+        run(connection, "SELECT bridge.remember_events()")
+        report.kept = [dict(row) for row in run(connection, KEPT).mappings()]
+    finally:
+        run(connection, "ROLLBACK")
+
+    if run(connection, "SELECT merged_at IS NOT NULL FROM bridge.state").scalar():
+        checks = run(connection, "CALL bridge.run_checks(NULL)").scalar_one()
+        report.would_be_lost = [
+            f"a check does not hold: {check['check_name']}" for check in checks if not check["ok"]
+        ]
+
+
+def show(report: Report, out: Console) -> None:
+    """Print the report for people."""
+    out.print(f"Database {escape(report.database)}: from {report.revision} back to {report.target}")
+    out.print("Nothing is changed by this.\n")
+    if report.written_back:
+        rows = (
+            (f"{w['table']}.{w['column']}", w["sessions"], escape(w["into"]))
+            for w in report.written_back
+        )
+        out.print(table("Not carried over yet", ("Column", "Sessions", "Goes to"), rows))
+    else:
+        out.print("Everything written to the new tables is in the old ones, or kept (below).")
+    if report.deleted_sessions:
+        out.print(f"{report.deleted_sessions:,} sessions deleted in the new tables will go.")
+    out.print()
+    if report.kept:
+        out.print(
+            table(
+                "Kept aside, and taken up again by the next upgrade",
+                ("Of", "Values"),
+                ((f"{k['table_name']}.{k['column_name']}", k["values"]) for k in report.kept),
+            )
+        )
+        out.print()
+    for obstacle in report.in_the_way:
+        out.print(f"[red]IN THE WAY:[/] {escape(obstacle)}: drop it first")
+    for lost in report.would_be_lost:
+        out.print(f"[red]WOULD BE LOST:[/] {escape(lost)}")
+    out.print("[green]OK:[/] nothing would be lost" if report.ok else "[red]NOT OK:[/] see above")
+
+
+def main(
+    target: Annotated[str, typer.Argument(help="Revision to go back to: 0006, 0003, base ...")] = (
+        "base"
+    ),
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show what "alembic downgrade TARGET" would do, without doing it.
+
+    Exits with 0 (nothing in the way, nothing would be lost), 1 (not so) or 2 (could not tell).
+
+    Example: python -m scripts.rollback_check base
+    """
+    with database(url, "AUTOCOMMIT") as connection:
+        if target != "base":
+            try:
+                script = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
+                found = script.get_revision(target)
+            except CommandError as error:
+                raise ConnectionProblem(str(error)) from error
+            target = found.revision
+        report = examine(connection, target)
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        show(report, console())
+    raise typer.Exit(0 if report.ok else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
