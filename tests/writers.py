@@ -78,6 +78,10 @@ class Writer:
         self.tokens = tokens if tokens is not None else []
         """Tokens to write to; shared between writers where they are to meet."""
 
+    def act(self) -> str:
+        """One request, drawn at random; its name."""
+        raise NotImplementedError
+
     def close(self) -> None:
         self.connection.close()
 

@@ -333,6 +333,29 @@ END
 $$;
 COMMENT ON FUNCTION bridge.forget(text[]) IS 'Drops what a later legacy change has overtaken.';
 
+-- An address that was seen for a session and is not where the session went: it lost to another one, or
+-- changed between the two looks. It is remembered, so that its student is looked at again when the session
+-- comes by again.
+CREATE FUNCTION bridge.note_addresses(tokens text[], seen_tokens text[], seen_emails text[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    DELETE FROM bridge.other_address AS a
+    WHERE a.token = ANY (tokens)
+      AND (a.token, a.student_email) NOT IN (SELECT * FROM unnest(seen_tokens, seen_emails));
+    INSERT INTO bridge.other_address (token, student_email)
+    SELECT seen.token, seen.student_email
+    FROM unnest(seen_tokens, seen_emails) AS seen(token, student_email)
+    LEFT JOIN public.sessions AS v ON v.session_token = seen.token
+    LEFT JOIN public.students AS st ON st.student_id = v.student_id
+    WHERE st.student_email IS DISTINCT FROM seen.student_email
+    ON CONFLICT DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION bridge.note_addresses(text[], text[], text[]) IS
+    'Keeps other_address right for some sessions.';
+
 -- bridge.pulling keeps the triggers of the unified schema from noting what comes from the other side.
 CREATE FUNCTION bridge.pull(tokens text[]) RETURNS bigint
     LANGUAGE plpgsql
@@ -347,20 +370,7 @@ BEGIN
     students := bridge.pull_students(tokens);
     changed := students.changed + bridge.pull_sessions(tokens);
 
-    -- An address that was seen for a session and is not where the session went: it lost to another
-    -- one, or changed between the two looks. It is remembered, so that its student is looked at
-    -- again when the session comes by again.
-    DELETE FROM bridge.other_address AS a
-    WHERE a.token = ANY (tokens)
-      AND (a.token, a.student_email) NOT IN (
-          SELECT * FROM unnest(students.seen_tokens, students.seen_emails));
-    INSERT INTO bridge.other_address (token, student_email)
-    SELECT seen.token, seen.student_email
-    FROM unnest(students.seen_tokens, students.seen_emails) AS seen(token, student_email)
-    LEFT JOIN public.sessions AS v ON v.session_token = seen.token
-    LEFT JOIN public.students AS st ON st.student_id = v.student_id
-    WHERE st.student_email IS DISTINCT FROM seen.student_email
-    ON CONFLICT DO NOTHING;
+    PERFORM bridge.note_addresses(tokens, students.seen_tokens, students.seen_emails);
     PERFORM set_config('bridge.pulling', '', true);
     RETURN changed;
 END

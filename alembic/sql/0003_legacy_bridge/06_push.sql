@@ -418,8 +418,11 @@ DECLARE
     emails text[];
     family text[];
     differing jsonb;
+    seen jsonb;
     cells jsonb;
     missing text[];
+    seen_tokens text[];
+    seen_emails text[];
     src record;
 BEGIN
     -- 1. What was deleted. Before the foreign keys of 0005 nothing else takes steps and events along.
@@ -439,43 +442,49 @@ BEGIN
                     JOIN public.students AS st ON st.student_id = v.student_id
                     WHERE v.session_token = ANY (here));
     family := bridge.family(here, emails);
-    WITH c AS MATERIALIZED (
-        SELECT * FROM bridge.cells(here) AS c WHERE c.news
-    )
-    SELECT jsonb_object_agg(d.token, d.cells) INTO differing
-    FROM (
-        SELECT n.token, jsonb_object_agg(n.column_name, n.mapped) AS cells
+    -- Twice, because one write can change what follows from it: a step, the current one.
+    FOR round IN 1 .. 2 LOOP
+        WITH c AS MATERIALIZED (
+            SELECT * FROM bridge.cells(here) AS c WHERE c.news
+        )
+        SELECT jsonb_object_agg(d.token, d.cells) INTO differing
         FROM (
-            SELECT c.token, c.column_name, c.mapped
-            FROM c WHERE c.table_name = 'sessions' AND c.column_name <> 'exercises'
-            UNION
-            SELECT u.session_token, 'exercises', m.exercises
-            FROM bridge.unified AS u
-            LEFT JOIN bridge.mapped_sessions AS m
-              ON m.session_token = u.session_token AND m.session_token = ANY (here)
-            WHERE u.session_token = ANY (here)
-              AND u.session_token IN (SELECT c.token FROM c
-                                      WHERE c.table_name = 'step_progress' OR c.column_name = 'exercises')
-              AND u.exercises_in_line IS DISTINCT FROM coalesce(m.exercises, '{}')
-            UNION
-            SELECT v.session_token, 'student_name', to_jsonb(s.student_name)
-            FROM public.sessions AS v
-            JOIN public.students AS st ON st.student_id = v.student_id
-            LEFT JOIN bridge.map_students(family) AS s ON s.student_email = st.student_email
-            WHERE v.session_token = ANY (here) AND st.student_name IS DISTINCT FROM s.student_name
-            UNION
-            -- a session that is new, or gone from both tables, is told again
-            SELECT v.session_token, 'student_email', NULL
-            FROM public.sessions AS v
-            WHERE v.session_token = ANY (here)
-              AND v.session_token NOT IN (SELECT t.token FROM bridge.tokens AS t WHERE t.token = ANY (here))
-        ) AS n
-        GROUP BY n.token
-    ) AS d;
+            SELECT n.token, jsonb_object_agg(n.column_name, n.mapped) AS cells
+            FROM (
+                SELECT c.token, c.column_name, c.mapped
+                FROM c
+                WHERE c.table_name = 'sessions' AND c.column_name <> 'exercises'
+                  AND c.column_name IN (SELECT b.column_name FROM bridge.behind AS b)
+                UNION
+                SELECT u.session_token, 'exercises', m.exercises
+                FROM bridge.unified AS u
+                LEFT JOIN bridge.mapped_sessions AS m
+                  ON m.session_token = u.session_token AND m.session_token = ANY (here)
+                WHERE u.session_token = ANY (here)
+                  AND u.session_token IN (SELECT c.token FROM c
+                                          WHERE c.table_name = 'step_progress' OR c.column_name = 'exercises')
+                  AND u.exercises_in_line IS DISTINCT FROM coalesce(m.exercises, '{}')
+                UNION
+                SELECT v.session_token, 'student_name', to_jsonb(s.student_name)
+                FROM public.sessions AS v
+                JOIN public.students AS st ON st.student_id = v.student_id
+                LEFT JOIN bridge.map_students(family) AS s ON s.student_email = st.student_email
+                WHERE v.session_token = ANY (here) AND st.student_name IS DISTINCT FROM s.student_name
+                UNION
+                -- a session that is new, or gone from both tables, is told again
+                SELECT v.session_token, 'student_email', NULL
+                FROM public.sessions AS v
+                WHERE v.session_token = ANY (here)
+                  AND v.session_token NOT IN (SELECT t.token FROM bridge.tokens AS t WHERE t.token = ANY (here))
+            ) AS n
+            GROUP BY n.token
+        ) AS d;
 
-    -- 3. workshop_students first: a row that is missing where no row that is there has the column, then
-    --    the columns; a new row is to hold all that it has a column for.
-    IF differing IS NOT NULL THEN
+        EXIT WHEN differing IS NULL OR differing = seen;
+        seen := differing;
+
+        -- 3. workshop_students first: a row that is missing where no row that is there has the column, then
+        --    the columns; a new row is to hold all that it has a column for.
         FOR src IN SELECT s.legacy_name, bridge.adapter_of(s.legacy_name) AS adapter, o.legacy_name AS other_name,
                           bridge.adapter_of(o.legacy_name) AS other_adapter
                    FROM bridge.source AS s JOIN bridge.source AS o ON o.legacy_name <> s.legacy_name
@@ -501,7 +510,7 @@ BEGIN
             END IF;
             PERFORM bridge.try_update(src.legacy_name, cells, ARRAY(SELECT jsonb_object_keys(cells)));
         END LOOP;
-    END IF;
+    END LOOP;
 
     -- 4. What the unified schema derives is put right in it.
     PERFORM set_config('bridge.pulling', 'on', true);
@@ -512,11 +521,13 @@ BEGIN
     UPDATE public.sessions AS v SET completion_rate = r.rate, exercises = r.exercises
     FROM bridge.unified AS u
     CROSS JOIN LATERAL (
-        SELECT bridge.exercises_with(u.exercises, u.steps) AS exercises, public.session_completion_rate(public.session_steps_done(
-            u.twilio_connected, u.openai_connected, u.call_direction_chosen, u.services_ready,
-            u.step4_deployed, u.step5_deployed, u.step6_deployed, u.system_prompt_saved,
-            u.step8_deployed, u.project_deployed,
-            ARRAY(SELECT e.step_number FROM unnest(u.steps) AS e WHERE e.validation_passed))) AS rate
+        SELECT
+            bridge.exercises_with(u.exercises, u.steps) AS exercises,
+            public.session_completion_rate(public.session_steps_done(
+                u.twilio_connected, u.openai_connected, u.call_direction_chosen, u.services_ready,
+                u.step4_deployed, u.step5_deployed, u.step6_deployed, u.system_prompt_saved,
+                u.step8_deployed, u.project_deployed,
+                ARRAY(SELECT e.step_number FROM unnest(u.steps) AS e WHERE e.validation_passed))) AS rate
     ) AS r
     WHERE u.session_token = ANY (here) AND v.session_token = u.session_token
       AND (v.completion_rate, v.exercises) <> (r.rate, r.exercises);
@@ -524,11 +535,15 @@ BEGIN
 
     -- 5. What the mapping does not yield even now. Notes that the triggers took of all this are struck
     --    out; those of other sessions, which a trigger of the application may have written, are not.
+    SELECT array_agg(o.token), array_agg(o.student_email) INTO seen_tokens, seen_emails
+    FROM (SELECT DISTINCT r.token, r.student_email FROM bridge.student_sources AS r
+          WHERE r.token = ANY (tokens)) AS o;
+    PERFORM bridge.note_addresses(tokens, seen_tokens, seen_emails);
     PERFORM bridge.remember(tokens, emails_before);
     DELETE FROM bridge.pending AS p
     WHERE p.id > last_note AND p.side = 'legacy' AND p.token = ANY (tokens)
       AND p.xact = pg_current_xact_id();
-    RETURN (SELECT count(*) FROM jsonb_object_keys(coalesce(differing, '{}'))) + cardinality(gone);
+    RETURN (SELECT count(*) FROM jsonb_object_keys(coalesce(seen, '{}'))) + cardinality(gone);
 END
 $$;
 COMMENT ON FUNCTION bridge.push(text[]) IS

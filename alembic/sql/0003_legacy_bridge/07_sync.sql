@@ -135,7 +135,7 @@ BEGIN
         SELECT p.token, array_agg(p.id) AS ids,
                max(p.at) FILTER (WHERE p.side = 'legacy') AS legacy_at,
                max(p.at) FILTER (WHERE p.side = 'unified') AS unified_at,
-               bool_or(p.deleted) AS deleted
+               max(p.at) FILTER (WHERE p.deleted) AS deleted_at
         FROM bridge.pending AS p
         WHERE p.token = ANY (tokens)
         GROUP BY p.token
@@ -151,7 +151,7 @@ BEGIN
         SELECT f.token, f.ids, CASE
             WHEN f.unified_at IS NULL THEN 'pull'
             -- a step or an event of a session that has not arrived yet is no deletion of it
-            WHEN NOT f.in_unified AND (f.never_in_step OR NOT f.deleted) THEN 'pull'
+            WHEN NOT f.in_unified AND (f.never_in_step OR f.deleted_at IS NULL OR f.deleted_at < f.legacy_at) THEN 'pull'
             WHEN f.never_in_step AND f.in_legacy THEN 'combine'
             WHEN f.legacy_at IS NULL OR NOT f.in_legacy AND f.never_in_step THEN 'push'
             WHEN f.in_unified AND f.in_legacy AND f.unified_at > f.legacy_at THEN 'unified'

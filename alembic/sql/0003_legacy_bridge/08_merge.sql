@@ -151,11 +151,27 @@ CREATE FUNCTION bridge.restore_events() RETURNS void
 AS $$
 BEGIN
     PERFORM set_config('bridge.pulling', 'on', true);
-    INSERT INTO public.events
-    SELECT e.* FROM bridge.remainder AS r
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::public.events, r.value) AS e
-    WHERE r.table_name = 'events';
-    IF FOUND THEN
+    -- after a downgrade to 0003 they are still there; a number may have been given to another event since
+    WITH kept AS (
+        SELECT e.* FROM bridge.remainder AS r
+        CROSS JOIN LATERAL jsonb_populate_record(NULL::public.events, r.value) AS e
+        WHERE r.table_name = 'events'
+    ),
+    missing AS (
+        SELECT k.*, EXISTS (SELECT FROM public.events AS e WHERE e.id = k.id) AS taken
+        FROM kept AS k
+        WHERE NOT EXISTS (SELECT FROM public.events AS e
+                          WHERE e.id = k.id AND (e.event_type, e.created_at) = (k.event_type, k.created_at))
+    ),
+    renumbered AS (
+        INSERT INTO public.events (student_id, session_token, event_type, event_data, created_at)
+        SELECT m.student_id, m.session_token, m.event_type, m.event_data, m.created_at
+        FROM missing AS m WHERE m.taken
+    )
+    INSERT INTO public.events (id, student_id, session_token, event_type, event_data, created_at)
+    SELECT m.id, m.student_id, m.session_token, m.event_type, m.event_data, m.created_at
+    FROM missing AS m WHERE NOT m.taken;
+    IF EXISTS (SELECT FROM bridge.remainder WHERE table_name = 'events') THEN
         PERFORM setval(pg_get_serial_sequence('public.events', 'id'), (SELECT max(id) FROM public.events));
         DELETE FROM bridge.remainder WHERE table_name = 'events';
     END IF;

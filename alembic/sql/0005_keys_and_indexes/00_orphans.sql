@@ -6,6 +6,7 @@ DECLARE
     adopted text[];
     rows bigint;
 BEGIN
+    PERFORM set_config('bridge.pulling', 'on', true);
     WITH orphans AS (
         INSERT INTO public.students (student_id, student_email, student_name)
         SELECT v.student_id,
@@ -49,5 +50,6 @@ BEGIN
     UPDATE public.events AS e SET student_id = NULL
     WHERE e.student_id IS NOT NULL
       AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_id = e.student_id);
+    PERFORM set_config('bridge.pulling', '', true);
 END
 $$

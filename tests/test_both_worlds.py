@@ -1,0 +1,567 @@
+"""Two worlds in step: what is written in one reaches the other, and the way back loses nothing.
+
+The writers are those of ``writers.py``: both applications' statements, drawn at random. What is
+compared is read with plain SELECTs, and by the oracle; no function of the bridge has a say in it.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from conftest import Clone
+from databases import (
+    ROOT,
+    Database,
+    Server,
+    changes,
+    cloned,
+    deviations,
+    downgrade,
+    dump,
+    failed_checks,
+    psql,
+    script_of,
+    upgrade,
+)
+from eras import ERAS, load
+from oracle import CONFIG, PROGRESS, differences, predict, read_legacy, read_v2
+from writers import NewApplication, OldApplication, Writer
+
+UNIFIED = """
+    SELECT 'students', to_jsonb(t) - 'updated_at' FROM students AS t
+    UNION ALL
+    SELECT 'sessions', to_jsonb(t) - ARRAY['updated_at', 'expires_at', 'is_active']
+    FROM sessions AS t
+    UNION ALL
+    SELECT 'step_progress', to_jsonb(t) - ARRAY['created_at', 'updated_at'] FROM step_progress AS t
+    UNION ALL
+    SELECT 'events', to_jsonb(t) FROM events AS t
+    WHERE event_type NOT IN ('legacy_merge', 'merge_note')
+"""
+EVERY = "ARRAY(SELECT token FROM bridge.tokens UNION SELECT session_token FROM sessions)"
+KEPT = "SELECT relname FROM pg_class WHERE relname LIKE 'bridge_remainder_backup%'"
+
+
+KEYS = {"students": "student_email", "sessions": "session_token", "events": "id"}
+Rows = dict[tuple[str, ...], dict[str, Any]]
+
+
+def unified(database: Database) -> Rows:
+    """All rows of the unified schema by their keys; without what the migration's own writing sets."""
+    return {
+        (table, str(row[KEYS[table]]))
+        if table in KEYS
+        else (table, row["session_token"], str(row["step_number"])): row
+        for table, row in database.query(UNIFIED)
+    }
+
+
+def different(before: Rows, after: Rows) -> list[str]:
+    """One line for each row that came or went, and for each cell that changed."""
+    lines = [f"{key}: gone, was {before[key]}" for key in sorted(before.keys() - after.keys())]
+    lines += [f"{key}: came, is {after[key]}" for key in sorted(after.keys() - before.keys())]
+    for key in sorted(before.keys() & after.keys()):
+        lines += [
+            f"{key}.{column}: {value!r} -> {after[key][column]!r}"
+            for column, value in before[key].items()
+            if value != after[key][column]
+        ]
+    return lines
+
+
+def legacy_rows(database: Database) -> list[tuple[Any, ...]]:
+    """The rows of both legacy tables, and where they lie: a rewritten row lies elsewhere."""
+    relations = database.query("SELECT relation::text FROM bridge.source ORDER BY legacy_name")
+    return [
+        (relation, *row)
+        for (relation,) in relations
+        for row in database.query(f"SELECT ctid::text, t::text FROM {relation} AS t ORDER BY 2")
+    ]
+
+
+def some_tokens(database: Database, count: int = 40) -> list[str]:
+    found = database.query(
+        "SELECT session_token FROM sessions ORDER BY md5(session_token) LIMIT %s", count
+    )
+    return [token for (token,) in found]
+
+
+def write(database: Database, writes: int, seed: int, *kinds: type[Writer]) -> None:
+    """Requests of these applications, one after the other, on connections of their own."""
+    tokens = some_tokens(database)
+    writers = [kind(database.url, seed + n, tokens) for n, kind in enumerate(kinds)]
+    order = random.Random(seed)
+    for _ in range(writes):
+        order.choice(writers).act()
+    for writer in writers:
+        writer.close()
+
+
+def pending(database: Database) -> list[tuple[Any, ...]]:
+    return database.query("SELECT side, token FROM bridge.pending")
+
+
+# --- the laws -------------------------------------------------------------------------------------
+
+
+def assert_in_step(database: Database) -> None:
+    """Nothing waits; a pull and a push find nothing to do, in either order."""
+    assert pending(database) == []
+    assert failed_checks(database) == []
+    new, old = unified(database), legacy_rows(database)
+    database.query(f"SELECT bridge.push({EVERY})")
+    assert changes([str(row) for row in old], [str(row) for row in legacy_rows(database)]) == []
+    database.query(f"SELECT bridge.pull({EVERY})")
+    assert different(new, unified(database)) == []
+    database.query(f"SELECT bridge.push({EVERY})")
+    assert legacy_rows(database) == old
+
+
+@pytest.mark.parametrize("name", ERAS)
+def test_writes_to_both_worlds_keep_them_in_step(
+    request: pytest.FixtureRequest, server: Server, name: str
+) -> None:
+    """On every era, those that cannot say everything among them; and back, and up again."""
+    template = request.getfixturevalue("postgresql_proc").template_dbname
+    with cloned(server, template) as database:
+        with database.connect() as connection:
+            load(connection, ERAS[name])
+        upgrade(database, "0006")
+        if not database.query("SELECT to_regnamespace('bridge')")[0][0]:
+            return  # a fresh install
+        write(database, 25, len(name), NewApplication, OldApplication, NewApplication)
+        assert_in_step(database)
+        before = unified(database)
+        downgrade(database)
+        upgrade(database)
+        assert different(before, unified(database)) == []
+        assert failed_checks(database) == []
+
+
+def test_a_later_legacy_change_wins(migrated: Database) -> None:
+    """What the old tables could not say counts until they say something else."""
+    ((token,),) = migrated.query(
+        "SELECT session_token FROM student_configs JOIN workshop_students USING (session_token) "
+        "ORDER BY 1 LIMIT 1"
+    )
+    names = dict(migrated.query("SELECT legacy_name, relation::text FROM bridge.source"))
+    migrated.execute(
+        f"ALTER TABLE {names[CONFIG]} ADD CONSTRAINT short CHECK (length(system_prompt) < 1000) NOT VALID"
+    )
+    long = "x" * 2000
+    migrated.execute(
+        f"UPDATE sessions SET system_prompt = '{long}' WHERE session_token = '{token}'"
+    )
+    prompt = f"SELECT system_prompt FROM sessions WHERE session_token = '{token}'"
+    kept = f"SELECT column_name FROM bridge.remainder WHERE key = '{token}' ORDER BY 1"
+    assert ("system_prompt",) in migrated.query(kept)
+    migrated.execute(
+        f"UPDATE workshop_students SET total_time_spent = 77 WHERE session_token = '{token}'"
+    )
+    migrated.execute(
+        f"UPDATE student_configs SET ivr_greeting = 'Hi' WHERE session_token = '{token}'"
+    )
+    assert migrated.query(prompt) == [(long,)]
+    migrated.execute(
+        f"UPDATE student_configs SET system_prompt = 'short' WHERE session_token = '{token}'"
+    )
+    assert migrated.query(prompt) == [("short",)]
+    assert ("system_prompt",) not in migrated.query(kept)
+
+
+# --- the way back ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("revision", ["0003", "0004", "0005", "0006", "head"])
+def test_rollback_after_a_thousand_writes(clone: Clone, revision: str) -> None:
+    """From each revision: the old tables then say, by the oracle, what the new ones said."""
+    database = clone(revision if revision != "0005" else "0004")
+    if revision == "0005":
+        upgrade(database, "0005")
+    write(database, 1000, 7, NewApplication, OldApplication, NewApplication, OldApplication)
+    if revision in ("0003", "0004"):
+        upgrade(database, "0006")  # so that there is something to compare with
+        downgrade(database, revision)
+    before = unified(database)
+    with database.connect() as connection:
+        said = read_v2(connection)
+    downgrade(database)
+    with database.connect() as connection:
+        found = predict(read_legacy(connection, PROGRESS), read_legacy(connection, CONFIG))
+    assert not (said.sessions.keys() ^ found.sessions.keys())
+    # a column without a home of its own is not written back where the old application deleted its row
+    lines = [line for line in differences(found, said) if line.startswith("session")]
+    # and exercises do not follow a deleted step before the triggers of 0005
+    known = (".legacy_extra",) if revision >= "0005" else (".legacy_extra", ".exercises")
+    assert [line for line in lines if not any(column in line for column in known)] == []
+    upgrade(database)
+    assert different(before, unified(database)) == []
+    assert failed_checks(database) == []
+
+
+def test_what_v2_wrote_is_in_the_old_tables(migrated: Database) -> None:
+    """Every kind of write by name, and every row that was not touched as it was."""
+    old = {
+        table: dict(migrated.query(f"SELECT session_token, to_jsonb(t)::text FROM {table} AS t"))
+        for table in (PROGRESS, CONFIG)
+    }
+    touched = some_tokens(migrated, 4)
+    configured, renamed, deleted, moved = touched
+    migrated.execute(
+        f"""
+        INSERT INTO students (student_email, student_name) VALUES ('New@Example.com', 'New One');
+        INSERT INTO sessions (session_token, student_id)
+        SELECT 'ws_v2', student_id FROM students WHERE student_email = 'new@example.com';
+        INSERT INTO step_progress (session_token, student_id, step_number, step_name, attempts,
+                                   validation_passed, completed_at)
+        SELECT 'ws_v2', student_id, 3, 'Basic TwiML', 2, true, '2026-01-02Z'
+        FROM students WHERE student_email = 'new@example.com';
+        SELECT update_session_progress('ws_v2');
+        UPDATE sessions SET system_prompt = 'Be kind', step5_deployed = true, tools = '[{{"a": 1}}]'
+        WHERE session_token = 'ws_v2';
+        UPDATE sessions SET ivr_greeting = 'Hello', openai_api_key = NULL
+        WHERE session_token = '{configured}';
+        UPDATE students SET student_name = 'Renamed' WHERE student_id =
+            (SELECT student_id FROM sessions WHERE session_token = '{renamed}');
+        UPDATE students SET student_email = 'Moved@Example.com' WHERE student_id =
+            (SELECT student_id FROM sessions WHERE session_token = '{moved}');
+        DELETE FROM sessions WHERE session_token = '{deleted}'
+        """
+    )
+    family = {
+        token
+        for (token,) in migrated.query(
+            "SELECT session_token FROM sessions WHERE student_id IN "
+            "(SELECT student_id FROM sessions WHERE session_token = ANY (%s))",
+            [renamed, moved],
+        )
+    }
+    downgrade(migrated)
+
+    def values(query: str) -> Any:
+        (row,) = migrated.query(query)
+        return row
+
+    assert values(
+        "SELECT student_email, student_name, exercises -> 'step-4-basic-twiml' -> 'completed', "
+        "completion_rate FROM workshop_students WHERE session_token = 'ws_v2'"
+    ) == ("new@example.com", "New One", True, 22)
+    assert values(
+        "SELECT system_prompt, step5_deployed, tools, current_step FROM student_configs "
+        "WHERE session_token = 'ws_v2'"
+    ) == ("Be kind", True, [{"a": 1}], 4)
+    assert values(
+        "SELECT ivr_greeting, openai_api_key FROM student_configs "
+        f"WHERE session_token = '{configured}'"
+    ) == ("Hello", None)
+    for column, token, expected in (
+        ("student_name", renamed, "Renamed"),
+        ("student_email", moved, "moved@example.com"),
+    ):
+        found = migrated.query(
+            f"SELECT {column} FROM workshop_students WHERE session_token = '{token}' "
+            f"UNION SELECT {column} FROM student_configs WHERE session_token = '{token}'"
+        )
+        assert found == [(expected,)]
+    for table, rows in old.items():
+        now = dict(migrated.query(f"SELECT session_token, to_jsonb(t)::text FROM {table} AS t"))
+        assert deleted not in now
+        untouched = rows.keys() - set(touched) - family
+        assert len(untouched) > 100
+        assert {token: now.get(token) for token in untouched} == {t: rows[t] for t in untouched}
+
+
+def test_without_writes_nothing_is_kept_aside(clone: Clone) -> None:
+    database = clone("legacy")
+    before = dump(database)
+    upgrade(database)
+    # also what the old application writes is no reason to keep anything
+    database.execute("UPDATE student_configs SET system_prompt = 'old', updated_at = now()")
+    database.execute("UPDATE workshop_students SET exercises = '{}', last_activity = now()")
+    downgrade(database)
+    assert database.query(KEPT) == []
+    downgraded = dump(database, without=("alembic_version",))
+    assert [line for line in changes(before, downgraded) if "CREATE" in line] == []
+
+
+def test_up_down_up_is_the_same(clone: Clone, tmp_path: Path) -> None:
+    """Also twice, also by script, with a second cut-over on one day; ids of students included."""
+    database = clone("head")
+    write(database, 60, 11, NewApplication)
+    database.execute(
+        "INSERT INTO events (event_type, event_data) VALUES ('greeting', '{\"a\": 1}')"
+    )
+    before = unified(database)
+    names = database.query("SELECT legacy_name, relation::text FROM bridge.source ORDER BY 1")
+    downgrade(database)
+    ((kept,),) = database.query(KEPT)
+    assert database.query("SELECT has_table_privilege('public', %s, 'SELECT')", kept) == [(False,)]
+    upgrade(database)
+    assert different(before, unified(database)) == []
+    assert database.query(KEPT) == []
+    assert (
+        database.query("SELECT legacy_name, relation::text FROM bridge.source ORDER BY 1") == names
+    )
+    for direction, revisions in (("downgrade", "head:base"), ("upgrade", "head")):
+        done = psql(database, script_of(direction, revisions), tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert different(before, unified(database)) == []
+    assert failed_checks(database) == []
+
+
+def test_a_downgrade_that_is_killed_goes_on(migrated: Database) -> None:
+    write(migrated, 60, 13, NewApplication, OldApplication)
+    before = unified(migrated)
+    reached = {"0004": "", "0003": "", "0002": ""}
+    for state in reached:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "alembic", "downgrade", "base"],
+            cwd=ROOT,
+            env={**os.environ, "POSTGRES_URL_NON_POOLING": migrated.url},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        query = "SELECT coalesce(max(version_num), '') FROM alembic_version"
+        while process.poll() is None:
+            if migrated.query(query)[0][0] <= f"{state}_":
+                break
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        reached[state] = migrated.query(query)[0][0]
+    assert reached["0004"] >= "0002"
+    assert wait_until_free(migrated)
+    downgrade(migrated)
+    upgrade(migrated)
+    assert different(before, unified(migrated)) == []
+    assert failed_checks(migrated) == []
+
+
+def wait_until_free(database: Database) -> bool:
+    """The server has noticed that the client is gone, and given its locks back."""
+    running = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    for _ in range(200):
+        if database.query(running) == [(0,)]:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_rollback_that_is_rolled_back(migrated: Database) -> None:
+    """Down to 0003, where the new tables are read-only, and up again."""
+    write(migrated, 30, 5, NewApplication)
+    before = unified(migrated)
+    downgrade(migrated, "0003")
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction, match="read-only"):
+        migrated.execute("UPDATE sessions SET ivr_greeting = 'too late'")
+    upgrade(migrated)
+    assert different(before, unified(migrated)) == []
+    migrated.execute("UPDATE sessions SET ivr_greeting = 'in time'")
+    assert pending(migrated) == []
+
+
+# --- conflicts, and what looks like one ------------------------------------------------------------
+
+
+def test_written_on_both_sides_before_either_could_follow(clone: Clone) -> None:
+    """The later value wins, what it does not say is taken from the other; a note tells of it."""
+    database = clone("0004")
+    first, second = some_tokens(database, 2)
+    database.execute(
+        f"""
+        DELETE FROM student_configs WHERE session_token IN ('{first}', '{second}');
+        INSERT INTO student_configs (session_token) VALUES ('{first}'), ('{second}')
+        """
+    )
+    with database.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    old = (
+        "UPDATE student_configs SET system_prompt = 'old', tts_provider = 'old', "
+        "step4_deployed = true WHERE session_token = '{}'"
+    )
+    new = (
+        "UPDATE sessions SET system_prompt = 'new', ivr_greeting = 'new', "
+        "project_deployed = true WHERE session_token = '{}'"
+    )
+    database.execute(old.format(first))
+    database.execute(new.format(first))
+    database.execute(new.format(second))
+    database.execute(old.format(second))
+    upgrade(database, "0006")
+    for table in ("sessions", "student_configs"):
+        rows = dict(
+            database.query(
+                f"SELECT session_token, ARRAY[system_prompt, tts_provider, ivr_greeting, "
+                f"step4_deployed::text, project_deployed::text] FROM {table} "
+                "WHERE session_token = ANY (%s)",
+                [first, second],
+            )
+        )
+        assert rows[first] == ["new", "old", "new", "true", "true"]
+        assert rows[second] == ["old", "old", "new", "true", "true"]
+    notes = (
+        "SELECT session_token, event_data -> 'written_on_both_sides' ->> 'system_prompt' "
+        "FROM events WHERE event_data ? 'written_on_both_sides'"
+    )
+    assert dict(database.query(notes)) == {first: "unified", second: "legacy"}
+
+
+def test_deleted_here_and_written_there(clone: Clone) -> None:
+    database = clone("0004")
+    kept_new, gone_new, kept_old, gone_old = some_tokens(database, 4)
+
+    def old(statement: str, token: str) -> None:
+        for table in (PROGRESS, CONFIG):
+            database.execute(statement.format(table) + f" WHERE session_token = '{token}'")
+
+    touch_old = "UPDATE {} SET student_name = 'x'"
+    delete_old = "DELETE FROM {}"
+    for table in (PROGRESS, CONFIG):
+        database.execute(
+            f"INSERT INTO {table} (session_token, student_email) SELECT t, 'a@example.com' "
+            f"FROM unnest(ARRAY['{kept_new}', '{gone_new}', '{kept_old}', '{gone_old}']) AS t "
+            "ON CONFLICT DO NOTHING"
+        )
+    with database.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    old(delete_old, kept_new)
+    database.execute(f"UPDATE sessions SET ivr_greeting = 'x' WHERE session_token = '{kept_new}'")
+    database.execute(f"UPDATE sessions SET ivr_greeting = 'x' WHERE session_token = '{gone_new}'")
+    old(delete_old, gone_new)
+    database.execute(f"DELETE FROM sessions WHERE session_token = '{kept_old}'")
+    old(touch_old, kept_old)
+    old(touch_old, gone_old)
+    database.execute(f"DELETE FROM sessions WHERE session_token = '{gone_old}'")
+    upgrade(database, "0006")
+    for relation in ("sessions", "(SELECT * FROM bridge.raw) AS r(source, session_token)"):
+        found = database.query(f"SELECT DISTINCT session_token FROM {relation}")
+        assert {kept_new, gone_new, kept_old, gone_old} & {t for (t,) in found} == {
+            kept_new,
+            kept_old,
+        }
+    assert failed_checks(database) == []
+
+
+def test_a_session_that_v2_had_first_is_merged_not_erased(clone: Clone) -> None:
+    """Endpoints that moved before the merge: nearly empty rows must not empty the old tables."""
+    database = clone("0003")
+    tokens = database.query("SELECT session_token FROM student_configs ORDER BY 1 LIMIT 20")
+    prompts = "SELECT session_token, system_prompt, ivr_greeting FROM student_configs ORDER BY 1"
+    before = database.query(prompts)
+    with closing(NewApplication(database.url, 1)) as new:
+        for (token,) in tokens:
+            new.start(token)
+    upgrade(database)
+    assert database.query(prompts) == before
+    merged = (
+        "SELECT c.session_token FROM student_configs AS c JOIN sessions AS s USING (session_token) "
+        "WHERE nullif(c.system_prompt, '') IS DISTINCT FROM s.system_prompt"
+    )
+    assert database.query(merged) == []
+    assert failed_checks(database) == []
+
+
+def test_truncating_the_new_tables_erases_nothing(migrated: Database) -> None:
+    before = legacy_rows(migrated)
+    migrated.execute("TRUNCATE students, sessions, step_progress, events")
+    with migrated.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    assert legacy_rows(migrated) == before
+    assert migrated.query("SELECT count(*) FROM sessions") == [(213,)]
+    assert deviations(migrated) == []
+
+
+def test_what_leads_nowhere_gets_a_home_before_the_keys(clone: Clone) -> None:
+    database = clone("0004")
+    (token,) = some_tokens(database, 1)
+    database.execute(
+        f"""
+        INSERT INTO step_progress (session_token, student_id, step_number, step_name)
+        VALUES ('nowhere', gen_random_uuid(), 1, 'Connect Accounts');
+        INSERT INTO sessions (session_token, student_id) VALUES ('ws_orphan', gen_random_uuid());
+        INSERT INTO events (session_token, event_type) VALUES ('nowhere', 'seen');
+        DELETE FROM students WHERE student_id =
+            (SELECT student_id FROM sessions WHERE session_token = '{token}')
+        """
+    )
+    upgrade(database)
+    assert failed_checks(database) == []
+    assert database.query("SELECT count(*) FROM events WHERE event_type = 'orphaned_step'") == [
+        (1,)
+    ]
+    assert database.query(
+        "SELECT count(*) FROM workshop_students WHERE session_token = 'ws_orphan'"
+    ) == [(1,)]
+
+
+# --- side by side ---------------------------------------------------------------------------------
+
+
+def run_side_by_side(database: Database, seconds: float, *kinds: type[Writer]) -> list[str]:
+    """All at once, on the same few sessions; what went wrong."""
+    tokens = some_tokens(database, 12)
+    end = time.monotonic() + seconds
+    wrong: list[str] = []
+
+    def go(kind: type[Writer], seed: int) -> None:
+        with closing(kind(database.url, seed, tokens)) as writer:
+            while time.monotonic() < end:
+                try:
+                    writer.act()
+                except psycopg.Error as error:
+                    wrong.append(f"{kind.__name__}: {error}")
+
+    threads = [threading.Thread(target=go, args=(k, n)) for n, k in enumerate(kinds)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return wrong
+
+
+@pytest.mark.parametrize("state", ["0006", "head"])
+def test_an_old_and_a_new_writer_of_the_same_sessions(clone: Clone, state: str) -> None:
+    """No error in anybody's request; afterwards both worlds are equal."""
+    database = clone(state)
+    assert run_side_by_side(database, 8, OldApplication, NewApplication) == []
+    with database.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    assert_in_step(database)
+    before = unified(database)
+    downgrade(database)
+    upgrade(database)
+    assert different(before, unified(database)) == []
+
+
+def test_what_is_locked_waits_and_nobody_else_does(migrated: Database) -> None:
+    """A transaction on one side stays open: the other side's write goes through, and is noted."""
+    token = migrated.query("SELECT session_token FROM student_configs ORDER BY 1 LIMIT 1")[0][0]
+    new = f"UPDATE sessions SET ivr_greeting = 'new' WHERE session_token = '{token}'"
+    old = f"UPDATE student_configs SET ivr_greeting = 'old' WHERE session_token = '{token}'"
+    greeting = f"SELECT ivr_greeting FROM {{}} WHERE session_token = '{token}'"
+    for held, written, winner, side in ((new, old, "old", "legacy"), (old, new, "new", "unified")):
+        with migrated.connect(autocommit=False) as holder:
+            holder.execute(held.encode())
+            migrated.execute(written)
+            assert migrated.query("SELECT DISTINCT side FROM bridge.pending") == [(side,)]
+            holder.commit()
+        with migrated.connect() as connection:
+            connection.execute("CALL bridge.drain()")
+        assert pending(migrated) == []
+        # the one that committed last wrote first: the later write wins
+        for table in ("sessions", "student_configs"):
+            assert migrated.query(greeting.format(table)) == [(winner,)], table
+    assert failed_checks(migrated) == []
