@@ -7,13 +7,15 @@ CREATE TABLE bridge.source (
     legacy_name text PRIMARY KEY,
     relation regclass NOT NULL,
     created_here boolean NOT NULL,
-    signature text
+    signature text,
+    token_expression text
 );
 COMMENT ON TABLE bridge.source IS 'The two legacy tables.';
 COMMENT ON COLUMN bridge.source.legacy_name IS 'Name that the application uses.';
 COMMENT ON COLUMN bridge.source.relation IS 'The table itself: after the cut-over, the dated backup.';
 COMMENT ON COLUMN bridge.source.created_here IS 'It did not exist; the bridge created it, empty.';
 COMMENT ON COLUMN bridge.source.signature IS 'Columns and types that its adapter was built for.';
+COMMENT ON COLUMN bridge.source.token_expression IS 'SQL that yields the token of a row, alias t.';
 
 CREATE TABLE bridge.state (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),

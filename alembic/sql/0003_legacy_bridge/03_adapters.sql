@@ -349,15 +349,6 @@ $build$;
 COMMENT ON FUNCTION bridge.build_adapter_over(regclass, text, text, regclass[]) IS
     'Builds the adapter views legacy_<stem> and token_<stem> over a relation, for its columns.';
 
-CREATE FUNCTION bridge.adapter_of(legacy_name text) RETURNS regclass
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE legacy_name WHEN 'workshop_students' THEN 'bridge.legacy_progress'::regclass
-                            WHEN 'student_configs' THEN 'bridge.legacy_config' END
-$$;
-COMMENT ON FUNCTION bridge.adapter_of(text) IS 'The adapter of a legacy table.';
-
 CREATE FUNCTION bridge.build_adapter(p_legacy_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -368,7 +359,8 @@ BEGIN
     PERFORM bridge.build_adapter_over(
         rel, CASE p_legacy_name WHEN 'workshop_students' THEN 'progress' ELSE 'config' END,
         bridge.token_of(rel), ARRAY[rel]);
-    UPDATE bridge.source SET signature = bridge.signature_of(rel) WHERE legacy_name = p_legacy_name;
+    UPDATE bridge.source SET signature = bridge.signature_of(rel), token_expression = bridge.token_of(rel)
+    WHERE legacy_name = p_legacy_name;
 END
 $$;
 COMMENT ON FUNCTION bridge.build_adapter(text) IS

@@ -24,58 +24,67 @@ COMMENT ON VIEW bridge.tokens IS 'Every session token there is.';
 
 -- Whose session it is: workshop_students says, else the earlier attempt, else student_configs.
 CREATE VIEW bridge.session_emails AS
-SELECT
-    k.token,
-    e.mapped_email,
-    coalesce((
-        SELECT r.value #>> '{}' FROM bridge.remainder AS r
-        WHERE r.table_name = 'sessions' AND r.key = k.token AND r.column_name = 'student_email'
-          AND r.over #>> '{}' = e.mapped_email
-    ), e.mapped_email) AS student_email
+SELECT k.token, coalesce(p.email, a.email, c.email, bridge.placeholder_email(k.token)) AS mapped_email
 FROM bridge.tokens AS k
 LEFT JOIN LATERAL (SELECT * FROM bridge.token_progress WHERE token = k.token OFFSET 0) AS p ON true
 LEFT JOIN LATERAL (SELECT * FROM bridge.token_config WHERE token = k.token OFFSET 0) AS c ON true
-LEFT JOIN LATERAL (SELECT * FROM bridge.token_prior WHERE token = k.token OFFSET 0) AS a ON true
-CROSS JOIN LATERAL (
-    SELECT coalesce(p.email, a.email, c.email, bridge.placeholder_email(k.token)) AS mapped_email OFFSET 0
-) AS e;
-COMMENT ON VIEW bridge.session_emails IS
-    'Clean address, or placeholder, of each session: by the legacy tables alone, and in the end.';
+LEFT JOIN LATERAL (SELECT * FROM bridge.token_prior WHERE token = k.token OFFSET 0) AS a ON true;
+COMMENT ON VIEW bridge.session_emails IS 'Clean address, or placeholder, of each session.';
 
 -- What each legacy row says about a student: the one it names, else its session's. Where the session's
--- address is in the remainder, that one stands for the address that it is kept over.
-CREATE VIEW bridge.student_sources AS
-SELECT
-    r.token,
-    CASE
-        WHEN r.email IS NULL OR EXISTS (
-            SELECT FROM bridge.remainder AS o
-            WHERE o.table_name = 'sessions' AND o.key = r.token AND o.column_name = 'student_email')
-        THEN (
-            SELECT CASE WHEN r.email IS NULL OR r.email = e.mapped_email THEN e.student_email ELSE r.email END
-            FROM bridge.session_emails AS e
-            WHERE e.token = r.token)
-        ELSE r.email
-    END AS student_email,
-    r.student_name,
-    r.row_at,
-    r.seen_at,
-    r.rank
-FROM (
-    SELECT token, email, student_name, row_at, least(created_at, started_at) AS seen_at, 1 AS rank
-    FROM bridge.legacy_progress
-    UNION ALL
-    SELECT token, email, student_name, row_at, least(created_at, started_at), 2
-    FROM bridge.legacy_config
-    UNION ALL
-    SELECT token, email, student_name, row_at, least(created_at, started_at), 3
-    FROM bridge.legacy_prior
-    UNION ALL
-    SELECT key, NULL, NULL, NULL, NULL, 4
-    FROM bridge.remainder
-    WHERE table_name = 'sessions' AND column_name = '(row)' AND value = 'true'
-) AS r;
-COMMENT ON VIEW bridge.student_sources IS 'Legacy rows as sources about their students.';
+-- address is in the remainder, that one stands for the address that it is kept over. PL/pgSQL, here and
+-- below, keeps the plan for as long as the connection lives: planning takes longer than a session's work.
+CREATE FUNCTION bridge.student_sources(tokens text[])
+    RETURNS TABLE (
+        token text,
+        student_email text,
+        student_name text,
+        row_at timestamptz,
+        seen_at timestamptz,
+        rank integer,
+        is_session_s boolean
+    )
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH r AS MATERIALIZED (
+        SELECT p.token, p.email, p.student_name, p.row_at, least(p.created_at, p.started_at) AS seen_at, 1 AS rank
+        FROM bridge.legacy_progress AS p WHERE p.token = ANY (tokens)
+        UNION ALL
+        SELECT c.token, c.email, c.student_name, c.row_at, least(c.created_at, c.started_at), 2
+        FROM bridge.legacy_config AS c WHERE c.token = ANY (tokens)
+        UNION ALL
+        SELECT a.token, a.email, a.student_name, a.row_at, least(a.created_at, a.started_at), 3
+        FROM bridge.legacy_prior AS a WHERE a.token = ANY (tokens)
+        UNION ALL
+        SELECT o.key, NULL, NULL, NULL, NULL, 4
+        FROM bridge.remainder AS o
+        WHERE o.table_name = 'sessions' AND o.column_name = '(row)' AND o.value = 'true' AND o.key = ANY (tokens)
+    ),
+    -- whose session it is: the best of its rows says
+    s AS MATERIALIZED (
+        SELECT
+            m.token,
+            m.mapped_email,
+            coalesce((
+                SELECT o.value #>> '{}' FROM bridge.remainder AS o
+                WHERE o.table_name = 'sessions' AND o.key = m.token AND o.column_name = 'student_email'
+                  AND o.over #>> '{}' = m.mapped_email
+            ), m.mapped_email) AS student_email
+        FROM (SELECT e.token, e.mapped_email FROM bridge.session_emails AS e WHERE e.token = ANY (tokens)) AS m
+    )
+    SELECT r.token, n.student_email, r.student_name, r.row_at, r.seen_at, r.rank, n.student_email = s.student_email
+    FROM r
+    JOIN s USING (token)
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN r.email IS NULL OR r.email = s.mapped_email THEN s.student_email ELSE r.email END
+    ) AS n(student_email);
+END
+$$;
+COMMENT ON FUNCTION bridge.student_sources(text[]) IS 'Legacy rows as sources about their students.';
 
 -- The newest name that is not just the address, else the newest name; seen first when seen first.
 -- Complete for an address only if all of its tokens are given: bridge.family() finds them. The mapped_
@@ -89,26 +98,29 @@ CREATE FUNCTION bridge.map_students(tokens text[])
         mapped_name text,
         mapped_created_at timestamptz
     )
-    LANGUAGE sql STABLE
-BEGIN ATOMIC
-    WITH sources AS (
-        SELECT s.student_email, s.student_name, s.row_at, s.seen_at, s.rank, s.token
-        FROM bridge.student_sources AS s
-        WHERE s.token = ANY (tokens)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH sources AS MATERIALIZED (
+        SELECT * FROM bridge.student_sources(tokens)
     ),
     mapped AS (
         SELECT
             s.student_email,
             (array_agg(s.student_name
-                       ORDER BY clean_email(s.student_name) = s.student_email,
+                       ORDER BY public.clean_email(s.student_name) = s.student_email,
                                 s.row_at DESC NULLS LAST, s.rank, s.token)
-                FILTER (WHERE clean_email(s.student_name) IS NOT NULL))[1] AS student_name,
+                FILTER (WHERE public.clean_email(s.student_name) IS NOT NULL))[1] AS student_name,
             min(s.seen_at) AS created_at,
-            min(s.token) AS first_token
+            min(s.token) AS first_token,
+            bool_or(s.is_session_s) AS has_session
         FROM (
             SELECT * FROM sources
             UNION ALL
-            SELECT o.student_email, o.student_name, o.row_at, o.created_at, 5, NULL
+            SELECT NULL, o.student_email, o.student_name, o.row_at, o.created_at, 5, false
             FROM bridge.prior_students AS o
             WHERE o.student_email IN (SELECT k.student_email FROM sources AS k)
         ) AS s
@@ -129,14 +141,12 @@ BEGIN ATOMIC
       ON c.table_name = 'students' AND c.key = m.student_email AND c.column_name = 'created_at'
      AND (c.over #>> '{}')::timestamptz IS NOT DISTINCT FROM m.created_at
     -- deleted where only a second address of a session, or an earlier attempt, goes on telling of it
-    WHERE NOT EXISTS (
+    WHERE m.has_session OR NOT EXISTS (
         SELECT FROM bridge.remainder AS r
         WHERE r.table_name = 'students' AND r.key = m.student_email AND r.column_name = '(row)'
-          AND r.value = 'false'
-          AND NOT EXISTS (
-              SELECT FROM sources AS s JOIN bridge.session_emails AS e ON e.token = s.token
-              WHERE s.student_email = m.student_email AND e.student_email = m.student_email));
-END;
+          AND r.value = 'false');
+END
+$$;
 COMMENT ON FUNCTION bridge.map_students(text[]) IS 'Students, as the given sessions describe them.';
 
 CREATE VIEW bridge.students AS
@@ -395,6 +405,16 @@ CROSS JOIN LATERAL (
 ) AS d;
 COMMENT ON VIEW bridge.mapped_sessions IS
     'What the legacy tables say of each session; steps and note are for step_progress and events.';
+
+CREATE FUNCTION bridge.mapped(tokens text[]) RETURNS SETOF bridge.mapped_sessions
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM bridge.mapped_sessions AS m WHERE m.session_token = ANY (tokens);
+END
+$$;
+COMMENT ON FUNCTION bridge.mapped(text[]) IS 'Some of bridge.mapped_sessions.';
 
 -- The remainder, applied: each kept value for as long as the mapping says what it said then.
 CREATE FUNCTION bridge.with_remainder(m bridge.mapped_sessions) RETURNS bridge.mapped_sessions

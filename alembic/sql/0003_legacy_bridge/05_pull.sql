@@ -8,7 +8,7 @@ CREATE FUNCTION bridge.emails_of(tokens text[]) RETURNS text[]
 AS $$
 BEGIN
     RETURN ARRAY(
-        SELECT s.student_email FROM bridge.student_sources AS s WHERE s.token = ANY (tokens)
+        SELECT s.student_email FROM bridge.student_sources(tokens) AS s
         UNION
         SELECT st.student_email
         FROM public.sessions AS v
@@ -56,8 +56,7 @@ DECLARE
     stale text[];
 BEGIN
     SELECT array_agg(s.token), array_agg(s.student_email) INTO seen_tokens, seen_emails
-    FROM (SELECT DISTINCT o.token, o.student_email FROM bridge.student_sources AS o
-          WHERE o.token = ANY (tokens)) AS s;
+    FROM (SELECT DISTINCT o.token, o.student_email FROM bridge.student_sources(tokens) AS o) AS s;
     emails := ARRAY(SELECT unnest(seen_emails) UNION SELECT unnest(bridge.emails_of(tokens)));
     family := bridge.family(tokens, emails);
 
@@ -303,28 +302,36 @@ CREATE FUNCTION bridge.forget(tokens text[]) RETURNS void
     SET TimeZone = 'UTC'
 AS $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM bridge.remainder AS r WHERE r.key = ANY (tokens)) THEN
+    tokens := ARRAY(SELECT DISTINCT r.key FROM bridge.remainder AS r WHERE r.key = ANY (tokens));
+    IF tokens = '{}' THEN
         RETURN;
     END IF;
     DELETE FROM bridge.remainder AS r
-    USING (SELECT k AS token FROM bridge.legacy_progress AS p JOIN unnest(tokens) AS k ON k = p.token
+    USING (SELECT p.token FROM bridge.legacy_progress AS p WHERE p.token = ANY (tokens)
            UNION
-           SELECT k FROM bridge.legacy_config AS c JOIN unnest(tokens) AS k ON k = c.token) AS legacy
+           SELECT c.token FROM bridge.legacy_config AS c WHERE c.token = ANY (tokens)) AS legacy
     WHERE r.table_name = 'sessions' AND r.key = legacy.token AND r.column_name = '(row)';
-    DELETE FROM bridge.remainder AS r
-    USING (SELECT m.session_token, to_jsonb(m) AS said FROM bridge.mapped_sessions AS m
-           WHERE m.session_token = ANY (tokens)) AS s
-    WHERE r.table_name = 'sessions' AND r.key = s.session_token AND r.column_name <> '(row)'
-      AND r.over IS DISTINCT FROM nullif(s.said -> r.column_name, 'null');
-    DELETE FROM bridge.remainder AS r
-    USING (SELECT m.session_token, n.number, to_jsonb(e) AS said
-           FROM bridge.mapped_sessions AS m
-           CROSS JOIN generate_series(1, 9) AS n(number)
-           LEFT JOIN LATERAL unnest(m.steps) AS e ON e.step_number = n.number
-           WHERE m.session_token = ANY (tokens)) AS s
-    WHERE r.table_name = 'step_progress' AND r.key = s.session_token AND r.step_number = s.number
-      AND r.over IS DISTINCT FROM CASE WHEN r.column_name = '(row)' THEN s.said
-                                       ELSE nullif(s.said -> r.column_name, 'null') END;
+    WITH m AS MATERIALIZED (
+        SELECT s.session_token, to_jsonb(s) AS said FROM bridge.mapped(tokens) AS s
+    ),
+    kept AS (
+        SELECT r.key, r.table_name, r.column_name, r.step_number, r.over, CASE
+            WHEN r.table_name = 'sessions' THEN nullif(m.said -> r.column_name, 'null')
+            WHEN r.column_name = '(row)' THEN e.said
+            ELSE nullif(e.said -> r.column_name, 'null') END AS mapped
+        FROM bridge.remainder AS r
+        JOIN m ON m.session_token = r.key
+        LEFT JOIN LATERAL (
+            SELECT s AS said FROM jsonb_array_elements(m.said -> 'steps') AS s
+            WHERE s ->> 'step_number' = r.step_number::text
+        ) AS e ON true
+        WHERE r.key = ANY (tokens)
+          AND (r.table_name = 'step_progress' OR r.table_name = 'sessions' AND r.column_name <> '(row)')
+    )
+    DELETE FROM bridge.remainder AS r USING kept AS k
+    WHERE r.key = ANY (tokens)
+      AND (r.key, r.table_name, r.column_name, r.step_number) = (k.key, k.table_name, k.column_name, k.step_number)
+      AND k.over IS DISTINCT FROM k.mapped;
     DELETE FROM bridge.remainder AS r
     WHERE r.table_name IN ('sessions', 'step_progress') AND r.key = ANY (tokens)
       AND r.key NOT IN (SELECT t.token FROM bridge.tokens AS t WHERE t.token = ANY (tokens))

@@ -96,8 +96,9 @@ AS $$
     ORDER BY b.legacy_column
 $$;
 
--- Fills bridge.behind for a legacy table, and builds the two functions that write it: an UPDATE of the
--- named columns alone, and an INSERT of no more than a row needs.
+-- Fills bridge.behind for a legacy table, and builds the functions that write it: an UPDATE of the named
+-- columns alone, an INSERT of no more than a row needs; and the one that locks rows, and names those that
+-- somebody else has locked.
 CREATE FUNCTION bridge.build_push(p_legacy_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -157,6 +158,24 @@ $body$
         string_agg(quote_ident(v.legacy_column), ', '), string_agg(v.new_value, ', '), token,
         string_agg(v.old_comparable, ', '), string_agg(v.new_comparable, ', '))
     FROM bridge.new_values(p_legacy_name, token) AS v;
+
+    EXECUTE format(
+        $function$
+CREATE OR REPLACE FUNCTION bridge.busy_%1$s(tokens text[]) RETURNS text[]
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    RETURN (
+        WITH free AS MATERIALIZED (
+            SELECT t.ctid FROM %2$s AS t WHERE %3$s = ANY (tokens) FOR NO KEY UPDATE SKIP LOCKED
+        )
+        SELECT array_agg(%3$s) FROM %2$s AS t
+        WHERE %3$s = ANY (tokens) AND t.ctid NOT IN (SELECT f.ctid FROM free AS f));
+END
+$body$
+        $function$,
+        p_legacy_name, rel, token);
 
     EXECUTE format(
         $function$
@@ -269,9 +288,8 @@ BEGIN
     ),
     m AS MATERIALIZED (
         SELECT s.session_token AS token, to_jsonb(s) AS mapped, to_jsonb(o.said) AS said
-        FROM bridge.mapped_sessions AS s
+        FROM bridge.mapped(tokens) AS s
         CROSS JOIN LATERAL (SELECT bridge.with_remainder(s) AS said OFFSET 0) AS o
-        WHERE s.session_token = ANY (tokens)
     ),
     steps AS MATERIALIZED (
         SELECT token, n.number, us.said AS value, ms.said AS mapped, ss.said AS said
@@ -405,6 +423,34 @@ $$;
 COMMENT ON FUNCTION bridge.remember(text[], text[]) IS
     'Keeps what the mapping does not yield of these sessions in the remainder.';
 
+-- Sessions that need a row of a legacy table: a column differs that this table has, and no row that is
+-- there has it too.
+CREATE FUNCTION bridge.missing_rows(p_legacy_name text, cells jsonb) RETURNS text[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    tokens CONSTANT text[] := ARRAY(SELECT jsonb_object_keys(cells));
+    in_progress CONSTANT text[] := ARRAY(
+        SELECT p.token FROM bridge.legacy_progress AS p WHERE p.token = ANY (tokens));
+    in_config CONSTANT text[] := ARRAY(
+        SELECT c.token FROM bridge.legacy_config AS c WHERE c.token = ANY (tokens));
+    is_progress CONSTANT boolean := p_legacy_name = 'workshop_students';
+BEGIN
+    RETURN ARRAY(
+        SELECT d.key
+        FROM jsonb_each(cells) AS d
+        WHERE d.key <> ALL (CASE WHEN is_progress THEN in_progress ELSE in_config END)
+          AND EXISTS (
+              SELECT FROM jsonb_object_keys(d.value) AS c(name)
+              JOIN bridge.behind AS b ON b.column_name = c.name AND b.legacy_name = p_legacy_name
+              WHERE d.key <> ALL (CASE WHEN is_progress THEN in_config ELSE in_progress END)
+                 OR NOT EXISTS (SELECT FROM bridge.behind AS o
+                                WHERE o.column_name = c.name AND o.legacy_name <> p_legacy_name)));
+END
+$$;
+COMMENT ON FUNCTION bridge.missing_rows(text, jsonb) IS 'Sessions to insert into a legacy table.';
+
 CREATE FUNCTION bridge.push(tokens text[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -431,7 +477,7 @@ BEGIN
         DELETE FROM public.step_progress WHERE session_token = ANY (gone);
         UPDATE public.events SET session_token = NULL WHERE session_token = ANY (gone);
         PERFORM set_config('bridge.pulling', '', true);
-        FOR src IN SELECT s.relation, bridge.token_of(s.relation) AS token FROM bridge.source AS s LOOP
+        FOR src IN SELECT s.relation, s.token_expression AS token FROM bridge.source AS s LOOP
             EXECUTE format('DELETE FROM %s AS t WHERE %s = ANY ($1)', src.relation, src.token) USING gone;
         END LOOP;
     END IF;
@@ -442,8 +488,10 @@ BEGIN
                     JOIN public.students AS st ON st.student_id = v.student_id
                     WHERE v.session_token = ANY (here));
     family := bridge.family(here, emails);
-    -- Twice, because one write can change what follows from it: a step, the current one.
+    -- Twice where one write can change what follows from it: a step, the current one.
     FOR round IN 1 .. 2 LOOP
+        EXIT WHEN round = 2 AND NOT jsonb_path_exists(
+            seen, '$.*.keyvalue() ? (@.key == "exercises" || @.key like_regex "_(deployed|connected|chosen|ready|saved)$")');
         WITH c AS MATERIALIZED (
             SELECT * FROM bridge.cells(here) AS c WHERE c.news
         )
@@ -457,13 +505,11 @@ BEGIN
                   AND c.column_name IN (SELECT b.column_name FROM bridge.behind AS b)
                 UNION
                 SELECT u.session_token, 'exercises', m.exercises
-                FROM bridge.unified AS u
-                LEFT JOIN bridge.mapped_sessions AS m
-                  ON m.session_token = u.session_token AND m.session_token = ANY (here)
-                WHERE u.session_token = ANY (here)
-                  AND u.session_token IN (SELECT c.token FROM c
-                                          WHERE c.table_name = 'step_progress' OR c.column_name = 'exercises')
-                  AND u.exercises_in_line IS DISTINCT FROM coalesce(m.exercises, '{}')
+                FROM (SELECT DISTINCT c.token FROM c
+                      WHERE c.table_name = 'step_progress' OR c.column_name = 'exercises') AS k
+                JOIN bridge.unified AS u ON u.session_token = k.token AND u.session_token = ANY (here)
+                LEFT JOIN bridge.mapped(here) AS m ON m.session_token = k.token
+                WHERE u.exercises_in_line IS DISTINCT FROM coalesce(m.exercises, '{}')
                 UNION
                 SELECT v.session_token, 'student_name', to_jsonb(s.student_name)
                 FROM public.sessions AS v
@@ -485,21 +531,9 @@ BEGIN
 
         -- 3. workshop_students first: a row that is missing where no row that is there has the column, then
         --    the columns; a new row is to hold all that it has a column for.
-        FOR src IN SELECT s.legacy_name, bridge.adapter_of(s.legacy_name) AS adapter, o.legacy_name AS other_name,
-                          bridge.adapter_of(o.legacy_name) AS other_adapter
-                   FROM bridge.source AS s JOIN bridge.source AS o ON o.legacy_name <> s.legacy_name
-                   ORDER BY s.legacy_name DESC
-        LOOP
+        FOR src IN SELECT s.legacy_name FROM bridge.source AS s ORDER BY s.legacy_name DESC LOOP
             cells := differing;
-            EXECUTE format(
-                'SELECT ARRAY(SELECT d.key FROM jsonb_each($1) AS d '
-                'WHERE NOT EXISTS (SELECT FROM %1$s AS r WHERE r.token = d.key) '
-                'AND EXISTS (SELECT FROM jsonb_object_keys(d.value) AS c(name) '
-                'WHERE c.name IN (SELECT b.column_name FROM bridge.behind AS b WHERE b.legacy_name = %3$L) '
-                'AND NOT (EXISTS (SELECT FROM %2$s AS r WHERE r.token = d.key) AND '
-                'c.name IN (SELECT b.column_name FROM bridge.behind AS b WHERE b.legacy_name = %4$L))))',
-                src.adapter, src.other_adapter, src.legacy_name, src.other_name)
-            INTO missing USING differing;
+            missing := bridge.missing_rows(src.legacy_name, differing);
             IF missing <> '{}' THEN
                 PERFORM bridge.try_insert(src.legacy_name, missing);
                 SELECT cells || jsonb_object_agg(t, (
@@ -536,8 +570,7 @@ BEGIN
     -- 5. What the mapping does not yield even now. Notes that the triggers took of all this are struck
     --    out; those of other sessions, which a trigger of the application may have written, are not.
     SELECT array_agg(o.token), array_agg(o.student_email) INTO seen_tokens, seen_emails
-    FROM (SELECT DISTINCT r.token, r.student_email FROM bridge.student_sources AS r
-          WHERE r.token = ANY (tokens)) AS o;
+    FROM (SELECT DISTINCT r.token, r.student_email FROM bridge.student_sources(tokens) AS r) AS o;
     PERFORM bridge.note_addresses(tokens, seen_tokens, seen_emails);
     PERFORM bridge.remember(tokens, emails_before);
     DELETE FROM bridge.pending AS p

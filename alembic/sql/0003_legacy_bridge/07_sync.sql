@@ -195,25 +195,29 @@ CREATE FUNCTION bridge.free(tokens text[]) RETURNS text[]
 AS $$
 DECLARE
     emails text[];
-    busy text[] := '{}';
-    target record;
+    busy text[];
 BEGIN
-    FOR target IN
-        SELECT 'public.sessions'::regclass AS relation, 't.session_token' AS token
-        UNION ALL
-        SELECT 'public.step_progress', 't.session_token'
-        UNION ALL
-        -- a pull reads the legacy rows, and does so again when whoever is writing them has committed
-        SELECT s.relation, bridge.token_of(s.relation) FROM bridge.source AS s
-        WHERE EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = ANY (tokens) AND p.side = 'unified')
-    LOOP
-        EXECUTE format(
-            'WITH free AS MATERIALIZED (SELECT t.ctid FROM %1$s AS t WHERE %2$s = ANY ($1) '
-            'FOR NO KEY UPDATE SKIP LOCKED) '
-            'SELECT $2 || ARRAY(SELECT %2$s FROM %1$s AS t WHERE %2$s = ANY ($1) '
-            'AND t.ctid NOT IN (SELECT f.ctid FROM free AS f))', target.relation, target.token)
-        INTO busy USING tokens, busy;
-    END LOOP;
+    WITH free AS MATERIALIZED (
+        SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens)
+        FOR NO KEY UPDATE SKIP LOCKED
+    ),
+    free_steps AS MATERIALIZED (
+        SELECT sp.session_token, sp.step_number FROM public.step_progress AS sp
+        WHERE sp.session_token = ANY (tokens)
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+    SELECT ARRAY(
+        SELECT v.session_token FROM public.sessions AS v
+        WHERE v.session_token = ANY (tokens) AND v.session_token NOT IN (SELECT f.session_token FROM free AS f)
+        UNION
+        SELECT sp.session_token FROM public.step_progress AS sp
+        WHERE sp.session_token = ANY (tokens)
+          AND (sp.session_token, sp.step_number) NOT IN (SELECT f.session_token, f.step_number FROM free_steps AS f))
+    INTO busy;
+    -- a pull reads the legacy rows, and does so again when whoever is writing them has committed
+    IF EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = ANY (tokens) AND p.side = 'unified') THEN
+        busy := busy || bridge.busy_workshop_students(tokens) || bridge.busy_student_configs(tokens);
+    END IF;
     tokens := ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t <> ALL (busy));
 
     emails := bridge.emails_of(tokens);

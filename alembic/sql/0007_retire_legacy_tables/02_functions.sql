@@ -20,7 +20,7 @@ BEGIN
         END LOOP;
         -- nobody can write now: what is pending is the last of it
         PERFORM set_config('bridge.single_transaction', 'on', true);
-        CALL bridge.drain();
+        CALL bridge.drain(rounds => 3);
         PERFORM set_config('bridge.single_transaction', before, true);
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             backup := bridge.free_backup_name(src.legacy_name);
@@ -32,6 +32,7 @@ BEGIN
                            'Stands in for the table of this name, now ' || backup
                            || '; what is written here reaches the unified schema.');
             PERFORM bridge.copy_access(src.relation, to_regclass(format('public.%I', src.legacy_name)), true);
+            PERFORM bridge.build_push(src.legacy_name);  -- functions know a table by its name
             RAISE NOTICE '% is now %, and a view under its old name', src.legacy_name, backup;
         END LOOP;
     END
@@ -63,6 +64,7 @@ BEGIN
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             EXECUTE format('DROP VIEW public.%I', src.legacy_name);
             EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, src.legacy_name);
+            PERFORM bridge.build_push(src.legacy_name);
         END LOOP;
     END
     $$;

@@ -1,0 +1,191 @@
+"""The operator's commands, as a person or a script runs them: what they print, and how they end."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from alembic.util import CommandError
+
+from conftest import Clone
+from databases import ROOT, Database, alembic_cli, downgrade, dump, upgrade
+
+
+def script(name: str, *args: str, url: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """``python -m scripts.<name> ...`` from the repository's root."""
+    variables = {} if url is None else {"POSTGRES_URL_NON_POOLING": url}
+    return subprocess.run(
+        [sys.executable, "-m", f"scripts.{name}", *args],
+        cwd=ROOT,
+        env={**os.environ, **variables, "COLUMNS": "120"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("name", ["dry_run", "verify", "status", "rollback_check"])
+def test_every_command_explains_itself(name: str) -> None:
+    done = script(name, "--help")
+    assert done.returncode == 0
+    assert "Example: python -m scripts." in " ".join(done.stdout.split())
+    assert "xits with 0" in done.stdout
+    nowhere = script(name)
+    assert nowhere.returncode == 2
+    assert "POSTGRES_URL_NON_POOLING" in nowhere.stderr
+    assert "Traceback" not in nowhere.stderr
+
+
+def test_the_dry_run_says_what_then_happens(clone: Clone) -> None:
+    database = clone("legacy")
+    before = dump(database)
+    done = script("dry_run", "--json", url=database.url)
+    assert done.returncode == 0, done.stderr
+    assert dump(database) == before
+    plan = json.loads(done.stdout)
+    assert plan["go"]
+    upgrade(database)
+    for name, table in (
+        ("students", "students"),
+        ("sessions", "sessions"),
+        ("steps", "step_progress"),
+    ):
+        assert database.query(f"SELECT count(*) FROM {table}") == [(plan["totals"][name],)]
+    verified = script("verify", "--json", url=database.url)
+    assert verified.returncode == 0
+    report = json.loads(verified.stdout)
+    assert report["ok"]
+    assert report["counts"]["students"] == plan["totals"]["students"]
+
+
+def test_verify_says_what_is_wrong(clone: Clone) -> None:
+    database = clone("head")
+    database.execute(
+        "SET bridge.pulling = 'on'; UPDATE sessions SET ivr_greeting = 'x' WHERE session_token = "
+        "(SELECT min(session_token) FROM sessions)"
+    )
+    done = script("verify", url=database.url)
+    assert done.returncode == 1
+    assert "sessions.ivr_greeting differs" in " ".join(done.stdout.split())
+    assert script("verify", url=clone("legacy").url).returncode == 2
+
+
+# --- status and rollback_check ----------------------------------------------------------------------
+
+
+def test_status_at_every_stage(clone: Clone) -> None:
+    expected = {
+        "legacy": (1, "dry_run"),
+        "0003": (1, "alembic upgrade head"),
+        "0006": (1, "alembic upgrade head"),
+        "head": (0, "nothing"),
+        "fresh": (0, "nothing"),
+    }
+    for state, (code, clue) in expected.items():
+        database = clone(state)
+        done = script("status", "--json", url=database.url)
+        assert done.returncode == code, (state, done.stdout, done.stderr)
+        status = json.loads(done.stdout)
+        assert clue in status["next"], state
+        assert status["problems"] == []
+        shown = script("status", url=database.url)
+        assert shown.returncode == code
+        assert "Next: " in shown.stdout
+
+
+def test_status_tells_and_drains_what_is_pending(clone: Clone) -> None:
+    database = clone("0004")
+    ((token,),) = database.query("SELECT min(session_token) FROM student_configs")
+    database.execute(
+        f"""
+        UPDATE student_configs SET ivr_greeting = 'old' WHERE session_token = '{token}';
+        INSERT INTO students (student_id, student_email)
+        VALUES ('11111111-1111-4111-8111-111111111111', 'new@example.com');
+        INSERT INTO sessions (session_token, student_id)
+        VALUES ('ws_v2', '11111111-1111-4111-8111-111111111111')
+        """
+    )
+    done = script("status", "--json", url=database.url)
+    assert json.loads(done.stdout)["pending"] == {"legacy": 1, "unified": 1}
+    assert done.returncode == 1
+    done = script("status", "--drain", "--json", url=database.url)
+    status = json.loads(done.stdout)
+    assert status["pending"] == {"legacy": 0, "unified": 0}
+    assert status["drift"] == {"not_in_unified": 0, "not_in_legacy": 0}
+    count = "SELECT count(*) FROM workshop_students WHERE session_token = 'ws_v2'"
+    assert database.query(count) == [(1,)]
+    assert token not in done.stdout
+
+
+def test_status_names_what_a_person_has_to_mend(migrated: Database) -> None:
+    ((backup,),) = migrated.query(
+        "SELECT relation::text FROM bridge.source WHERE legacy_name = 'student_configs'"
+    )
+    migrated.execute(f"ALTER TABLE {backup} ADD COLUMN brand_new text")
+    done = script("status", url=migrated.url)
+    assert done.returncode == 2
+    assert "refresh_adapters" in done.stdout
+
+
+def test_rollback_check_tells_what_a_downgrade_would_do(migrated: Database) -> None:
+    before = dump(migrated)
+    done = script("rollback_check", "--json", url=migrated.url)
+    report = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert report["ok"]
+    assert (report["written_back"], report["kept"], report["in_the_way"]) == ([], [], [])
+
+    # a write that a lock kept from the old tables, and one that they cannot say
+    ((token,),) = migrated.query("SELECT min(session_token) FROM student_configs")
+    with migrated.connect(autocommit=False) as holder:
+        holder.execute("SELECT * FROM student_configs WHERE session_token = %s FOR UPDATE", [token])
+        migrated.execute(
+            f"UPDATE sessions SET ivr_greeting = 'new' WHERE session_token = '{token}'"
+        )
+    migrated.execute("UPDATE students SET github_username = 'gh' WHERE student_email LIKE 'a%'")
+    done = script("rollback_check", "base", "--json", url=migrated.url)
+    report = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert {(w["column"], w["into"]) for w in report["written_back"]} == {
+        ("ivr_greeting", "student_configs.ivr_greeting")
+    }
+    assert "github_username" in {kept["column_name"] for kept in report["kept"]}
+    shown = script("rollback_check", url=migrated.url)
+    assert shown.returncode == 0
+    assert "OK: nothing would be lost" in shown.stdout
+    assert token not in done.stdout + shown.stdout
+
+    # what was told is what happens; nothing was changed by telling it
+    migrated.execute("UPDATE students SET github_username = NULL")
+    with migrated.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    migrated.execute("CREATE VIEW mine AS SELECT session_token FROM student_configs")
+    done = script("rollback_check", "0006", url=migrated.url)
+    assert done.returncode == 1
+    assert "IN THE WAY: view mine" in " ".join(done.stdout.split())
+    migrated.execute("DROP VIEW mine; CREATE VIEW mine AS SELECT session_token FROM sessions")
+    assert script("rollback_check", "0006", url=migrated.url).returncode == 0
+    assert script("rollback_check", "base", url=migrated.url).returncode == 1
+    migrated.execute("DROP VIEW mine")
+    assert len(before) > 1000
+
+
+def test_rollback_check_of_what_cannot_be_told(legacy: Database) -> None:
+    assert script("rollback_check", url=legacy.url).returncode == 2
+    upgrade(legacy, "0004")
+    assert script("rollback_check", "head", url=legacy.url).returncode == 2
+    assert script("rollback_check", "9999", url=legacy.url).returncode == 2
+
+
+def test_rows_that_nothing_else_holds_are_not_dropped(clone: Clone) -> None:
+    """Written to the new tables before the bridge was there: refused, unless asked to."""
+    database = clone("0002")
+    database.execute("INSERT INTO students (student_email) VALUES ('a@example.com')")
+    assert script("rollback_check", url=database.url).returncode == 1
+    with pytest.raises(CommandError, match="1 rows of students"):
+        downgrade(database)
+    assert database.query("SELECT count(*) FROM students") == [(1,)]
+    done = alembic_cli("-x", "drop_existing=true", "downgrade", "base", url=database.url)
+    assert done.returncode == 0, done.stderr
