@@ -16,6 +16,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import integers
+from pytest_postgresql.executors import NoopExecutor
 
 from conftest import Clone
 from databases import (
@@ -34,8 +37,11 @@ from databases import (
 )
 from eras import ERAS, load
 from oracle import CONFIG, PROGRESS, differences, predict, read_legacy, read_v2
+from strategies import LegacyDatabase, legacy_databases
+from strategies import load as fill
 from writers import NewApplication, OldApplication, Writer
 
+EXAMPLES = settings().max_examples
 UNIFIED = """
     SELECT 'students', to_jsonb(t) - 'updated_at' FROM students AS t
     UNION ALL
@@ -145,6 +151,19 @@ def test_writes_to_both_worlds_keep_them_in_step(
         upgrade(database)
         assert different(before, unified(database)) == []
         assert failed_checks(database) == []
+
+
+@settings(max_examples=EXAMPLES // 7)
+@given(generated=legacy_databases(), seed=integers(0, 2**31))
+def test_the_laws_on_generated_databases(
+    generated: LegacyDatabase, seed: int, server: Server, template_0002: NoopExecutor
+) -> None:
+    with cloned(server, template_0002.template_dbname) as database:
+        with database.connect() as connection:
+            fill(connection, generated)
+        upgrade(database, "0006")
+        write(database, 12, seed, NewApplication, OldApplication)
+        assert_in_step(database)
 
 
 def test_a_later_legacy_change_wins(migrated: Database) -> None:

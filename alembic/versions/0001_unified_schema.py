@@ -24,8 +24,9 @@ An earlier attempt
     cannot be understood is refused, columns named, before anything changes.
 
 Downgrade
-    Drops the four tables with all they hold, and gives an earlier attempt its names back. What came
-    from the legacy tables is still there.
+    Drops the four tables, and gives an earlier attempt its names back. What they held has been carried
+    back by 0003 or 0004. Rows that were written while there was no bridge are nowhere else: then it
+    refuses, and ``-x drop_existing=true`` drops them.
 """
 
 import sqlalchemy as sa

@@ -1,10 +1,12 @@
-"""Build the bridge: adapters, mapping views, pull, verify, and triggers that note every write.
+"""Build the bridge: adapters, mapping views, pull, push, verify, and triggers that note every write.
 
 Purpose
-    Schema ``bridge``. From its commit on, each write of the old application to
-    ``workshop_students`` or ``student_configs`` is noted in ``bridge.pending``, so that the merge
-    of 0004 can read in short transactions and lose nothing. Two indexes on the new tables, still
-    empty, because every pull looks up the sessions of a student and the notes of a session.
+    Schema ``bridge``. From its commit on, each write to the legacy tables and to the new ones is
+    noted in ``bridge.pending``, so that the merge of 0004 can read in short transactions and lose
+    nothing. ``bridge.pull()`` carries a session from the legacy tables to the new ones,
+    ``bridge.push()`` the other way; what the legacy tables cannot say stays in ``bridge.remainder``.
+    Two indexes on the new tables, still empty, because every pull looks up the sessions of a student
+    and the notes of a session. What an earlier downgrade kept aside is taken up again.
 
 Mapping
     workshop_students -> bridge.legacy_progress \\
@@ -21,8 +23,10 @@ Locks
     ``bridge_token_of_...`` is added.
 
 Downgrade
-    Drops triggers, indexes and schema (ACCESS EXCLUSIVE on the legacy tables, for milliseconds, with
-    retries). A legacy table that this revision created goes too if it is still empty.
+    Carries back what was written to the new tables before any merge. Then drops triggers, indexes and
+    schema (ACCESS EXCLUSIVE on the tables, for milliseconds, with retries). A remainder that is not
+    empty stays as ``bridge_remainder_backup_YYYYMMDD``. A legacy table that this revision created
+    goes too if it is still empty.
 """
 
 from alembic import op

@@ -13,8 +13,9 @@ Locks
     transaction: the step is repeated as a whole after an interruption, and finds its work done.
 
 Downgrade
-    Leaves the merged rows until 0001 drops their tables: a second upgrade compares them with the
-    mapping, and writes what differs.
+    The new tables become read-only for applications. What was written to them and not yet carried
+    back is; the rest goes to the remainder: values that the legacy tables cannot say, students
+    without a session, events. Everything is verified. The rows stay until 0001 drops their tables.
 """
 
 from alembic import op

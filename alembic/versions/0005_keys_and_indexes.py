@@ -2,8 +2,9 @@
 
 Purpose
     Foreign keys and indexes after the rows, because a check for each row costs more than the row.
+    What leads nowhere by then gets a home first: a step without a session becomes an event.
     Triggers keep completion_rate and exercises right on every change of a flag or a step. Then the
-    bridge stops merely noting: each legacy write is carried over in the writer's own transaction.
+    bridge stops merely noting: each write, old or new, is carried over as its transaction commits.
 
 Mapping
     sessions.student_id, step_progress.student_id      -> students, ON DELETE CASCADE
