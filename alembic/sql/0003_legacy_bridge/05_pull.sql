@@ -97,7 +97,9 @@ BEGIN
     INTO changed, stale;
     changed := changed + cardinality(stale);
 
-    IF EXISTS (SELECT FROM bridge.remainder AS r WHERE r.table_name = 'students' AND r.key = ANY (emails)) THEN
+    -- not while the first merge goes on: it has not seen all that tells of a student
+    IF EXISTS (SELECT FROM bridge.remainder AS r WHERE r.table_name = 'students' AND r.key = ANY (emails))
+       AND (SELECT s.merged_at IS NOT NULL FROM bridge.state AS s) THEN
         DELETE FROM bridge.remainder AS r
         USING bridge.map_students(family) AS m
         WHERE r.table_name = 'students' AND r.key = m.student_email AND r.key = ANY (emails)

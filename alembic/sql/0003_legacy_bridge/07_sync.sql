@@ -236,9 +236,11 @@ END
 $$;
 COMMENT ON FUNCTION bridge.free(text[]) IS 'Those of the sessions that nobody else is writing, locked.';
 
+-- enable_seqscan, here and below: a plan that was made while a table was small must not outlive that.
 CREATE FUNCTION bridge.take_free(tokens text[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
 AS $$
 DECLARE
     free CONSTANT text[] := bridge.free(tokens);
@@ -263,6 +265,7 @@ COMMENT ON FUNCTION bridge.take_free(text[]) IS 'Carries over what nobody else i
 CREATE FUNCTION bridge.sync() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
     SET lock_timeout = '50ms'
     SET plan_cache_mode = force_generic_plan
     SET jit = off

@@ -38,6 +38,7 @@ COMMENT ON FUNCTION bridge.next_tokens(text, integer, boolean) IS
 CREATE FUNCTION bridge.merge_chunk(tokens text[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
     SET lock_timeout = '200ms'
 AS $$
 DECLARE
@@ -180,7 +181,15 @@ END
 $$;
 COMMENT ON FUNCTION bridge.restore_events() IS 'Events that the application wrote before a downgrade.';
 
-CREATE PROCEDURE bridge.merge(chunk integer DEFAULT 500)
+-- Chunks by time: as many sessions as take some 80 ms, which is how long the application's ALTER TABLE
+-- may have to wait for one.
+CREATE FUNCTION bridge.next_size(size integer, most integer, took interval) RETURNS integer
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+RETURN least(most, 2 * size, greatest(20, (size * 0.08 / greatest(extract(epoch FROM took), 0.001))::integer));
+COMMENT ON FUNCTION bridge.next_size(integer, integer, interval) IS 'Sessions of the next chunk.';
+
+CREATE PROCEDURE bridge.merge(chunk integer DEFAULT 2000)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -188,7 +197,10 @@ DECLARE
     done bigint := 0;
     changed bigint := 0;
     began CONSTANT timestamptz := clock_timestamp();
-    reported timestamptz := clock_timestamp();
+    looked timestamptz := began;
+    reported timestamptz := began;
+    size integer := least(chunk, 200);
+    rate numeric;
     total CONSTANT bigint := (
         SELECT sum(greatest(c.reltuples, 0))
         FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.relation);
@@ -198,17 +210,20 @@ BEGIN
         PERFORM bridge.restore_events();
     END IF;
     LOOP
-        tokens := bridge.next_tokens((SELECT merge_cursor FROM bridge.state), chunk);
+        tokens := bridge.next_tokens((SELECT merge_cursor FROM bridge.state), size);
         EXIT WHEN tokens IS NULL;
         changed := changed + bridge.merge_chunk(tokens);
         UPDATE bridge.state SET merge_cursor = tokens[cardinality(tokens)];
         CALL bridge.commit_chunk();
 
         done := done + cardinality(tokens);
-        IF clock_timestamp() - reported > interval '2 seconds' THEN
-            reported := clock_timestamp();
-            RAISE NOTICE 'merged % sessions (legacy rows: about %), % a second',
-                done, total, round(done / extract(epoch FROM reported - began));
+        size := bridge.next_size(size, chunk, clock_timestamp() - looked);
+        looked := clock_timestamp();
+        IF looked - reported > interval '2 seconds' THEN
+            reported := looked;
+            rate := done / extract(epoch FROM looked - began);
+            RAISE NOTICE 'merged % sessions of at most % (legacy rows), % a second, less than % s left',
+                done, total, round(rate), ceil(greatest(total - done, 0) / rate);
         END IF;
     END LOOP;
 

@@ -13,6 +13,7 @@ BEGIN
     DECLARE
         src record;
         backup text;
+        last_written text[];
         before CONSTANT text := coalesce(current_setting('bridge.single_transaction', true), '');
     BEGIN
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
@@ -20,8 +21,13 @@ BEGIN
         END LOOP;
         -- nobody can write now: what is pending is the last of it
         PERFORM set_config('bridge.single_transaction', 'on', true);
+        last_written := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p);
         CALL bridge.drain(rounds => 3);
         PERFORM set_config('bridge.single_transaction', before, true);
+        IF EXISTS (SELECT FROM bridge.diff(last_written)) THEN
+            RAISE EXCEPTION 'verification failed for what was written last'
+                USING HINT = 'Nothing was renamed. SELECT * FROM bridge.verify() shows what differs.';
+        END IF;
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             backup := bridge.free_backup_name(src.legacy_name);
             EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, backup);
