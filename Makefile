@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-matrix fuzz lint bench
+.PHONY: help install demo test test-matrix fuzz faults soak lint bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,6 +39,12 @@ test-matrix: install ## the tests on PostgreSQL 16, and on 15 where its server i
 fuzz: install ## look for legacy databases and corrupted rows that nobody thought of; takes long
 	MUTATION_SEED=$$(date +%s) $(PYTEST) --hypothesis-profile=thorough \
 		tests/test_merge.py tests/test_mutations.py
+
+faults: install ## the migrator dies at every point, in every way
+	$(PYTEST) --faults tests/test_faults.py
+
+soak: install ## a million writes while upgrade, downgrade and upgrade run; WRITES=10000 for fewer
+	$(BIN)/python tests/soak.py --writes $(or $(WRITES),1000000)
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check

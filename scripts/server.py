@@ -158,6 +158,14 @@ def stop_server(data_dir: Path) -> None:
     shutil.rmtree(data_dir)
 
 
+def restart_server(server: EmbeddedServer) -> None:
+    """Stop the server as a crash would, and start it again. Raises ``ServerUnavailable``."""
+    uid = server.data_dir.stat().st_uid
+    cluster = ("-D", str(server.data_dir / "data"), "-w")
+    _run(server.bin_dir, "pg_ctl", *cluster, "-m", "immediate", "stop", uid=uid)
+    _run(server.bin_dir, "pg_ctl", *cluster, "-l", str(server.data_dir / "log"), "start", uid=uid)
+
+
 def _bin_dirs() -> Iterator[Path]:
     """Folders with initdb, pg_ctl and postgres: the package's newest first, then the system's."""
     found: list[Path] = []

@@ -189,3 +189,39 @@ def test_rows_that_nothing_else_holds_are_not_dropped(clone: Clone) -> None:
     assert database.query("SELECT count(*) FROM students") == [(1,)]
     done = alembic_cli("-x", "drop_existing=true", "downgrade", "base", url=database.url)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_guides_rollback_taken_literally(clone: Clone) -> None:
+    """DROP TABLE ... CASCADE by hand: the old application goes on, status knows the way back."""
+    database = clone("head")
+    database.execute(
+        """
+        DROP TABLE IF EXISTS events CASCADE;
+        DROP TABLE IF EXISTS step_progress CASCADE;
+        DROP TABLE IF EXISTS sessions CASCADE;
+        DROP TABLE IF EXISTS students CASCADE
+        """
+    )
+    database.execute("UPDATE student_configs SET ivr_greeting = 'still here'")
+    done = script("status", url=database.url)
+    assert done.returncode == 2
+    assert "alembic downgrade base, then alembic upgrade head" in " ".join(done.stdout.split())
+    for command in (("downgrade", "base"), ("upgrade", "head")):
+        done = alembic_cli(*command, url=database.url)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert script("status", url=database.url).returncode == 0
+    greetings = "SELECT count(*) FROM {} WHERE ivr_greeting = 'still here'"
+    for table in ("student_configs", "sessions"):
+        assert database.query(greetings.format(table)) == [(177,)]
+
+
+def test_a_backup_dropped_by_hand(clone: Clone) -> None:
+    """The guide's literal DROP TABLE ... CASCADE of the backups: V2 stays usable, status explains."""
+    database = clone("head")
+    for (backup,) in database.query("SELECT relation::text FROM bridge.source"):
+        database.execute(f"DROP TABLE {backup} CASCADE")
+    database.execute("UPDATE sessions SET ivr_greeting = 'V2 goes on'")
+    assert database.query("SELECT DISTINCT ivr_greeting FROM sessions") == [("V2 goes on",)]
+    done = script("status", url=database.url)
+    assert done.returncode == 2
+    assert "dropped by hand" in " ".join(done.stdout.split())

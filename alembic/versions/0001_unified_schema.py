@@ -508,9 +508,9 @@ def downgrade() -> None:
     """Drop the four tables, restore what stood there before."""
     op.expect_revision(revision)
     op.run_sql(revision, "98_nothing_lost")
-    op.drop_table("events")
-    op.drop_table("step_progress")
-    op.drop_table("sessions")
-    op.drop_table("students")
+    op.drop_table("events", if_exists=True)
+    op.drop_table("step_progress", if_exists=True)
+    op.drop_table("sessions", if_exists=True)
+    op.drop_table("students", if_exists=True)
     op.execute("DROP FUNCTION refuse_write()")
     op.run_sql(revision, "99_restore_prior")

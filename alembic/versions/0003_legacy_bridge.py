@@ -61,5 +61,5 @@ def downgrade() -> None:
     op.expect_revision(revision)
     op.run_sql(revision, "98_retire", commits=True)
     op.run_sql(revision, "99_drop")
-    op.drop_index("ix_events_session_token", "events")
-    op.drop_index("ix_sessions_student_id", "sessions")
+    op.drop_index("ix_events_session_token", if_exists=True)
+    op.drop_index("ix_sessions_student_id", if_exists=True)

@@ -16,7 +16,8 @@ Locks
     touch nothing but bridge.pending.
 
 Downgrade
-    Back to noting; drops triggers, indexes and foreign keys.
+    Back to noting; drops triggers, indexes and foreign keys. This one and the others of its kind go
+    through where somebody has dropped the new tables by hand, so that there is a way back from that.
 """
 
 import sqlalchemy as sa
@@ -64,9 +65,12 @@ def downgrade() -> None:
     op.run_sql(revision, "98_note_only")
     op.run_sql(revision, "99_drop_triggers")
     for table, column, referred, _ in reversed(FOREIGN_KEYS):
-        op.drop_constraint(f"fk_{table}_{column}_{referred}", table, type_="foreignkey")
-    op.drop_index("ix_events_event_type", "events")
-    op.drop_index("ix_events_student_id", "events")
-    op.drop_index("ix_step_progress_student_id", "step_progress")
-    op.drop_index("ix_sessions_is_active_expires_at", "sessions")
-    op.drop_index("ix_sessions_last_activity", "sessions")
+        op.execute(
+            f"ALTER TABLE IF EXISTS {table} "
+            f"DROP CONSTRAINT IF EXISTS fk_{table}_{column}_{referred}"
+        )
+    op.drop_index("ix_events_event_type", if_exists=True)
+    op.drop_index("ix_events_student_id", if_exists=True)
+    op.drop_index("ix_step_progress_student_id", if_exists=True)
+    op.drop_index("ix_sessions_is_active_expires_at", if_exists=True)
+    op.drop_index("ix_sessions_last_activity", if_exists=True)

@@ -32,4 +32,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them."""
     op.expect_revision(revision)
-    op.execute("DROP VIEW session_overview")
+    op.execute("DROP VIEW IF EXISTS session_overview")

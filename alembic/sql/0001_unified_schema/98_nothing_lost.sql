@@ -8,11 +8,12 @@ DECLARE
     problems text := '';
 BEGIN
     IF current_setting('bridge.drop_existing', true) = 'on' OR EXISTS (
-        SELECT FROM pg_trigger WHERE tgrelid = 'public.sessions'::regclass AND tgname = 'read_only')
+        SELECT FROM pg_trigger WHERE tgrelid = to_regclass('public.sessions') AND tgname = 'read_only')
     THEN
         RETURN;
     END IF;
     FOREACH name IN ARRAY ARRAY['students', 'sessions', 'step_progress', 'events'] LOOP
+        CONTINUE WHEN to_regclass('public.' || name) IS NULL;  -- dropped by hand
         EXECUTE format('SELECT count(*) FROM public.%I', name) INTO rows;
         copied := 0;
         IF to_regclass('public.prior_attempt') IS NOT NULL AND rows > 0 THEN

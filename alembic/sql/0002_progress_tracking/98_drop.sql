@@ -1,12 +1,13 @@
--- By exact signature: a legacy function of a similar name is not ours. The triggers go first.
-DROP TRIGGER clean_events ON events;
-DROP TRIGGER clean_step_progress ON step_progress;
-DROP TRIGGER clean_sessions ON sessions;
-DROP TRIGGER clean_students ON students;
-DROP TRIGGER refuse_student_id_change ON students;
-DROP TRIGGER touch_updated_at ON step_progress;
-DROP TRIGGER touch_updated_at ON sessions;
-DROP TRIGGER touch_updated_at ON students;
+-- By exact signature: a legacy function of a similar name is not ours. The triggers go first; IF EXISTS,
+-- because the tables may have been dropped by hand.
+DROP TRIGGER IF EXISTS clean_events ON events;
+DROP TRIGGER IF EXISTS clean_step_progress ON step_progress;
+DROP TRIGGER IF EXISTS clean_sessions ON sessions;
+DROP TRIGGER IF EXISTS clean_students ON students;
+DROP TRIGGER IF EXISTS refuse_student_id_change ON students;
+DROP TRIGGER IF EXISTS touch_updated_at ON step_progress;
+DROP TRIGGER IF EXISTS touch_updated_at ON sessions;
+DROP TRIGGER IF EXISTS touch_updated_at ON students;
 DROP FUNCTION update_session_progress(text);
 DROP FUNCTION clean_events();
 DROP FUNCTION clean_step_progress();

@@ -224,6 +224,7 @@ BEGIN
           AND (m.session_token, m.note) NOT IN (
               SELECT e.session_token, e.event_data FROM public.events AS e
               WHERE e.session_token = ANY (tokens) AND e.event_type = 'merge_note')
+        ORDER BY m.session_token  -- numbered alike whatever the chunks
     )
     SELECT (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated)
          + (SELECT count(*) FROM deleted) + (SELECT count(*) FROM steps_inserted)

@@ -244,8 +244,6 @@ BEGIN
 
     INSERT INTO public.events (event_type, event_data)
     SELECT 'legacy_merge', jsonb_build_object(
-        'sessions_read', done,
-        'rows_written', changed,
         'students', (SELECT count(*) FROM public.students),
         'sessions', (SELECT count(*) FROM public.sessions),
         'step_progress', (SELECT count(*) FROM public.step_progress),

@@ -24,7 +24,7 @@ CREATE FUNCTION bridge.is_read_only() RETURNS boolean
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT EXISTS (SELECT FROM pg_trigger
-                   WHERE tgrelid = 'public.sessions'::regclass AND tgname = 'read_only')
+                   WHERE tgrelid = to_regclass('public.sessions') AND tgname = 'read_only')
 $$;
 COMMENT ON FUNCTION bridge.is_read_only() IS 'A downgrade has begun, and nothing has taken it back.';
 
@@ -133,6 +133,11 @@ DECLARE
     merged CONSTANT boolean := (SELECT merged_at IS NOT NULL FROM bridge.state);
 BEGIN
     IF (SELECT retired_at IS NOT NULL FROM bridge.state) THEN
+        RETURN;
+    END IF;
+    IF 4 > num_nonnulls(to_regclass('public.students'), to_regclass('public.sessions'),
+                        to_regclass('public.step_progress'), to_regclass('public.events')) THEN
+        RAISE NOTICE 'tables of the unified schema were dropped by hand: there is nothing to carry back';
         RETURN;
     END IF;
     IF NOT bridge.is_read_only() THEN

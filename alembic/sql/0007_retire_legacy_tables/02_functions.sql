@@ -70,7 +70,10 @@ BEGIN
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             EXECUTE format('DROP VIEW public.%I', src.legacy_name);
             EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, src.legacy_name);
-            PERFORM bridge.build_push(src.legacy_name);
+            -- somebody may have dropped the unified schema, which takes this view with it
+            IF to_regclass('bridge.unified') IS NOT NULL THEN
+                PERFORM bridge.build_push(src.legacy_name);
+            END IF;
         END LOOP;
     END
     $$;
