@@ -164,14 +164,12 @@ class NewApplication(Writer):
         return action.__name__
 
     def student(self, email: str) -> Any:
-        self.execute(
+        found = self.column(
             "INSERT INTO students (student_email, student_name) VALUES (%s, %s) "
-            "ON CONFLICT (student_email) DO UPDATE SET student_name = EXCLUDED.student_name",
+            "ON CONFLICT (student_email) DO UPDATE SET student_name = EXCLUDED.student_name "
+            "RETURNING student_id",
             email,
             self.random.choice((None, email, f"Name {self.random.randrange(100)}")),
-        )
-        found = self.column(
-            "SELECT student_id FROM students WHERE student_email = lower(%s)", email
         )
         return found[0]
 

@@ -15,7 +15,7 @@ Mapping
 
 Locks
     ACCESS EXCLUSIVE on both tables for some milliseconds, asked for with a lock_timeout of 100 ms
-    and retried; after 60 attempts it gives up, changes nothing and names who held the lock.
+    and retried; after 200 attempts it gives up, changes nothing and names who held the lock.
 
 Downgrade
     The reverse: drops the views and gives the tables their names back. A view that somebody built

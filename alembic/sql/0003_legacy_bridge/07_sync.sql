@@ -329,44 +329,50 @@ END
 $$;
 COMMENT ON PROCEDURE bridge.commit_chunk() IS 'COMMIT, except in a rehearsal.';
 
--- Carries over what was noted, in batches with their own commits, until only a handful is left that
--- arrived meanwhile. What is locked is passed over and tried again, with a pause, for as many rounds.
--- No SET clause here and in the procedures below: it would forbid COMMIT.
-CREATE PROCEDURE bridge.drain(batch integer DEFAULT 500, leave integer DEFAULT 0, rounds integer DEFAULT 100)
+-- Carries over what was noted before the call, in batches with their own commits: an application that goes
+-- on writing would never let it reach the end of all. What is locked is passed over and tried again, with a
+-- pause, for as many rounds; strict: then it is an error. No SET clause here and in the procedures below: it
+-- would forbid COMMIT.
+CREATE PROCEDURE bridge.drain(strict boolean DEFAULT true, rounds integer DEFAULT 50, batch integer DEFAULT 500)
     LANGUAGE plpgsql
 AS $$
 DECLARE
+    horizon CONSTANT bigint := (SELECT max(p.id) FROM bridge.pending AS p);
     tokens text[];
-    last_id bigint := 0;
-    found bigint;
-    round integer := 1;
+    last_id bigint;
+    size integer := least(batch, 50);
+    began timestamptz;
 BEGIN
-    LOOP
-        SELECT array_agg(DISTINCT n.token), coalesce(max(n.id), last_id), count(*)
-        INTO tokens, last_id, found
-        FROM (SELECT p.id, p.token FROM bridge.pending AS p WHERE p.id > last_id
-              ORDER BY p.id LIMIT batch) AS n;
-        IF found > 0 THEN
+    FOR round IN 1 .. rounds LOOP
+        last_id := 0;
+        LOOP
+            began := clock_timestamp();
+            SELECT array_agg(DISTINCT n.token), max(n.id) INTO tokens, last_id
+            FROM (SELECT p.id, p.token FROM bridge.pending AS p WHERE p.id > last_id AND p.id <= horizon
+                  ORDER BY p.id LIMIT size) AS n;
+            EXIT WHEN tokens IS NULL;
             PERFORM set_config('lock_timeout', '200ms', true);
             PERFORM bridge.take_free(tokens);
             CALL bridge.commit_chunk();
-            EXIT WHEN found <= leave;
-        ELSE
-            EXIT WHEN (SELECT count(*) FROM (SELECT FROM bridge.pending LIMIT leave + 1) AS p) <= leave;
-            round := round + 1;
-            IF round > rounds THEN
-                -- if it is not a lock, this says what
-                PERFORM bridge.take(bridge.free(ARRAY(
-                    SELECT DISTINCT n.token FROM (SELECT p.token FROM bridge.pending AS p ORDER BY p.id LIMIT batch) AS n)));
-                RAISE EXCEPTION 'sessions that are to be carried over have been locked for too long'
-                    USING ERRCODE = 'lock_not_available',
-                          HINT = 'What was carried over so far stays. End the long transactions on the '
-                                 'workshop''s tables, then run this again.';
-            END IF;
-            PERFORM pg_sleep(0.05 + 0.1 * random());
-            last_id := 0;
+            size := bridge.next_size(size, batch, clock_timestamp() - began);
+        END LOOP;
+        IF NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.id <= horizon) THEN
+            RETURN;
         END IF;
+        PERFORM pg_sleep(0.05 + 0.1 * random());
     END LOOP;
+
+    tokens := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p WHERE p.id <= horizon);
+    IF NOT strict THEN
+        RAISE NOTICE '% sessions are being written all the time: left for the triggers', cardinality(tokens);
+        RETURN;
+    END IF;
+    -- if it is not a lock, this says what
+    PERFORM bridge.take(bridge.free(tokens));
+    RAISE EXCEPTION 'sessions that are to be carried over have been locked for too long'
+        USING ERRCODE = 'lock_not_available',
+              HINT = 'What was carried over so far stays. End the long transactions on the workshop''s '
+                     'tables, then run this again.';
 END
 $$;
-COMMENT ON PROCEDURE bridge.drain(integer, integer, integer) IS 'Carries over every pending token.'
+COMMENT ON PROCEDURE bridge.drain(boolean, integer, integer) IS 'Carries over every token noted before.'

@@ -276,6 +276,21 @@ BEGIN
     LEFT JOIN public.students AS st ON st.student_email = a.address
     WHERE NOT EXISTS (SELECT FROM bridge.remainder AS r
                       WHERE r.table_name = 'students' AND r.key = a.address AND r.column_name = '(row)');
+    -- one that was changed since it was counted
+    IF addresses > students THEN
+        SELECT addresses - count(*) INTO addresses
+        FROM pg_temp.verified_address AS a
+        WHERE NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = a.address)
+          AND NOT EXISTS (SELECT FROM bridge.remainder AS r
+                          WHERE r.table_name = 'students' AND r.key = a.address AND r.column_name = '(row)')
+          AND NOT EXISTS (
+              SELECT FROM bridge.raw AS r
+              WHERE lower(btrim(r.student_email, E' \t\r\n\f\x0B')) = a.address
+                AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = r.token)
+                AND NOT EXISTS (SELECT FROM bridge.remainder AS o
+                                WHERE o.table_name = 'sessions' AND o.key = r.token
+                                  AND o.column_name IN ('(row)', 'student_email')));
+    END IF;
     DROP TABLE pg_temp.verified_address;
     IF addresses > students AND NOT cells ? 'students.(row missing)' THEN
         cells := cells || jsonb_build_object('students.(row missing)', jsonb_build_object(
@@ -293,12 +308,14 @@ BEGIN
             ('API keys: byte for byte', raw_keys, keys, NULL),
             ('orphans: sessions without a student', 0, (
                 SELECT count(*) FROM public.sessions AS v
-                WHERE NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_id = v.student_id)), NULL),
+                WHERE NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_id = v.student_id)
+                  AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = v.session_token)), NULL),
             ('orphans: steps without a session', 0, (
                 SELECT count(*) FROM public.step_progress AS sp
                 WHERE NOT EXISTS (SELECT FROM public.sessions AS v
                                   WHERE v.session_token = sp.session_token
-                                    AND v.student_id = sp.student_id)), NULL),
+                                    AND v.student_id = sp.student_id)
+                  AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = sp.session_token)), NULL),
             ('adapters: legacy tables whose columns changed', 0, (
                 SELECT count(*) FROM bridge.source AS s
                 WHERE s.signature IS DISTINCT FROM bridge.signature_of(s.relation)), NULL),

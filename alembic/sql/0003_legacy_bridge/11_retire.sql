@@ -166,11 +166,7 @@ BEGIN
     END IF;
 
     -- nobody adds to the notes of the unified side any more
-    FOR round IN 1 .. 100 LOOP
-        CALL bridge.drain(leave => 20);
-        EXIT WHEN NOT EXISTS (SELECT FROM bridge.pending WHERE side = 'unified');
-        PERFORM pg_sleep(0.1);
-    END LOOP;
+    CALL bridge.drain(strict => false);
     IF EXISTS (SELECT FROM bridge.pending WHERE side = 'unified') THEN
         RAISE EXCEPTION 'sessions of the unified schema could not be carried back: they are locked'
             USING ERRCODE = 'lock_not_available',

@@ -2,7 +2,7 @@
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
-        CALL bridge.drain(leave => 20);
+        CALL bridge.drain(strict => false);
     END IF;
 END
 $$

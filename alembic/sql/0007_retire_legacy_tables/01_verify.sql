@@ -10,7 +10,7 @@ BEGIN
             CALL bridge.refresh_adapters();
             CALL bridge.merge();
         END IF;
-        CALL bridge.drain(leave => 20);
+        CALL bridge.drain(strict => false);
         CALL bridge.require_verified();
     END IF;
 END
