@@ -20,7 +20,7 @@ Locks
     SHARE ROW EXCLUSIVE on both legacy tables while adapters and triggers are created (readers go
     on, writers wait: some 50 ms), asked for with a lock_timeout of 100 ms and retried. Where only
     one of them exists the other is created, empty. Where no key serves lookups by token, an index
-    ``bridge_token_of_...`` is added.
+    ``bridge_token_of_...`` is added. SHARE ROW EXCLUSIVE on the new tables for the whole step.
 
 Downgrade
     Carries back what was written to the new tables before any merge. Then drops triggers, indexes and
@@ -40,6 +40,8 @@ depends_on = None
 def upgrade() -> None:
     """Create the bridge and put it on the legacy tables."""
     op.expect_revision(down_revision)
+    # all at once and first: a writer that had one of them and waited for the next would never let go
+    op.execute("LOCK TABLE students, sessions, step_progress, events IN SHARE ROW EXCLUSIVE MODE")
     op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
     op.create_index("ix_events_session_token", "events", ["session_token"])
     op.run_sql(revision, "01_state")
