@@ -78,9 +78,20 @@ class Writer:
         self.tokens = tokens if tokens is not None else []
         """Tokens to write to; shared between writers where they are to meet."""
 
+    def actions(self) -> list[tuple[int, Callable[[], object]]]:
+        """What it does, and how often."""
+        raise NotImplementedError
+
     def act(self) -> str:
         """One request, drawn at random; its name."""
-        raise NotImplementedError
+        weights, actions = zip(*self.actions(), strict=True)
+        action: Callable[[], object] = self.random.choices(actions, weights)[0]
+        try:
+            with self.connection.transaction():
+                action()
+        except REFUSALS:
+            return f"{action.__name__} (refused)"
+        return action.__name__
 
     def close(self) -> None:
         self.connection.close()
@@ -141,8 +152,8 @@ def assignments(columns: list[str]) -> sql.Composed:
 class NewApplication(Writer):
     """Endpoints that have moved: they write to students, sessions, step_progress and events."""
 
-    def act(self) -> str:
-        actions: list[tuple[int, Callable[[], object]]] = [
+    def actions(self) -> list[tuple[int, Callable[[], object]]]:
+        return [
             (4, self.start),
             (6, self.configure),
             (5, self.progress),
@@ -155,13 +166,6 @@ class NewApplication(Writer):
             (1, self.move),
             (1, self.start_student),
         ]
-        action = self.random.choices([a for _, a in actions], [w for w, _ in actions])[0]
-        try:
-            with self.connection.transaction():
-                action()
-        except REFUSALS:
-            return f"{action.__name__} (refused)"
-        return action.__name__
 
     def student(self, email: str) -> Any:
         found = self.column(
@@ -319,8 +323,8 @@ class OldApplication(Writer):
         )
         return dict(rows.fetchall())
 
-    def act(self) -> str:
-        actions: list[tuple[int, Callable[[], object]]] = [
+    def actions(self) -> list[tuple[int, Callable[[], object]]]:
+        return [
             (6, self.save),
             (6, self.progress),
             (1, self.delete_configuration),
@@ -329,13 +333,6 @@ class OldApplication(Writer):
             (1, self.touch_several),
             (1, self.give_up),
         ]
-        action = self.random.choices([a for _, a in actions], [w for w, _ in actions])[0]
-        try:
-            with self.connection.transaction():
-                action()
-        except REFUSALS:
-            return f"{action.__name__} (refused)"
-        return action.__name__
 
     def upsert(self, table: str, token: str, values: dict[str, object]) -> None:
         """INSERT or UPDATE, as the row is there or not; columns that there are."""
