@@ -47,7 +47,8 @@ CREATE FUNCTION parse_count(value jsonb) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
     WHEN length(value #>> '{}') < 400
-     AND (value #>> '{}') ~ '^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?\s*$'
+     AND (jsonb_typeof(value) = 'number'
+          OR (value #>> '{}') ~ '^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?\s*$')
     THEN least(greatest(trunc((value #>> '{}')::numeric), 0), 2147483647)::integer
     ELSE 0
 END;

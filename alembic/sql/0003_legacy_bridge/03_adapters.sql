@@ -190,6 +190,17 @@ CREATE FUNCTION bridge.json_left_over(value jsonb, type text) RETURNS boolean
 RETURN jsonb_typeof(value) <> type AND value NOT IN ('null', '""', '[]', '{}');
 COMMENT ON FUNCTION bridge.json_left_over(jsonb, text) IS 'It says something, but is of another type.';
 
+-- Parts of an object, put together only where one of the conditions holds, which is seldom.
+CREATE FUNCTION bridge.when_any(conditions text[], parts text[]) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN parts = '{}' THEN '''{}''::jsonb'
+                ELSE format('CASE WHEN %s THEN %s ELSE ''{}'' END',
+                            array_to_string(conditions, ' OR '), array_to_string(parts, ' || ')) END
+$$;
+COMMENT ON FUNCTION bridge.when_any(text[], text[]) IS 'SQL of an object that is mostly empty.';
+
 CREATE FUNCTION bridge.build_adapter_over(
     rel regclass,
     stem text,
@@ -213,9 +224,10 @@ DECLARE
     json_reads text[] := '{}';
     clamps text[] := '{}';
     out_of_range text[] := '{}';
-    leftovers text[] := '{}';
-    leftover_rows text;
+    extras text[] := '{}';
+    unreadables text[] := '{}';
     conditions text[] := '{}';
+    odd text[] := '{}';
     merges text[] := '{}';
     condition text;
 BEGIN
@@ -250,9 +262,10 @@ BEGIN
             SELECT ARRAY[string_agg(format('coalesce(%s, false)', r), ' OR ')] INTO reads
             FROM unnest(reads) AS r;
         ELSIF ranges ? wanted.name AND reads IS NOT NULL THEN
-            clamps := clamps || format('(%L, %s, %s)', wanted.name, reads[1], ranges ->> wanted.name);
-            out_of_range := out_of_range || format('%s NOT BETWEEN %s', reads[1],
-                                                   replace(ranges ->> wanted.name, ', ', ' AND '));
+            condition := format('%s NOT BETWEEN %s', reads[1], replace(ranges ->> wanted.name, ', ', ' AND '));
+            out_of_range := out_of_range || condition;
+            clamps := clamps || format('CASE WHEN %s THEN jsonb_build_object(%L, %s) ELSE ''{}'' END',
+                                       condition, wanted.name, reads[1]);
             reads[1] := format('CASE WHEN %1$s IS NOT NULL THEN least(greatest(%1$s, %2$s), %3$s) END',
                                reads[1], split_part(ranges ->> wanted.name, ', ', 1),
                                split_part(ranges ->> wanted.name, ', ', 2));
@@ -291,7 +304,8 @@ BEGIN
             WHEN found.wanted_type IS NULL AND found.constant_default IS NULL
                 THEN format('t.%I IS NOT NULL', found.name)
             WHEN found.wanted_type IS NULL
-                THEN format('t.%I::text <> (%s)::text', found.name, found.constant_default)
+                THEN format(CASE WHEN found.type IN ('boolean', 'integer') THEN 't.%I <> (%s)'
+                                 ELSE 't.%I::text <> (%s)::text' END, found.name, found.constant_default)
             WHEN found.wanted_type = 'jsonb'
                 THEN format('bridge.json_left_over(j.%I, %L)', found.name, json_types ->> found.name)
             WHEN found.wanted_type <> found.type AND found.wanted_type <> 'text'
@@ -300,25 +314,18 @@ BEGIN
         END;
         CONTINUE WHEN condition IS NULL;
         conditions := conditions || condition;
-        leftovers := leftovers || format('(%L, %s, CASE WHEN %s THEN to_jsonb(t.%I) END)', found.name,
-                                         CASE WHEN found.wanted_type IS NULL THEN 'false' ELSE 'true' END,
-                                         condition, found.name);
+        extras := extras || format('CASE WHEN %s THEN jsonb_build_object(%L, t.%I) ELSE ''{}'' END',
+                                   condition, found.name, found.name);
+        IF found.wanted_type IS NOT NULL THEN
+            odd := odd || condition;
+            unreadables := unreadables || format('CASE WHEN %s THEN jsonb_build_object(%L, true) ELSE ''{}'' END',
+                                                 condition, found.name);
+        END IF;
     END LOOP;
-    leftover_rows := format('(VALUES %s) AS e(name, is_unreadable, value) WHERE e.value IS NOT NULL',
-                            array_to_string(leftovers, ', '));
-    outputs := outputs || CASE WHEN leftovers = '{}'
-        THEN ARRAY['''{}''::jsonb AS extra', '''{}''::jsonb AS unreadable']
-        ELSE ARRAY[
-            format('CASE WHEN %s THEN (SELECT jsonb_object_agg(e.name, e.value) FROM %s) ELSE ''{}'' END AS extra',
-                   array_to_string(conditions, ' OR '), leftover_rows),
-            format('CASE WHEN %s THEN (SELECT coalesce(jsonb_object_agg(e.name, true), ''{}'') FROM %s'
-                   ' AND e.is_unreadable) ELSE ''{}'' END AS unreadable',
-                   array_to_string(conditions, ' OR '), leftover_rows)]
-    END;
-    outputs := outputs || CASE WHEN clamps = '{}' THEN '''{}''::jsonb AS clamped' ELSE format(
-        'CASE WHEN %s THEN (SELECT jsonb_object_agg(n.name, n.value) FROM (VALUES %s)'
-        ' AS n(name, value, low, high) WHERE n.value NOT BETWEEN n.low AND n.high) ELSE ''{}'' END AS clamped',
-        array_to_string(out_of_range, ' OR '), array_to_string(clamps, ', ')) END;
+    outputs := outputs || ARRAY[
+        bridge.when_any(conditions, extras) || ' AS extra',
+        bridge.when_any(odd, unreadables) || ' AS unreadable',
+        bridge.when_any(out_of_range, clamps) || ' AS clamped'];
 
     -- 3. The views. JSON is unwrapped once for each row: OFFSET 0 keeps the planner from copying the
     --    call to every place that uses the value.

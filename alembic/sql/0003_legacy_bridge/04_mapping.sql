@@ -307,34 +307,35 @@ SELECT
 
     -- for step_progress and events
     x.steps,
-    nullif(jsonb_strip_nulls(jsonb_build_object(
-        'placeholder_address', CASE WHEN coalesce(p.email, a.email, c.email) IS NULL THEN true END,
-        'token_shared_by_many_browsers', CASE WHEN k.token IN ('null', 'undefined') THEN true END,
-        'row_without_token', CASE WHEN p.tokenless OR c.tokenless THEN true END,
-        'conflicts', (
-            SELECT jsonb_object_agg(v.column_name, v.winner)
-            FROM (VALUES
-                ('student_email', bridge.winner('workshop_students', p.email, a.email, c.email)),
-                ('exercises', bridge.winner('workshop_students', p.exercises, a.exercises, c.exercises)),
-                ('bug_reports', bridge.winner('workshop_students', p.bug_reports, a.bug_reports, c.bug_reports)),
-                ('selected_phone_number', bridge.winner('student_configs', c.selected_phone_number, a.selected_phone_number, p.selected_phone_number)),
-                ('selected_voice', bridge.winner('student_configs', c.selected_voice, a.selected_voice, p.selected_voice)),
-                ('tts_provider', bridge.winner('student_configs', c.tts_provider, a.tts_provider, p.tts_provider)),
-                ('call_direction', bridge.winner('student_configs', c.call_direction, a.call_direction, p.call_direction)),
-                ('use_case_description', bridge.winner('student_configs', c.use_case_description, a.use_case_description, p.use_case_description)),
-                ('openai_api_key', bridge.winner('student_configs', c.openai_api_key, a.openai_api_key, p.openai_api_key)),
-                ('system_prompt', bridge.winner('student_configs', c.system_prompt, a.system_prompt, p.system_prompt)),
-                ('ivr_greeting', bridge.winner('student_configs', c.ivr_greeting, a.ivr_greeting, p.ivr_greeting)),
-                ('websocket_url', bridge.winner('student_configs', c.websocket_url, a.websocket_url, p.websocket_url)),
-                ('codespace_url', bridge.winner('student_configs', c.codespace_url, a.codespace_url, p.codespace_url)),
-                ('github_repo_url', bridge.winner('student_configs', c.github_repo_url, a.github_repo_url, p.github_repo_url)),
-                ('railway_url', bridge.winner('student_configs', c.railway_url, a.railway_url, p.railway_url)),
-                ('tools', bridge.winner('student_configs', c.tools, a.tools, p.tools)),
-                ('voice_settings', bridge.winner('student_configs', c.voice_settings, a.voice_settings, p.voice_settings))
-            ) AS v(column_name, winner)
-            WHERE v.winner IS NOT NULL AND num_nonnulls(p.token, c.token, a.token) > 1
-        ),
-        'unreadable', CASE WHEN '{}' <> ANY (ARRAY[p.unreadable, c.unreadable, a.unreadable]) THEN (
+    nullif(
+        CASE WHEN coalesce(p.email, a.email, c.email) IS NULL THEN '{"placeholder_address": true}'::jsonb ELSE '{}' END
+        || CASE WHEN k.token IN ('null', 'undefined') THEN '{"token_shared_by_many_browsers": true}'::jsonb ELSE '{}' END
+        || CASE WHEN p.tokenless OR c.tokenless THEN '{"row_without_token": true}'::jsonb ELSE '{}' END
+        || CASE WHEN num_nonnulls(p.token, c.token, a.token) > 1 AND coalesce(
+            w.student_email, w.exercises, w.bug_reports, w.selected_phone_number, w.selected_voice,
+            w.tts_provider, w.call_direction, w.use_case_description, w.openai_api_key,
+            w.system_prompt, w.ivr_greeting, w.websocket_url, w.codespace_url, w.github_repo_url,
+            w.railway_url, w.tools, w.voice_settings
+        ) IS NOT NULL THEN jsonb_build_object('conflicts', jsonb_strip_nulls(jsonb_build_object(
+            'student_email', w.student_email,
+            'exercises', w.exercises,
+            'bug_reports', w.bug_reports,
+            'selected_phone_number', w.selected_phone_number,
+            'selected_voice', w.selected_voice,
+            'tts_provider', w.tts_provider,
+            'call_direction', w.call_direction,
+            'use_case_description', w.use_case_description,
+            'openai_api_key', w.openai_api_key,
+            'system_prompt', w.system_prompt,
+            'ivr_greeting', w.ivr_greeting,
+            'websocket_url', w.websocket_url,
+            'codespace_url', w.codespace_url,
+            'github_repo_url', w.github_repo_url,
+            'railway_url', w.railway_url,
+            'tools', w.tools,
+            'voice_settings', w.voice_settings
+        ))) ELSE '{}' END
+        || CASE WHEN '{}' <> ANY (ARRAY[p.unreadable, c.unreadable, a.unreadable]) THEN jsonb_build_object('unreadable', (
             SELECT jsonb_agg(u.source || '.' || u.column_name ORDER BY u.source, u.column_name)
             FROM (
                 SELECT 'workshop_students' AS source, jsonb_object_keys(p.unreadable) AS column_name
@@ -343,9 +344,11 @@ SELECT
                 UNION ALL
                 SELECT 'sessions', jsonb_object_keys(a.unreadable)
             ) AS u
-        ) END,
-        'clamped', nullif(coalesce(a.clamped, '{}') || coalesce(c.clamped, '{}') || coalesce(p.clamped, '{}'), '{}')
-    )), '{}') AS note
+        )) ELSE '{}' END
+        || CASE WHEN '{}' <> ANY (ARRAY[p.clamped, c.clamped, a.clamped]) THEN jsonb_build_object(
+            'clamped', coalesce(a.clamped, '{}') || coalesce(c.clamped, '{}') || coalesce(p.clamped, '{}'))
+        ELSE '{}' END,
+    '{}') AS note
 FROM bridge.tokens AS k
 LEFT JOIN LATERAL (SELECT * FROM bridge.token_progress WHERE token = k.token OFFSET 0) AS p ON true
 LEFT JOIN LATERAL (SELECT * FROM bridge.token_config WHERE token = k.token OFFSET 0) AS c ON true
@@ -395,6 +398,27 @@ CROSS JOIN LATERAL (
         p.step8_deployed IS TRUE OR c.step8_deployed IS TRUE OR a.step8_deployed IS TRUE AS step8_deployed,
         p.project_deployed IS TRUE OR c.project_deployed IS TRUE OR a.project_deployed IS TRUE AS project_deployed
 ) AS f
+CROSS JOIN LATERAL (
+    -- where sources differ: which one won
+    SELECT
+        bridge.winner('workshop_students', p.email, a.email, c.email) AS student_email,
+        bridge.winner('workshop_students', p.exercises, a.exercises, c.exercises) AS exercises,
+        bridge.winner('workshop_students', p.bug_reports, a.bug_reports, c.bug_reports) AS bug_reports,
+        bridge.winner('student_configs', c.selected_phone_number, a.selected_phone_number, p.selected_phone_number) AS selected_phone_number,
+        bridge.winner('student_configs', c.selected_voice, a.selected_voice, p.selected_voice) AS selected_voice,
+        bridge.winner('student_configs', c.tts_provider, a.tts_provider, p.tts_provider) AS tts_provider,
+        bridge.winner('student_configs', c.call_direction, a.call_direction, p.call_direction) AS call_direction,
+        bridge.winner('student_configs', c.use_case_description, a.use_case_description, p.use_case_description) AS use_case_description,
+        bridge.winner('student_configs', c.openai_api_key, a.openai_api_key, p.openai_api_key) AS openai_api_key,
+        bridge.winner('student_configs', c.system_prompt, a.system_prompt, p.system_prompt) AS system_prompt,
+        bridge.winner('student_configs', c.ivr_greeting, a.ivr_greeting, p.ivr_greeting) AS ivr_greeting,
+        bridge.winner('student_configs', c.websocket_url, a.websocket_url, p.websocket_url) AS websocket_url,
+        bridge.winner('student_configs', c.codespace_url, a.codespace_url, p.codespace_url) AS codespace_url,
+        bridge.winner('student_configs', c.github_repo_url, a.github_repo_url, p.github_repo_url) AS github_repo_url,
+        bridge.winner('student_configs', c.railway_url, a.railway_url, p.railway_url) AS railway_url,
+        bridge.winner('student_configs', c.tools, a.tools, p.tools) AS tools,
+        bridge.winner('student_configs', c.voice_settings, a.voice_settings, p.voice_settings) AS voice_settings
+) AS w
 CROSS JOIN LATERAL (
     SELECT session_steps_done(
         f.twilio_connected, f.openai_connected, f.call_direction_chosen, f.services_ready,
