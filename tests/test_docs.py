@@ -32,14 +32,17 @@ from conftest import Clone
 from databases import ROOT, Database, failed_checks, upgrade
 from eras import ERAS
 from models import FLAGS, Base
-from oracle import EARLY_FLAGS, HOMES
+from oracle import CONFIG, EARLY_FLAGS, HOMES, JSON_COLUMNS, PROGRESS, TEXT_COLUMNS
 from scripts.diagram import diagram, fenced
 from test_scripts import script
-from writers import CONFIGURATION
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 ENDPOINTS = ROOT / "docs" / "moving-endpoints.md"
 MERGE_RULES = ROOT / "docs" / "merge-rules.md"
+
+
+LANGUAGES = ("console", "sql", "mermaid", "text", "json", "js")
+"""The first two are executed."""
 
 
 def name_of(document: Path) -> str:
@@ -62,6 +65,15 @@ def prose(document: Path) -> str:
     return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_no_block_escapes_execution(document: Path) -> None:
+    """By a language that nobody runs, or by standing where no block is looked for."""
+    fences = re.findall(r"^( *)```(.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(fences) % 2 == 0
+    for indent, language in fences[::2]:
+        assert (indent, language) in {("", name) for name in LANGUAGES}
+
+
 # --- transcripts ----------------------------------------------------------------------------------
 
 
@@ -81,6 +93,7 @@ def commands(document: Path) -> list[Command]:
         elif line.startswith("> ") and not found[-1].shown:
             found[-1].text += "\n" + line[2:]
         elif line.strip():
+            assert found, f"{document.name}: output before the first command: {line}"
             found[-1].shown.append(line)
     return found
 
@@ -287,9 +300,8 @@ def old(database: Database, query: str, *parameters: object) -> list[DictRow]:
         return connection.execute(query.encode(), parameters or None).fetchall()
 
 
-CONFIG = "SELECT * FROM student_configs WHERE session_token = %s"
-PROGRESS = "SELECT * FROM workshop_students WHERE session_token = %s"
-JSON = {"tools": list, "voice_settings": dict, "exercises": dict, "bug_reports": list}
+CONFIG_ROW = "SELECT * FROM student_configs WHERE session_token = %s"
+PROGRESS_ROW = "SELECT * FROM workshop_students WHERE session_token = %s"
 
 
 def unwrapped(value: Any, kind: type) -> Any:
@@ -320,11 +332,11 @@ def test_moved_endpoints_read_what_the_old_ones_did(state: str, clone: Clone, ro
             also = rows.get(token, {})
             now = moved.get(token)
             assert now is not None
-            assert {name: now[name] for name in CONFIGURATION} == {
-                name: was[name] or None for name in CONFIGURATION
+            assert {name: now[name] for name in TEXT_COLUMNS} == {
+                name: was[name] or None for name in TEXT_COLUMNS
             }
             for name in ("tools", "voice_settings"):
-                assert now[name] == unwrapped(was[name], JSON[name])
+                assert now[name] == unwrapped(was[name], JSON_COLUMNS[name][0])
             assert {name: now[name] for name in FLAGS} == {name: bool(was[name]) for name in FLAGS}
             assert now["demo_mode"] == bool(was["demo_mode"] or also.get("demo_mode"))
             assert was["current_step"] in (None, now["current_step"])
@@ -340,7 +352,9 @@ def test_moved_endpoints_read_what_the_old_ones_did(state: str, clone: Clone, ro
             assert now["total_time_spent"] == (was["total_time_spent"] or 0)
             assert was["started_at"] in (None, now["started_at"])
             for name in ("exercises", "bug_reports"):
-                assert now[name] == listed[token][name] == unwrapped(was[name], JSON[name])
+                assert (
+                    now[name] == listed[token][name] == unwrapped(was[name], JSON_COLUMNS[name][0])
+                )
         first = [row["last_activity"] for row in moved("list", limit=100)]
         assert len(first) == 100
         known = [at for at in first if at is not None]
@@ -357,7 +371,7 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
         upgrade(database)
     with application(database, role) as moved:
         # a configuration with all that there is, and one with little
-        full: dict[str, object] = {name: f"{name}: 50% of 'é'" for name in CONFIGURATION}
+        full: dict[str, object] = {name: f"{name}: 50% of 'é'" for name in TEXT_COLUMNS}
         full |= dict.fromkeys(FLAGS, True) | {"demo_mode": True, "current_step": 4}
         full |= {"tools": [{"name": "look_up"}], "voice_settings": {"speed": 1.5}}
         moved.save("ws_full", " New@Example.EDU", "Ada", **full)
@@ -365,7 +379,7 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
                    ivr_greeting="", step4_deployed=False, session_token="ws_other")  # fmt: skip
         expected = full | {"selected_voice": "alloy", "ivr_greeting": None, "step4_deployed": False}
         expected |= {"student_email": "new@example.edu", "student_name": "Ada"}
-        for row in (moved.get("ws_full"), *old(database, CONFIG, "ws_full")):
+        for row in (moved.get("ws_full"), *old(database, CONFIG_ROW, "ws_full")):
             assert row is not None
             assert {name: row[name] for name in expected} == expected
         assert moved.get("ws_other") is None
@@ -376,7 +390,7 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
         now = moved.get("ws_none")
         assert now is not None
         assert (now["student_email"], now["tools"]) == (None, [{"name": "twice"}])
-        (was,) = old(database, CONFIG, "ws_none")
+        (was,) = old(database, CONFIG_ROW, "ws_none")
         assert (was["student_email"], was["tools"]) == (None, [{"name": "twice"}])
 
         # progress, by key and by title
@@ -389,7 +403,7 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
         assert moved.track("ws_none", "unknown", True, 1) == []
         assert moved.track("ws_nobody", "exercise-4", True, 1) == []
         (progress,) = moved("progress", session_token="ws_none")
-        (was,) = old(database, PROGRESS, "ws_none")
+        (was,) = old(database, PROGRESS_ROW, "ws_none")
         for row in (progress, was):
             step = row["exercises"]["step-4-basic-twiml"]
             assert (step["completed"], step["timeSpent"], step["attempts"]) == (True, 42, 3)
@@ -402,7 +416,7 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
         # the session finds its student; steps go along
         moved.save("ws_none", "found@example.edu", "Bruno")
         assert moved("progress", session_token="ws_none")[0]["student_email"] == "found@example.edu"
-        (was,) = old(database, CONFIG, "ws_none")
+        (was,) = old(database, CONFIG_ROW, "ws_none")
         assert (was["student_email"], was["student_name"]) == ("found@example.edu", "Bruno")
         strays = (
             "SELECT count(*) FROM step_progress AS p JOIN sessions AS s USING (session_token) "
@@ -418,7 +432,7 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
         assert now["ivr_greeting"] == "old"
 
         moved("delete", student_email="FOUND@example.edu ")
-        for query in (CONFIG, PROGRESS):
+        for query in (CONFIG_ROW, PROGRESS_ROW):
             assert old(database, query, "ws_none") == []
         assert moved.get("ws_none") is None
 
@@ -429,7 +443,7 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             moved.connection.execute(save)
         moved.save("ws_full", None, None, ivr_greeting="new")
-        assert old(database, CONFIG, "ws_full")[0]["ivr_greeting"] == "new"
+        assert old(database, CONFIG_ROW, "ws_full")[0]["ivr_greeting"] == "new"
         assert database.query("SELECT count(*) FROM bridge.pending") == [(0,)]
         assert failed_checks(database) == []
         reads = {"list", "further"}
@@ -462,6 +476,11 @@ def test_every_new_column_has_its_rule_in_its_place() -> None:
         told = [name for row in rules[table.name] for name in names(row[0])]
         assert told == list(table.columns.keys())
         assert all(len(row) == 2 and row[1] for row in rules[table.name])
+    rule = {name: row[1] for row in rules["sessions"] for name in names(row[0])}
+    first = {name: CONFIG for name in TEXT_COLUMNS} | {n: t for n, (_, t) in JSON_COLUMNS.items()}
+    for name, table_name in (first | {"student_id": PROGRESS}).items():
+        order = "c, a, p" if table_name == CONFIG else "p, a, c"
+        assert f"`coalesce({order})`" in rule[name]
 
 
 def test_every_legacy_column_has_its_home(empty: Database) -> None:
@@ -481,7 +500,7 @@ def test_every_legacy_column_has_its_home(empty: Database) -> None:
                 found.setdefault(table, set()).add(column)
             connection.rollback()
     renamed = {early: name for name, early in EARLY_FLAGS.items()}
-    for table in ("workshop_students", "student_configs"):
+    for table in (PROGRESS, CONFIG):
         told = {name: row[1] for row in rules[table] for name in names(row[0])}
         assert told.keys() == found[table]
         for column, home in told.items():
@@ -544,7 +563,8 @@ def test_names_are_those_of_the_project(document: Path) -> None:
     files = {str(path.relative_to(ROOT)) for path in project_files()}
     bases = {file.rsplit("/", 1)[-1] for file in files}
     for name in re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|sql|md|toml|ini|mako|txt))`", text):
-        assert name in files or name in bases, f"there is no file {name}"
+        of_a_user = "/" not in name and re.search(r"^(?!\d\d_).*\.(sql|txt)$", name)
+        assert of_a_user or name in files or name in bases, f"there is no file {name}"
     for module in re.findall(r"python -m ([\w.]+)", text):
         assert module in ("pytest", "pip", "venv") or f"{module.replace('.', '/')}.py" in files
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
