@@ -431,6 +431,21 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
         assert moved.used | reads == moved.statements.keys()
 
 
+def test_moved_endpoints_need_no_bridge(clone: Clone, role: str) -> None:
+    database = clone("fresh")
+    assert database.query("SELECT to_regnamespace('bridge')") == [(None,)]
+    with application(database, role) as moved:
+        moved.save("ws_new", None, None, call_direction_chosen=True)
+        moved.track("ws_new", "Basic TwiML", True, 42)
+        moved.save("ws_new", "Ada@example.com", "Ada")
+        (progress,) = moved("progress", session_token="ws_new")
+        assert (progress["student_email"], progress["completion_rate"]) == ("ada@example.com", 22)
+        owners = "SELECT s.student_id = p.student_id FROM sessions AS s JOIN step_progress AS p USING (session_token)"
+        assert database.query(owners) == [(True,)]
+        moved("delete", student_email="ada@example.com")
+        assert moved("list", limit=5) == []
+
+
 # --- the merge rules ------------------------------------------------------------------------------
 
 
