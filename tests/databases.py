@@ -202,7 +202,14 @@ def dump(database: Database, *, without: tuple[str, ...] = ()) -> list[str]:
     pg_dump = database.server.bin_dir / "pg_dump"
     options = ["--restrict-key=x"] if _knows_restrict_key(pg_dump) else []
     done = subprocess.run(
-        [pg_dump, *options, *(f"--exclude-table={name}" for name in without), database.url],
+        [
+            pg_dump,
+            *options,
+            # ranges by time, and row versions: of the run
+            "--exclude-table-data=bridge.verified",
+            *(f"--exclude-table={name}" for name in without),
+            database.url,
+        ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

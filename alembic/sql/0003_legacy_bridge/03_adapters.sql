@@ -567,4 +567,69 @@ BEGIN
     EXECUTE format('CREATE INDEX %I ON %s ((%s))', index_name, rel, replace(token, 't.', ''));
 END
 $$;
-COMMENT ON FUNCTION bridge.build_index(text) IS 'Adds an index on the token where no key serves it.'
+COMMENT ON FUNCTION bridge.build_index(text) IS 'Adds an index on the token where no key serves it.';
+
+-- All sources in one view each: tokens as they stand, raw values for counts past adapters and mapping,
+-- and row versions. A row that is written gets another place (ctid) or another writer (xmin).
+CREATE VIEW bridge.token_source AS SELECT NULL::text AS token WHERE false;
+COMMENT ON VIEW bridge.token_source IS 'Tokens of every source, some of them several times.';
+
+CREATE VIEW bridge.raw AS
+SELECT NULL::text AS source, NULL::text AS token, NULL::text AS student_email,
+       NULL::text AS openai_api_key, NULL::text AS exercises
+WHERE false;
+COMMENT ON VIEW bridge.raw IS 'Legacy rows as they stand, for counts past adapters and mapping.';
+
+CREATE VIEW bridge.legacy_version AS SELECT NULL::text AS token, NULL::bigint AS version WHERE false;
+COMMENT ON VIEW bridge.legacy_version IS 'A number for each row that the mapping reads, by token.';
+
+CREATE VIEW bridge.unified_version AS
+SELECT v.session_token AS token, hash_record_extended(ROW(v.ctid, v.xmin), 1) AS version FROM public.sessions AS v
+UNION ALL
+SELECT sp.session_token, hash_record_extended(ROW(sp.ctid, sp.xmin), 2) FROM public.step_progress AS sp;
+COMMENT ON VIEW bridge.unified_version IS 'A number for each row of sessions and step_progress, by token.';
+
+CREATE FUNCTION bridge.build_unions() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    prior CONSTANT regclass := to_regclass('bridge.prior_sessions');
+BEGIN
+    -- An earlier attempt cannot be written to: that one of its sessions was deleted is in the remainder,
+    -- and so is a session that no legacy table can hold.
+    EXECUTE (
+        SELECT 'CREATE OR REPLACE VIEW bridge.token_source AS '
+            || string_agg(format('SELECT %s AS token FROM %s AS t', bridge.token_of(s.relation), s.relation), ' UNION ALL ')
+            || CASE WHEN prior IS NOT NULL THEN
+                   ' UNION ALL SELECT a.token FROM bridge.legacy_prior AS a WHERE NOT EXISTS ('
+                   'SELECT FROM bridge.remainder AS r WHERE r.table_name = ''sessions'' AND r.key = a.token '
+                   'AND r.column_name = ''(row)'' AND r.value = ''false'')' ELSE '' END
+            || ' UNION ALL SELECT r.key FROM bridge.remainder AS r WHERE r.table_name = ''sessions'' '
+               'AND r.column_name = ''(row)'' AND r.value = ''true'''
+        FROM bridge.source AS s);
+    EXECUTE (
+        SELECT 'CREATE OR REPLACE VIEW bridge.raw AS ' || string_agg(format(
+            'SELECT %L::text AS source, %s AS token, %s FROM %s AS t',
+            s.legacy_name, s.token, r.columns, s.relation), ' UNION ALL ')
+        FROM (
+            SELECT o.legacy_name, o.relation, bridge.token_of(o.relation) AS token FROM bridge.source AS o
+            UNION ALL
+            SELECT 'sessions', prior, 't.session_token::text' WHERE prior IS NOT NULL
+        ) AS s
+        CROSS JOIN LATERAL (
+            SELECT string_agg(CASE WHEN c.name IS NULL THEN format('NULL::text AS %I', w.name)
+                                   ELSE format('t.%1$I::text AS %1$I', w.name) END, ', ' ORDER BY w.n)
+            FROM unnest(ARRAY['student_email', 'openai_api_key', 'exercises'])
+                WITH ORDINALITY AS w(name, n)
+            LEFT JOIN bridge.columns_of(s.relation) AS c ON c.name = w.name
+        ) AS r(columns));
+    EXECUTE (
+        SELECT 'CREATE OR REPLACE VIEW bridge.legacy_version AS '
+            || string_agg(format('SELECT %s AS token, hash_record_extended(ROW(t.ctid, t.xmin), %s) AS version FROM %s AS t',
+                                 bridge.token_of(s.relation), 10 + s.n, s.relation), ' UNION ALL ')
+            || ' UNION ALL SELECT r.key, hash_record_extended(ROW(r.ctid, r.xmin), 3) FROM bridge.remainder AS r'
+        FROM (SELECT o.relation, row_number() OVER (ORDER BY o.legacy_name) AS n FROM bridge.source AS o) AS s);
+END
+$$;
+COMMENT ON FUNCTION bridge.build_unions() IS 'Builds these views for the tables and columns that there are now.'

@@ -6,44 +6,25 @@
 -- The sources are joined by LATERAL ... OFFSET 0: always one index lookup a token, for one token, a
 -- chunk or all of them, whatever the statistics of a half-filled database say.
 
--- An earlier attempt cannot be written to: that one of its sessions was deleted is in the remainder,
--- and so is a session that no legacy table can hold.
-CREATE VIEW bridge.tokens AS
-SELECT token FROM bridge.legacy_progress
-UNION
-SELECT token FROM bridge.legacy_config
-UNION
-SELECT a.token FROM bridge.legacy_prior AS a
-WHERE NOT EXISTS (SELECT FROM bridge.remainder AS r
-                  WHERE r.table_name = 'sessions' AND r.key = a.token AND r.column_name = '(row)'
-                    AND r.value = 'false')
-UNION
-SELECT r.key FROM bridge.remainder AS r
-WHERE r.table_name = 'sessions' AND r.column_name = '(row)' AND r.value = 'true';
+CREATE VIEW bridge.tokens AS SELECT DISTINCT token FROM bridge.token_source;
 COMMENT ON VIEW bridge.tokens IS 'Every session token there is.';
-
--- Whose session it is: workshop_students says, else the earlier attempt, else student_configs.
-CREATE VIEW bridge.session_emails AS
-SELECT k.token, coalesce(p.email, a.email, c.email, bridge.placeholder_email(k.token)) AS mapped_email
-FROM bridge.tokens AS k
-LEFT JOIN LATERAL (SELECT * FROM bridge.token_progress WHERE token = k.token OFFSET 0) AS p ON true
-LEFT JOIN LATERAL (SELECT * FROM bridge.token_config WHERE token = k.token OFFSET 0) AS c ON true
-LEFT JOIN LATERAL (SELECT * FROM bridge.token_prior WHERE token = k.token OFFSET 0) AS a ON true;
-COMMENT ON VIEW bridge.session_emails IS 'Clean address, or placeholder, of each session.';
 
 -- What each legacy row says about a student: the one it names, else its session's. Where the session's
 -- address is in the remainder, that one stands for the address that it is kept over. PL/pgSQL, here and
 -- below, keeps the plan for as long as the connection lives: planning takes longer than a session's work.
-CREATE FUNCTION bridge.student_sources(tokens text[])
-    RETURNS TABLE (
-        token text,
-        student_email text,
-        student_name text,
-        row_at timestamptz,
-        seen_at timestamptz,
-        rank integer,
-        is_session_s boolean
-    )
+CREATE TYPE bridge.student_source AS (
+    token text,
+    student_email text,
+    student_name text,
+    row_at timestamptz,
+    seen_at timestamptz,
+    rank integer,
+    is_session_s boolean
+);
+COMMENT ON TYPE bridge.student_source IS
+    'What a legacy row (its table by rank) says about a student; is_session_s: to whom the session belongs.';
+
+CREATE FUNCTION bridge.student_sources(tokens text[]) RETURNS SETOF bridge.student_source
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -66,15 +47,26 @@ BEGIN
     ),
     -- whose session it is: the best of its rows says
     s AS MATERIALIZED (
-        SELECT
-            m.token,
-            m.mapped_email,
-            coalesce((
-                SELECT o.value #>> '{}' FROM bridge.remainder AS o
-                WHERE o.table_name = 'sessions' AND o.key = m.token AND o.column_name = 'student_email'
-                  AND o.over #>> '{}' = m.mapped_email
-            ), m.mapped_email) AS student_email
-        FROM (SELECT e.token, e.mapped_email FROM bridge.session_emails AS e WHERE e.token = ANY (tokens)) AS m
+        SELECT m.token, m.mapped_email, CASE WHEN o.key IS NULL THEN m.mapped_email ELSE o.value #>> '{}' END AS student_email
+        FROM (
+            SELECT
+                e.token,
+                coalesce(min(e.email) FILTER (WHERE e.source = 'p'), min(e.email) FILTER (WHERE e.source = 'a'),
+                         min(e.email) FILTER (WHERE e.source = 'c'), bridge.placeholder_email(e.token)) AS mapped_email
+            FROM (
+                SELECT 'p' AS source, p.token, p.email FROM bridge.token_progress AS p WHERE p.token = ANY (tokens)
+                UNION ALL
+                SELECT 'c', c.token, c.email FROM bridge.token_config AS c WHERE c.token = ANY (tokens)
+                UNION ALL
+                SELECT 'a', a.token, a.email FROM bridge.token_prior AS a WHERE a.token = ANY (tokens)
+                UNION ALL
+                SELECT NULL, r.token, NULL FROM r WHERE r.rank = 4
+            ) AS e
+            GROUP BY e.token
+        ) AS m
+        LEFT JOIN bridge.remainder AS o
+          ON o.table_name = 'sessions' AND o.key = m.token AND o.column_name = 'student_email'
+         AND o.over #>> '{}' = m.mapped_email
     )
     SELECT r.token, n.student_email, r.student_name, r.row_at, r.seen_at, r.rank, n.student_email = s.student_email
     FROM r
@@ -86,10 +78,16 @@ END
 $$;
 COMMENT ON FUNCTION bridge.student_sources(text[]) IS 'Legacy rows as sources about their students.';
 
+-- The first merge collects the sources of all sessions here, and reads them by address.
+CREATE UNLOGGED TABLE bridge.collected_source (LIKE bridge.student_source);
+CREATE INDEX collected_source_by_email ON bridge.collected_source (student_email);
+COMMENT ON TABLE bridge.collected_source IS 'Sources about students while the first merge goes on, else empty.';
+
 -- The newest name that is not just the address, else the newest name; seen first when seen first.
--- Complete for an address only if all of its tokens are given: bridge.family() finds them. The mapped_
--- columns are what the legacy tables say, without the remainder.
-CREATE FUNCTION bridge.map_students(tokens text[])
+-- Complete for an address only if all of its tokens are given (bridge.family() finds them), or if it is among
+-- those whose collected sources are asked for. The mapped_ columns are what the legacy tables say, without the
+-- remainder.
+CREATE FUNCTION bridge.map_students(tokens text[], collected text[] DEFAULT '{}')
     RETURNS TABLE (
         student_email text,
         student_name text,
@@ -106,6 +104,8 @@ BEGIN
     RETURN QUERY
     WITH sources AS MATERIALIZED (
         SELECT * FROM bridge.student_sources(tokens)
+        UNION ALL
+        SELECT * FROM bridge.collected_source AS o WHERE o.student_email = ANY (collected)
     ),
     mapped AS (
         SELECT
@@ -147,7 +147,7 @@ BEGIN
           AND r.value = 'false');
 END
 $$;
-COMMENT ON FUNCTION bridge.map_students(text[]) IS 'Students, as the given sessions describe them.';
+COMMENT ON FUNCTION bridge.map_students(text[], text[]) IS 'Students, as the given sessions describe them.';
 
 CREATE VIEW bridge.students AS
 SELECT m.student_email, m.student_name, m.created_at
@@ -366,7 +366,8 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT
         CASE WHEN w.tracked THEN bridge.exercises_with(w.exercises, s.steps) ELSE w.exercises END AS exercises,
-        s.steps
+        s.steps,
+        ARRAY(SELECT e.step_number FROM unnest(s.steps) AS e WHERE e.validation_passed) AS passed
     FROM (
         SELECT
             coalesce(p.exercises, a.exercises, c.exercises, '{}') AS exercises,
@@ -423,8 +424,7 @@ CROSS JOIN LATERAL (
     SELECT session_steps_done(
         f.twilio_connected, f.openai_connected, f.call_direction_chosen, f.services_ready,
         f.step4_deployed, f.step5_deployed, f.step6_deployed, f.system_prompt_saved,
-        f.step8_deployed, f.project_deployed,
-        ARRAY(SELECT e.step_number FROM unnest(x.steps) AS e WHERE e.validation_passed)) AS done
+        f.step8_deployed, f.project_deployed, x.passed) AS done
     OFFSET 0
 ) AS d;
 COMMENT ON VIEW bridge.mapped_sessions IS
@@ -491,6 +491,7 @@ $$;
 COMMENT ON FUNCTION bridge.with_remainder(bridge.mapped_sessions) IS
     'A session as mapped, with what the legacy tables cannot say of it.';
 
+-- Nearly all sessions have no remainder: they do not go through a function.
 DO $generate$
 BEGIN
     EXECUTE (
@@ -499,22 +500,30 @@ BEGIN
 CREATE VIEW bridge.sessions AS
 SELECT m.session_token, st.student_id, %s
 FROM bridge.mapped_sessions AS m
-CROSS JOIN LATERAL (
-    SELECT CASE WHEN EXISTS (SELECT FROM bridge.remainder AS r WHERE r.key = m.session_token)
-                THEN bridge.with_remainder(m) ELSE m END AS said
-    OFFSET 0
-) AS o
 LEFT JOIN LATERAL (
-    SELECT s.student_id FROM public.students AS s WHERE s.student_email = (o.said).student_email OFFSET 0
+    SELECT s.student_id FROM public.students AS s WHERE s.student_email = m.student_email OFFSET 0
+) AS st ON true
+WHERE NOT EXISTS (SELECT FROM bridge.remainder AS r WHERE r.key = m.session_token)
+UNION ALL
+SELECT k.key AS session_token, st.student_id, %s
+FROM (SELECT DISTINCT r.key FROM bridge.remainder AS r) AS k
+CROSS JOIN LATERAL (SELECT s AS mapped FROM bridge.mapped_sessions AS s WHERE s.session_token = k.key OFFSET 0) AS m
+CROSS JOIN LATERAL bridge.with_remainder(m.mapped) AS o
+LEFT JOIN LATERAL (
+    SELECT s.student_id FROM public.students AS s WHERE s.student_email = o.student_email OFFSET 0
 ) AS st ON true
             $view$,
-            string_agg(format(
-                CASE name
+            string_agg(replace(c.expression, '$', 'm'), ', '), string_agg(replace(c.expression, '$', 'o'), ', '))
+        FROM bridge.columns_of('bridge.mapped_sessions') AS k
+        CROSS JOIN LATERAL (
+            SELECT format(
+                CASE k.name
                     -- where no legacy row knows any time
-                    WHEN 'expires_at' THEN 'coalesce((o.said).%1$I, now() + interval ''30 days'') AS %1$I'
-                    WHEN 'updated_at' THEN 'coalesce((o.said).%1$I, now()) AS %1$I'
-                    ELSE '(o.said).%1$I' END, name), ', '))
-        FROM bridge.columns_of('bridge.mapped_sessions') WHERE name <> 'session_token');
+                    WHEN 'expires_at' THEN 'coalesce($.%1$I, now() + interval ''30 days'') AS %1$I'
+                    WHEN 'updated_at' THEN 'coalesce($.%1$I, now()) AS %1$I'
+                    ELSE '$.%1$I' END, k.name) AS expression
+        ) AS c
+        WHERE k.name <> 'session_token');
 END
 $generate$;
 COMMENT ON VIEW bridge.sessions IS

@@ -41,29 +41,20 @@ END
 $$;
 COMMENT ON FUNCTION bridge.family(text[], text[]) IS 'Sessions of these students.';
 
-CREATE FUNCTION bridge.pull_students(
-    tokens text[],
-    OUT changed bigint,
-    OUT seen_tokens text[],
-    OUT seen_emails text[]
-)
+-- A student's row is written, and locked, only when something of the student changed: two transactions that
+-- each touch two students would deadlock otherwise. family: all sessions of these students; NULL: their
+-- sources have been collected.
+CREATE FUNCTION bridge.put_students(emails text[], family text[], OUT changed bigint, OUT unequal bigint)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    emails text[];
-    family text[];
+    collected CONSTANT text[] := CASE WHEN family IS NULL THEN emails ELSE '{}' END;
     stale text[];
+    updated bigint;
 BEGIN
-    SELECT array_agg(s.token), array_agg(s.student_email) INTO seen_tokens, seen_emails
-    FROM (SELECT DISTINCT o.token, o.student_email FROM bridge.student_sources(tokens) AS o) AS s;
-    emails := ARRAY(SELECT unnest(seen_emails) UNION SELECT unnest(bridge.emails_of(tokens)));
-    family := bridge.family(tokens, emails);
-
-    -- A student's row is written, and locked, only when something of the student changed: two
-    -- transactions that each touch two students would deadlock otherwise.
     WITH m AS MATERIALIZED (
-        SELECT * FROM bridge.map_students(family)
+        SELECT * FROM bridge.map_students(family, collected)
         WHERE student_email IN (SELECT unnest(emails))
     ),
     missing AS (
@@ -71,12 +62,12 @@ BEGIN
         SELECT coalesce(
                    (i.value #>> '{}')::uuid,
                    -- taken by the student who had this address before it was changed
-                   CASE WHEN EXISTS (SELECT FROM public.students AS o
-                                     WHERE o.student_id = bridge.student_uuid(m.student_email, m.first_token))
+                   CASE WHEN EXISTS (SELECT FROM public.students AS o WHERE o.student_id = u.student_id)
                         THEN gen_random_uuid() END,
-                   bridge.student_uuid(m.student_email, m.first_token)),
+                   u.student_id),
                m.student_email, m.student_name, m.created_at, g.value #>> '{}'
         FROM m
+        CROSS JOIN LATERAL (SELECT bridge.student_uuid(m.student_email, m.first_token) AS student_id OFFSET 0) AS u
         LEFT JOIN bridge.remainder AS i
           ON i.table_name = 'students' AND i.key = m.student_email AND i.column_name = 'student_id'
          AND NOT EXISTS (SELECT FROM public.students AS o WHERE o.student_id = (i.value #>> '{}')::uuid)
@@ -85,23 +76,27 @@ BEGIN
         WHERE m.student_email NOT IN (SELECT st.student_email FROM public.students AS st
                                       WHERE st.student_email = ANY (emails))
         ON CONFLICT (student_email) DO NOTHING
-        RETURNING student_id
+        RETURNING student_email, student_name, created_at
+    ),
+    there AS (
+        SELECT st.student_email,
+               (st.student_name, st.created_at) IS NOT DISTINCT FROM (m.student_name, m.created_at) AS as_mapped
+        FROM m
+        JOIN (SELECT s.* FROM public.students AS s WHERE s.student_email = ANY (emails)
+              UNION ALL
+              SELECT NULL, i.student_email, i.student_name, NULL, i.created_at, NULL FROM missing AS i) AS st
+          ON st.student_email = m.student_email
     )
-    SELECT
-        (SELECT count(*) FROM missing),
-        ARRAY(
-            SELECT m.student_email
-            FROM m JOIN public.students AS st ON st.student_email = m.student_email
-            WHERE st.student_email = ANY (emails)
-              AND (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at))
-    INTO changed, stale;
-    changed := changed + cardinality(stale);
+    SELECT (SELECT count(*) FROM missing),
+           (SELECT count(*) FROM m) - (SELECT count(*) FROM there AS t WHERE t.as_mapped),
+           ARRAY(SELECT t.student_email FROM there AS t WHERE NOT t.as_mapped)
+    INTO changed, unequal, stale;
 
     -- not while the first merge goes on: it has not seen all that tells of a student
     IF EXISTS (SELECT FROM bridge.remainder AS r WHERE r.table_name = 'students' AND r.key = ANY (emails))
        AND (SELECT s.merged_at IS NOT NULL FROM bridge.state AS s) THEN
         DELETE FROM bridge.remainder AS r
-        USING bridge.map_students(family) AS m
+        USING bridge.map_students(family, collected) AS m
         WHERE r.table_name = 'students' AND r.key = m.student_email AND r.key = ANY (emails)
           AND CASE r.column_name
               WHEN '(row)' THEN true  -- the mapping tells of the student again
@@ -117,10 +112,33 @@ BEGIN
         FOR NO KEY UPDATE;
     UPDATE public.students AS st
     SET student_name = m.student_name, created_at = m.created_at
-    FROM bridge.map_students(family) AS m
+    FROM bridge.map_students(family, collected) AS m
     WHERE m.student_email IN (SELECT unnest(stale))
       AND st.student_email = m.student_email
       AND (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at);
+    GET DIAGNOSTICS updated = ROW_COUNT;
+    changed := changed + updated;
+    unequal := unequal - updated;
+END
+$$;
+COMMENT ON FUNCTION bridge.put_students(text[], text[]) IS 'Inserts and updates students; rows changed, and how many are not as mapped.';
+
+CREATE FUNCTION bridge.pull_students(
+    tokens text[],
+    OUT changed bigint,
+    OUT seen_tokens text[],
+    OUT seen_emails text[]
+)
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    emails text[];
+BEGIN
+    SELECT array_agg(s.token), array_agg(s.student_email) INTO seen_tokens, seen_emails
+    FROM (SELECT DISTINCT o.token, o.student_email FROM bridge.student_sources(tokens) AS o) AS s;
+    emails := ARRAY(SELECT unnest(seen_emails) UNION SELECT unnest(bridge.emails_of(tokens)));
+    changed := (bridge.put_students(emails, bridge.family(tokens, emails))).changed;
 END
 $$;
 COMMENT ON FUNCTION bridge.pull_students(text[]) IS
@@ -236,6 +254,59 @@ $body$;
 COMMENT ON FUNCTION bridge.pull_sessions(text[]) IS
     'Makes sessions and step_progress what the mapping says; rows changed.';
 
+-- The same for sessions of which the unified schema has nothing yet. What the tables hold afterwards, past
+-- their triggers, is compared with the mapping in the same statement: unequal counts what differs or is
+-- missing.
+CREATE FUNCTION bridge.insert_sessions(tokens text[], OUT changed bigint, OUT unequal bigint)
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $body$
+#variable_conflict use_column
+BEGIN
+    WITH mapped AS MATERIALIZED (
+        SELECT * FROM bridge.sessions WHERE session_token = ANY (tokens)
+    ),
+    m AS (
+        SELECT * FROM mapped WHERE student_id IS NOT NULL
+    ),
+    ms AS MATERIALIZED (
+        SELECT m.session_token, m.student_id, e.* FROM m CROSS JOIN LATERAL unnest(m.steps) AS e
+    ),
+    inserted AS (
+        INSERT INTO public.sessions (%1$s)
+        SELECT %1$s FROM m
+        RETURNING %1$s
+    ),
+    steps_inserted AS (
+        INSERT INTO public.step_progress (%5$s)
+        SELECT %5$s FROM ms
+        RETURNING %5$s
+    ),
+    noted AS (
+        INSERT INTO public.events (student_id, session_token, event_type, event_data)
+        SELECT m.student_id, m.session_token, 'merge_note', m.note FROM m
+        WHERE m.note IS NOT NULL
+          AND (m.session_token, m.note) NOT IN (
+              SELECT e.session_token, e.event_data FROM public.events AS e
+              WHERE e.session_token = ANY (tokens) AND e.event_type = 'merge_note')
+        ORDER BY m.session_token
+    ),
+    n AS (
+        SELECT (SELECT count(*) FROM inserted) AS sessions,
+               (SELECT count(*) FROM steps_inserted) AS steps,
+               (SELECT count(*) FROM inserted AS v JOIN m USING (session_token) WHERE (%4$s) IS NOT DISTINCT FROM (%3$s))
+                   AS equal_sessions,
+               (SELECT count(*) FROM steps_inserted AS v JOIN ms USING (session_token, step_number)
+                WHERE (%8$s) IS NOT DISTINCT FROM (%7$s)) AS equal_steps
+    )
+    SELECT n.sessions + n.steps, cardinality(tokens) - n.equal_sessions + n.steps - n.equal_steps
+    INTO changed, unequal
+    FROM n;
+END
+$body$;
+COMMENT ON FUNCTION bridge.insert_sessions(text[]) IS
+    'Inserts sessions, steps and notes as the mapping says; rows written, and how many are not as mapped.';
+
 -- One row for each cell that differs; a missing or surplus row counts as one.
 CREATE FUNCTION bridge.diff_sessions(tokens text[])
     RETURNS TABLE (table_name text, column_name text, token text)
@@ -246,7 +317,7 @@ AS $body$
 BEGIN
     RETURN QUERY
     WITH m AS MATERIALIZED (
-        SELECT true AS here, s.* FROM bridge.sessions AS s WHERE s.session_token = ANY (tokens)
+        SELECT true AS here, s.steps, %1$s FROM bridge.sessions AS s WHERE s.session_token = ANY (tokens)
     ),
     ms AS MATERIALIZED (
         SELECT true AS here, m.session_token, m.student_id, e.*

@@ -11,49 +11,200 @@
 
 CREATE FUNCTION bridge.next_tokens(after text, chunk integer, unified boolean DEFAULT false)
     RETURNS text[]
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT array_agg(n.token ORDER BY n.token)
-    FROM (
-        (SELECT token FROM bridge.legacy_progress WHERE token > after ORDER BY token LIMIT chunk)
-        UNION
-        (SELECT token FROM bridge.legacy_config WHERE token > after ORDER BY token LIMIT chunk)
-        UNION
-        (SELECT token FROM bridge.legacy_prior WHERE token > after ORDER BY token LIMIT chunk)
-        UNION
-        (SELECT key FROM bridge.remainder
-         WHERE table_name = 'sessions' AND column_name = '(row)' AND value = 'true' AND key > after
-         ORDER BY key LIMIT chunk)
-        UNION
-        (SELECT session_token FROM public.sessions WHERE unified AND session_token > after
-         ORDER BY session_token LIMIT chunk)
-        ORDER BY token
-        LIMIT chunk
-    ) AS n
+DECLARE
+    tokens text[] := ARRAY(
+        SELECT DISTINCT t.token FROM bridge.token_source AS t WHERE t.token > after ORDER BY t.token LIMIT chunk);
+BEGIN
+    IF unified THEN
+        tokens := ARRAY(
+            SELECT unnest(tokens)
+            UNION
+            (SELECT v.session_token FROM public.sessions AS v WHERE v.session_token > after
+             ORDER BY v.session_token LIMIT chunk)
+            ORDER BY 1 LIMIT chunk);
+    END IF;
+    RETURN nullif(tokens, '{}');
+END
 $$;
 COMMENT ON FUNCTION bridge.next_tokens(text, integer, boolean) IS
-    'The next tokens in key order; unified: those of the unified schema as well.';
+    'The next tokens in key order, NULL at the end; unified: those of the unified schema as well.';
 
-CREATE FUNCTION bridge.merge_chunk(tokens text[]) RETURNS bigint
+CREATE TYPE bridge.counts AS (
+    raw_sessions bigint,
+    sessions bigint,
+    raw_placeholders bigint,
+    placeholders bigint,
+    raw_keys bigint,
+    keys bigint,
+    raw_completed bigint,
+    completed bigint,
+    addresses_without_student bigint,
+    steps_without_session bigint
+);
+COMMENT ON TYPE bridge.counts IS 'What must not shrink, counted in both worlds.';
+
+-- What has been verified, and the versions of the rows that it was read from: of the sessions of a range of
+-- tokens, and of the students of a range of addresses. For as long as no row of a range has been written since,
+-- nobody has to look at it again. Versions are read before values: whatever is written in between makes them
+-- differ later.
+CREATE TABLE bridge.verified (
+    of_students boolean,
+    after text,
+    last text NOT NULL,
+    versions bigint NOT NULL,
+    counts bridge.counts,
+    PRIMARY KEY (of_students, after)
+);
+COMMENT ON TABLE bridge.verified IS 'Ranges that were found to be as the mapping says.';
+COMMENT ON COLUMN bridge.verified.of_students IS 'A range of addresses; else of session tokens.';
+COMMENT ON COLUMN bridge.verified.after IS 'The range begins behind this key.';
+COMMENT ON COLUMN bridge.verified.last IS 'Last key of the range.';
+COMMENT ON COLUMN bridge.verified.versions IS 'All row versions in one number.';
+COMMENT ON COLUMN bridge.verified.counts IS 'What was counted there; NULL: not yet.';
+
+CREATE FUNCTION bridge.legacy_versions(after text, last text) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (SELECT coalesce(bit_xor(n.version), 0) # count(*) FROM bridge.legacy_version AS n
+            WHERE n.token > after AND n.token <= last);
+END
+$$;
+COMMENT ON FUNCTION bridge.legacy_versions(text, text) IS 'Row versions that the mapping of a range of tokens reads.';
+
+CREATE FUNCTION bridge.unified_versions(after text, last text) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (SELECT coalesce(bit_xor(n.version), 0) # count(*) FROM bridge.unified_version AS n
+            WHERE n.token > after AND n.token <= last);
+END
+$$;
+COMMENT ON FUNCTION bridge.unified_versions(text, text) IS 'Row versions of sessions and steps of a range of tokens.';
+
+CREATE FUNCTION bridge.student_versions(after text, last text) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (SELECT coalesce(bit_xor(hash_record_extended(ROW(st.ctid, st.xmin), 4)), 0) # count(*)
+            FROM public.students AS st WHERE st.student_email > after AND st.student_email <= last);
+END
+$$;
+COMMENT ON FUNCTION bridge.student_versions(text, text) IS 'Row versions of students of a range of addresses.';
+
+CREATE FUNCTION bridge.note_verified(of_students boolean, after text, last text, versions bigint) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    DELETE FROM bridge.verified AS v
+    WHERE v.of_students = note_verified.of_students AND v.after >= note_verified.after AND v.after < note_verified.last;
+    INSERT INTO bridge.verified (of_students, after, last, versions)
+    SELECT note_verified.of_students, note_verified.after, note_verified.last, note_verified.versions
+    WHERE note_verified.of_students
+       OR NOT EXISTS (SELECT FROM bridge.pending AS p
+                      WHERE p.token > note_verified.after AND p.token <= note_verified.last)
+$$;
+COMMENT ON FUNCTION bridge.note_verified(boolean, text, text, bigint) IS
+    'Notes that a range is as the mapping says, unless something of it is pending.';
+
+-- The range that begins behind a key, if it has been verified and nothing of it was written since. Older tables
+-- of steps are not among the versions: where there is one, every look is a new one.
+CREATE FUNCTION bridge.untouched(p_of_students boolean, p_after text) RETURNS bridge.verified
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+AS $$
+DECLARE
+    found bridge.verified;
+    versions bigint;
+BEGIN
+    SELECT * INTO found FROM bridge.verified AS v WHERE v.of_students = p_of_students AND v.after = p_after;
+    IF found.last IS NULL OR EXISTS (SELECT FROM bridge.tracked_steps) THEN
+        RETURN NULL;
+    END IF;
+    versions := CASE
+        WHEN p_of_students THEN bridge.student_versions(p_after, found.last)
+        ELSE bridge.legacy_versions(p_after, found.last) # bridge.unified_versions(p_after, found.last)
+    END;
+    RETURN CASE WHEN found.versions = versions THEN found END;
+END
+$$;
+COMMENT ON FUNCTION bridge.untouched(boolean, text) IS 'A verified range that nobody has written to since, else NULL.';
+
+-- A chunk ends where the next verified range begins.
+CREATE FUNCTION bridge.next_range(p_of_students boolean, p_after text, INOUT keys text[], OUT last text)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    boundary CONSTANT text := (SELECT min(v.after) FROM bridge.verified AS v
+                               WHERE v.of_students = p_of_students AND v.after > p_after);
+BEGIN
+    IF keys[cardinality(keys)] > boundary THEN
+        keys := ARRAY(SELECT k FROM unnest(keys) AS k WHERE k <= boundary ORDER BY k);
+    END IF;
+    last := coalesce(keys[cardinality(keys)], boundary);
+END
+$$;
+COMMENT ON FUNCTION bridge.next_range(boolean, text, text[]) IS 'Keys cut off at the next verified range; the range''s last.';
+
+-- A session of which the unified schema has nothing is inserted, and its range is verified with that. One that
+-- is there already is compared, and left to drain() while somebody is writing it. Students of the first merge are
+-- there, and complete: from the sessions that have arrived so far nobody could tell.
+CREATE FUNCTION bridge.merge_chunk(after text, last text, tokens text[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
     SET lock_timeout = '200ms'
 AS $$
 DECLARE
-    free text[];
+    first CONSTANT boolean := (SELECT s.merged_at IS NULL FROM bridge.state AS s);
+    versions bigint;
     noted text[];
-    changed bigint;
+    present text[];
+    free text[];
+    arrived record;
+    changed bigint := 0;
 BEGIN
-    free := bridge.free(tokens);
+    PERFORM bridge.forget(tokens);
+    versions := bridge.legacy_versions(after, last);
     noted := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p
-                   WHERE p.side = 'unified' AND p.token = ANY (free));
-    changed := bridge.pull(ARRAY(SELECT t FROM unnest(free) AS t WHERE t <> ALL (noted)));
-    IF noted <> '{}' THEN
-        changed := changed + bridge.take(noted);
+                   WHERE p.side = 'unified' AND p.token = ANY (tokens));
+    present := ARRAY(
+        SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens)
+        UNION SELECT sp.session_token FROM public.step_progress AS sp WHERE sp.session_token = ANY (tokens)
+        EXCEPT SELECT unnest(noted));
+    PERFORM set_config('bridge.pulling', 'on', true);
+    arrived := bridge.insert_sessions(ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t <> ALL (present || noted)));
+    PERFORM set_config('bridge.pulling', '', true);
+    changed := arrived.changed;
+
+    IF present <> '{}' THEN
+        free := bridge.free(present);
+        IF first THEN
+            PERFORM set_config('bridge.pulling', 'on', true);
+            changed := changed + bridge.pull_sessions(free);
+            PERFORM set_config('bridge.pulling', '', true);
+        ELSE
+            changed := changed + bridge.pull(free);
+        END IF;
+        INSERT INTO bridge.pending (side, token) SELECT 'legacy', t FROM unnest(present) AS t WHERE t <> ALL (free);
     END IF;
-    INSERT INTO bridge.pending (side, token) SELECT 'legacy', t FROM unnest(tokens) AS t WHERE t <> ALL (free);
+    IF arrived.unequal > 0 THEN
+        -- a student was not there: written since the students were merged
+        INSERT INTO bridge.pending (side, token)
+        SELECT 'legacy', t FROM unnest(tokens) AS t
+        WHERE t <> ALL (noted)
+          AND t NOT IN (SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens));
+    ELSIF present = '{}' AND noted = '{}' THEN
+        PERFORM bridge.note_verified(false, after, last, versions # bridge.unified_versions(after, last));
+    END IF;
     RETURN changed;
 EXCEPTION
     WHEN unique_violation OR lock_not_available OR deadlock_detected THEN
@@ -61,7 +212,32 @@ EXCEPTION
         RETURN 0;
 END
 $$;
-COMMENT ON FUNCTION bridge.merge_chunk(text[]) IS 'Pulls some sessions; notes those that are busy.';
+COMMENT ON FUNCTION bridge.merge_chunk(text, text, text[]) IS 'Merges some sessions; notes those that are busy.';
+
+CREATE FUNCTION bridge.merge_students_chunk(after text, emails text[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+    SET lock_timeout = '200ms'
+AS $$
+DECLARE
+    last CONSTANT text := emails[cardinality(emails)];
+    arrived record;
+BEGIN
+    arrived := bridge.put_students(emails, NULL);
+    IF arrived.unequal = 0 THEN
+        PERFORM bridge.note_verified(true, after, last, bridge.student_versions(after, last));
+    END IF;
+    RETURN arrived.changed;
+EXCEPTION
+    WHEN unique_violation OR lock_not_available OR deadlock_detected THEN
+        INSERT INTO bridge.pending (side, token)
+        SELECT DISTINCT 'legacy', o.token FROM bridge.collected_source AS o WHERE o.student_email = ANY (emails);
+        RETURN 0;
+END
+$$;
+COMMENT ON FUNCTION bridge.merge_students_chunk(text, text[]) IS
+    'Merges some students from their collected sources; notes the sessions of those that are busy.';
 
 -- Students without a session: of an earlier attempt, and of the unified schema before a downgrade.
 CREATE FUNCTION bridge.adopt_students() RETURNS void
@@ -189,46 +365,119 @@ CREATE FUNCTION bridge.next_size(size integer, most integer, took interval) RETU
 RETURN least(most, 2 * size, greatest(20, (size * 0.08 / greatest(extract(epoch FROM took), 0.001))::integer));
 COMMENT ON FUNCTION bridge.next_size(integer, integer, interval) IS 'Sessions of the next chunk.';
 
+-- Before any session: its student has to be there. The sources of all sessions are collected first, so that
+-- each student is written once, however many sessions there are, and the old tables are read but once for it.
+CREATE PROCEDURE bridge.merge_students(chunk integer, INOUT changed bigint)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    keys text[];
+    cursor_at text := '';
+    size integer := least(chunk, 200);
+    looked timestamptz := clock_timestamp();
+BEGIN
+    TRUNCATE bridge.collected_source;
+    DROP INDEX IF EXISTS bridge.collected_source_by_email;
+    LOOP
+        keys := bridge.next_tokens(cursor_at, size);
+        EXIT WHEN keys IS NULL;
+        INSERT INTO bridge.collected_source SELECT * FROM bridge.student_sources(keys);
+        cursor_at := keys[cardinality(keys)];
+        CALL bridge.commit_chunk();
+        size := bridge.next_size(size, 4 * chunk, clock_timestamp() - looked);
+        looked := clock_timestamp();
+    END LOOP;
+    CREATE INDEX collected_source_by_email ON bridge.collected_source (student_email);
+
+    cursor_at := '';
+    size := least(chunk, 200);
+    LOOP
+        keys := ARRAY(SELECT DISTINCT o.student_email FROM bridge.collected_source AS o
+                      WHERE o.student_email > cursor_at ORDER BY o.student_email LIMIT size);
+        EXIT WHEN keys = '{}';
+        PERFORM set_config('bridge.pulling', 'on', true);
+        changed := changed + bridge.merge_students_chunk(cursor_at, keys);
+        PERFORM set_config('bridge.pulling', '', true);
+        cursor_at := keys[cardinality(keys)];
+        CALL bridge.commit_chunk();
+        size := bridge.next_size(size, 4 * chunk, clock_timestamp() - looked);
+        looked := clock_timestamp();
+    END LOOP;
+
+    -- addresses that lost to another one in the same session
+    DELETE FROM bridge.other_address AS a
+    WHERE NOT EXISTS (SELECT FROM bridge.collected_source AS o
+                      WHERE o.student_email = a.student_email AND o.token = a.token AND NOT o.is_session_s);
+    INSERT INTO bridge.other_address (token, student_email)
+    SELECT o.token, o.student_email FROM bridge.collected_source AS o WHERE NOT o.is_session_s
+    ON CONFLICT DO NOTHING;
+    TRUNCATE bridge.collected_source;
+    CALL bridge.commit_chunk();
+END
+$$;
+COMMENT ON PROCEDURE bridge.merge_students(integer, bigint) IS 'Merges the students of all sessions.';
+
+-- A range that has been verified, and that nobody has written to since, is not read again.
 CREATE PROCEDURE bridge.merge(chunk integer DEFAULT 2000)
     LANGUAGE plpgsql
 AS $$
 DECLARE
     tokens text[];
-    done bigint := 0;
+    cursor_at text;
+    known bridge.verified;
+    range record;
+    read bigint := 0;
     changed bigint := 0;
     began CONSTANT timestamptz := clock_timestamp();
     looked timestamptz := began;
     reported timestamptz := began;
     size integer := least(chunk, 200);
     rate numeric;
+    first CONSTANT boolean := (SELECT merged_at IS NULL FROM bridge.state);
     total CONSTANT bigint := (
         SELECT sum(greatest(c.reltuples, 0))
         FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.relation);
 BEGIN
-    IF (SELECT merged_at FROM bridge.state) IS NULL THEN
+    cursor_at := (SELECT merge_cursor FROM bridge.state);
+    IF first AND cursor_at = '' THEN
         PERFORM bridge.restore_addresses();
         PERFORM bridge.restore_events();
+        CALL bridge.merge_students(chunk, changed);
     END IF;
     LOOP
-        tokens := bridge.next_tokens((SELECT merge_cursor FROM bridge.state), size);
+        known := bridge.untouched(false, cursor_at);
+        IF known.last IS NOT NULL THEN
+            cursor_at := known.last;
+            CALL bridge.commit_chunk();
+            CONTINUE;
+        END IF;
+        tokens := bridge.next_tokens(cursor_at, size);
         EXIT WHEN tokens IS NULL;
-        changed := changed + bridge.merge_chunk(tokens);
-        UPDATE bridge.state SET merge_cursor = tokens[cardinality(tokens)];
+        looked := clock_timestamp();
+        range := bridge.next_range(false, cursor_at, tokens);
+        changed := changed + bridge.merge_chunk(cursor_at, range.last, range.keys);
+        cursor_at := range.last;
+        IF first THEN
+            UPDATE bridge.state SET merge_cursor = cursor_at;
+        END IF;
         CALL bridge.commit_chunk();
 
-        done := done + cardinality(tokens);
+        read := read + cardinality(range.keys);
         size := bridge.next_size(size, chunk, clock_timestamp() - looked);
-        looked := clock_timestamp();
-        IF looked - reported > interval '2 seconds' THEN
-            reported := looked;
-            rate := done / extract(epoch FROM looked - began);
+        IF clock_timestamp() - reported > interval '2 seconds' THEN
+            reported := clock_timestamp();
+            rate := read / extract(epoch FROM reported - began);
             RAISE NOTICE 'merged % sessions of at most % (legacy rows), % a second, less than % s left',
-                done, total, round(rate), ceil(greatest(total - done, 0) / rate);
+                read, total, round(rate), ceil(greatest(total - read, 0) / rate);
         END IF;
     END LOOP;
+    IF NOT first AND changed = 0 THEN
+        RAISE NOTICE 'merged again: nothing differs';
+        RETURN;
+    END IF;
 
     PERFORM set_config('bridge.pulling', 'on', true);
-    IF (SELECT merged_at FROM bridge.state) IS NULL THEN
+    IF first THEN
         PERFORM bridge.adopt_students();
         PERFORM bridge.adopt_rest();
         PERFORM bridge.adopt_own_columns();
@@ -251,7 +500,7 @@ BEGIN
     PERFORM set_config('bridge.pulling', '', true);
     UPDATE bridge.state SET merge_cursor = '', merged_at = clock_timestamp();
     CALL bridge.commit_chunk();
-    RAISE NOTICE 'merged % sessions, % rows written', done, changed;
+    RAISE NOTICE 'merged % sessions, % rows written', read, changed;
 END
 $$;
 COMMENT ON PROCEDURE bridge.merge(integer) IS 'Pulls every session, chunk by chunk; resumable.';
@@ -272,6 +521,7 @@ BEGIN
     RAISE NOTICE 'columns changed since the adapters were built: %', array_to_string(stale, ', ');
     PERFORM bridge.retry(format('SELECT bridge.build(%L)', name)) FROM unnest(stale) AS name;
     UPDATE bridge.state SET merge_cursor = '';
+    TRUNCATE bridge.verified;
     CALL bridge.commit_chunk();
 END
 $$;

@@ -2,38 +2,6 @@
 -- mapping, and conservation counted from the raw tables, past adapters and mapping. Tokens that are
 -- pending are left out: they are known to differ, and are carried over next.
 
-CREATE VIEW bridge.raw AS
-SELECT NULL::text AS source, NULL::text AS token, NULL::text AS student_email,
-       NULL::text AS openai_api_key, NULL::text AS exercises
-WHERE false;
-COMMENT ON VIEW bridge.raw IS 'Legacy rows as they stand, for counts past adapters and mapping.';
-
-CREATE FUNCTION bridge.build_raw() RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    EXECUTE (
-        SELECT 'CREATE OR REPLACE VIEW bridge.raw AS ' || string_agg(format(
-            'SELECT %L::text AS source, %s AS token, %s FROM %s AS t',
-            s.legacy_name, s.token, r.columns, s.relation), ' UNION ALL ')
-        FROM (
-            SELECT o.legacy_name, o.relation, bridge.token_of(o.relation) AS token FROM bridge.source AS o
-            UNION ALL
-            SELECT 'sessions', r, 't.session_token::text' FROM to_regclass('bridge.prior_sessions') AS r
-            WHERE r IS NOT NULL
-        ) AS s
-        CROSS JOIN LATERAL (
-            SELECT string_agg(CASE WHEN c.name IS NULL THEN format('NULL::text AS %I', w.name)
-                                   ELSE format('t.%1$I::text AS %1$I', w.name) END, ', ' ORDER BY w.n)
-            FROM unnest(ARRAY['student_email', 'openai_api_key', 'exercises'])
-                WITH ORDINALITY AS w(name, n)
-            LEFT JOIN bridge.columns_of(s.relation) AS c ON c.name = w.name
-        ) AS r(columns));
-END
-$$;
-COMMENT ON FUNCTION bridge.build_raw() IS 'Builds bridge.raw for the columns that there are now.';
-
 CREATE FUNCTION bridge.diff_students(emails text[], tokens text[] DEFAULT '{}') RETURNS TABLE (column_name text, token text)
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -70,84 +38,75 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.diff(text[]) IS 'Every cell of these sessions that is not as mapped.';
 
--- Conservation, counted from the raw tables for a range of tokens: each count is one statement, because an
--- application that goes on writing would shift it otherwise. Values that the remainder overrides are left
--- out: no raw table knows of them. addresses are for the caller to count once each.
-CREATE FUNCTION bridge.count_range(
-    after text,
-    last text,
-    OUT raw_sessions bigint,
-    OUT sessions bigint,
-    OUT raw_placeholders bigint,
-    OUT placeholders bigint,
-    OUT raw_keys bigint,
-    OUT keys bigint,
-    OUT raw_completed bigint,
-    OUT completed bigint,
-    OUT addresses text[]
-)
+-- Layers of JSON strings only add backslashes.
+CREATE FUNCTION bridge.count_completed(exercises text) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN greatest(cardinality(string_to_array(
+    replace(replace(replace(replace(replace(exercises, '\', ''), ' ', ''), E'\n', ''), E'\t', ''), E'\r', ''),
+    '"completed":true')) - 1, 0);
+COMMENT ON FUNCTION bridge.count_completed(text) IS 'Completed exercises, counted as text.';
+
+-- Conservation, counted from the raw tables for a range of tokens: one statement, because an application that
+-- goes on writing would shift one count against the other. Values that the remainder overrides are left out:
+-- no raw table knows of them.
+CREATE FUNCTION bridge.count_range(after text, last text) RETURNS bridge.counts
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
 AS $$
+DECLARE
+    result bridge.counts;
 BEGIN
     WITH kept AS MATERIALIZED (
-        SELECT DISTINCT r.table_name, r.key, r.column_name
+        SELECT
+            r.key,
+            bool_or(r.table_name = 'sessions' AND r.column_name = '(row)') AS whole_row,
+            bool_or(r.table_name = 'sessions' AND r.column_name = 'student_email') AS address,
+            bool_or(r.table_name = 'sessions' AND r.column_name = 'openai_api_key') AS api_key,
+            bool_or(r.column_name IN ('(row)', 'exercises', 'completed_at', 'validation_passed')) AS steps
         FROM bridge.remainder AS r
-        WHERE r.key > after AND r.key <= last
+        WHERE r.key > after AND r.key <= last AND r.table_name IN ('sessions', 'step_progress')
+        GROUP BY r.key
     ),
     raw AS MATERIALIZED (
         SELECT
             r.token,
             r.source,
-            lower(btrim(r.student_email, E' \t\r\n\f\x0B')) AS address,
-            CASE WHEN r.openai_api_key <> '' THEN md5(r.openai_api_key) END AS key_digest,
-            -- layers of JSON strings only add backslashes
-            CASE WHEN r.exercises ~ 'completed' THEN
-                regexp_count(replace(r.exercises, '\', ''), '"completed"\s*:\s*true') END AS completed,
-            EXISTS (SELECT FROM kept AS k WHERE k.table_name = 'sessions' AND k.key = r.token
-                                            AND k.column_name = 'student_email') AS other_address,
-            EXISTS (SELECT FROM kept AS k WHERE k.table_name = 'sessions' AND k.key = r.token
-                                            AND k.column_name = 'openai_api_key') AS other_key,
-            EXISTS (SELECT FROM kept AS k WHERE k.table_name IN ('sessions', 'step_progress') AND k.key = r.token
-                        AND k.column_name IN ('(row)', 'exercises', 'completed_at', 'validation_passed'))
-                AS other_steps
+            CASE WHEN k.address IS NOT TRUE THEN lower(btrim(r.student_email, E' \t\r\n\f\x0B')) END AS address,
+            coalesce(k.address, false) AS other_address,
+            CASE WHEN r.openai_api_key <> '' AND k.api_key IS NOT TRUE THEN md5(r.openai_api_key) END AS key_digest,
+            CASE WHEN r.exercises LIKE '%completed%' AND k.steps IS NOT TRUE
+                 THEN bridge.count_completed(r.exercises) END AS completed
         FROM bridge.raw AS r
+        LEFT JOIN kept AS k ON k.key = r.token
         WHERE r.token > after AND r.token <= last
+          AND k.whole_row IS NOT TRUE
           AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = r.token)
-          AND NOT EXISTS (SELECT FROM kept AS k WHERE k.table_name = 'sessions' AND k.key = r.token
-                                                  AND k.column_name = '(row)')
     ),
-    -- of rows that share a token any may be the one that counts
-    by_source AS (
-        SELECT r.token, r.source, min(r.completed) AS completed FROM raw AS r
-        WHERE NOT r.other_steps AND r.completed IS NOT NULL
-        GROUP BY r.token, r.source
-    ),
-    by_token AS MATERIALIZED (
+    by_token AS (
         SELECT
             r.token,
-            array_agg(r.key_digest) FILTER (WHERE r.key_digest IS NOT NULL AND NOT r.other_key) AS key_digests,
-            bool_and(coalesce(r.address, '') IN ('', 'unknown@example.com')) AND NOT bool_or(r.other_address)
-                AS anonymous,
-            (SELECT o.completed FROM by_source AS o WHERE o.token = r.token
-             ORDER BY o.source DESC LIMIT 1) AS completed
+            array_agg(r.key_digest) FILTER (WHERE r.key_digest IS NOT NULL) AS key_digests,
+            bool_and(coalesce(r.address, '') IN ('', 'unknown@example.com') AND NOT r.other_address) AS anonymous,
+            -- of rows that share a token any may be the one that counts
+            coalesce(min(r.completed) FILTER (WHERE r.source = 'workshop_students'),
+                     min(r.completed) FILTER (WHERE r.source = 'student_configs'),
+                     min(r.completed) FILTER (WHERE r.source = 'sessions')) AS completed
         FROM raw AS r
         GROUP BY r.token
     ),
-    unified AS MATERIALIZED (
+    unified AS (
         SELECT
             v.session_token AS token,
             md5(v.openai_api_key) AS key_digest,
             st.student_email LIKE 'anonymous+%@workshop.invalid' AS anonymous,
-            regexp_count(replace(v.exercises::text || v.legacy_extra::text, '\', ''),
-                         '"completed"\s*:\s*true') AS completed
+            bridge.count_completed(v.exercises::text || v.legacy_extra::text) AS completed
         FROM public.sessions AS v
         LEFT JOIN public.students AS st ON st.student_id = v.student_id
+        LEFT JOIN kept AS k ON k.key = v.session_token
         WHERE v.session_token > after AND v.session_token <= last
+          AND k.whole_row IS NOT TRUE
           AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = v.session_token)
-          AND NOT EXISTS (SELECT FROM kept AS k WHERE k.table_name = 'sessions' AND k.key = v.session_token
-                                                  AND k.column_name = '(row)')
     )
     SELECT
         count(b.token),
@@ -158,15 +117,24 @@ BEGIN
         count(*) FILTER (WHERE v.key_digest = ANY (b.key_digests)),
         coalesce(sum(b.completed), 0),
         coalesce(sum(v.completed) FILTER (WHERE b.completed IS NOT NULL), 0),
-        ARRAY(SELECT DISTINCT r.address FROM raw AS r
-              WHERE r.address NOT IN ('', 'unknown@example.com') AND NOT r.other_address)
-    INTO raw_sessions, sessions, raw_placeholders, placeholders, raw_keys, keys, raw_completed, completed,
-         addresses
+        (SELECT count(DISTINCT r.address) FROM raw AS r
+         WHERE r.address NOT IN ('', 'unknown@example.com')
+           AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = r.address)
+           -- deleted, though a second address goes on telling of it
+           AND NOT EXISTS (SELECT FROM bridge.remainder AS o
+                           WHERE o.table_name = 'students' AND o.key = r.address AND o.column_name = '(row)')),
+        (SELECT count(*) FROM public.step_progress AS sp
+         WHERE sp.session_token > after AND sp.session_token <= last
+           AND NOT EXISTS (SELECT FROM public.sessions AS o
+                           WHERE o.session_token = sp.session_token AND o.student_id = sp.student_id)
+           AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = sp.session_token))
+    INTO result
     FROM by_token AS b
     FULL JOIN unified AS v ON v.token = b.token;
+    RETURN result;
 END
 $$;
-COMMENT ON FUNCTION bridge.count_range(text, text) IS 'What must not shrink, counted in both worlds.';
+COMMENT ON FUNCTION bridge.count_range(text, text) IS 'What must not shrink, counted for a range of tokens.';
 
 -- Cells that differ, added to those found before: cell -> how many, and the ends of the tokens. A writer may
 -- commit between two statements of one look: what differed is looked at twice.
@@ -193,108 +161,136 @@ END
 $$;
 COMMENT ON FUNCTION bridge.add_cells(jsonb, text[], boolean) IS 'Adds the cells of some sessions that differ.';
 
--- The whole verification, chunk by chunk with commits; the result is a JSON array of checks. Addresses
--- are counted once each across the chunks, hence the temporary table.
-CREATE PROCEDURE bridge.run_checks(INOUT result jsonb, chunk integer DEFAULT 2000)
+CREATE FUNCTION bridge.add(a bridge.counts, b bridge.counts) RETURNS bridge.counts
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+RETURN ROW(
+    a.raw_sessions + b.raw_sessions, a.sessions + b.sessions,
+    a.raw_placeholders + b.raw_placeholders, a.placeholders + b.placeholders,
+    a.raw_keys + b.raw_keys, a.keys + b.keys,
+    a.raw_completed + b.raw_completed, a.completed + b.completed,
+    a.addresses_without_student + b.addresses_without_student,
+    a.steps_without_session + b.steps_without_session)::bridge.counts;
+COMMENT ON FUNCTION bridge.add(bridge.counts, bridge.counts) IS 'The counts of two ranges together.';
+
+CREATE FUNCTION bridge.hold(n bridge.counts) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+RETURN n.raw_sessions = n.sessions AND n.raw_placeholders = n.placeholders AND n.raw_keys = n.keys
+   AND n.raw_completed <= n.completed AND n.addresses_without_student = 0 AND n.steps_without_session = 0;
+COMMENT ON FUNCTION bridge.hold(bridge.counts) IS 'Nothing has shrunk.';
+
+-- The whole verification, range by range with commits; the result is a JSON array of checks. Ranges that were
+-- verified before, and that nobody has written to since, are not compared again; everything: they are.
+CREATE PROCEDURE bridge.run_checks(INOUT result jsonb, chunk integer DEFAULT 2000, everything boolean DEFAULT false)
     LANGUAGE plpgsql
 AS $$
 DECLARE
-    tokens text[];
+    writable CONSTANT boolean := current_setting('transaction_read_only') = 'off';
+    -- else each student is looked at once, however many sessions there are
+    students_known CONSTANT boolean := NOT everything AND EXISTS (SELECT FROM bridge.verified AS v WHERE v.of_students);
+    keys text[];
+    suspects text[];
+    family text[];
     cursor_at text := '';
-    compared bigint := 0;
+    known bridge.verified;
+    range record;
+    versions bigint;
+    n bridge.counts;
+    total bridge.counts := ROW(0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    cells jsonb := '{}';
     began CONSTANT timestamptz := clock_timestamp();
-    looked timestamptz := began;
+    looked timestamptz;
     reported timestamptz := began;
     size integer := least(chunk, 200);
-    emails text[];
-    cells jsonb := '{}';
-    n record;
-    raw_sessions bigint := 0;
-    sessions bigint := 0;
-    raw_placeholders bigint := 0;
-    placeholders bigint := 0;
-    raw_keys bigint := 0;
-    keys bigint := 0;
-    raw_completed bigint := 0;
-    completed bigint := 0;
-    addresses bigint;
-    students bigint;
+    lost bigint;
 BEGIN
-    IF to_regclass('pg_temp.verified_address') IS NOT NULL THEN
-        DROP TABLE pg_temp.verified_address;
-    END IF;
-    CREATE TEMPORARY TABLE verified_address (address text PRIMARY KEY);
     LOOP
-        tokens := bridge.next_tokens(cursor_at, size, unified => true);
-        EXIT WHEN tokens IS NULL;
-        cells := bridge.add_cells(
-            cells, ARRAY(SELECT DISTINCT d.token FROM bridge.diff_sessions(tokens) AS d), false);
-        n := bridge.count_range(cursor_at, tokens[cardinality(tokens)]);
-        raw_sessions := raw_sessions + n.raw_sessions;
-        sessions := sessions + n.sessions;
-        raw_placeholders := raw_placeholders + n.raw_placeholders;
-        placeholders := placeholders + n.placeholders;
-        raw_keys := raw_keys + n.raw_keys;
-        keys := keys + n.keys;
-        raw_completed := raw_completed + n.raw_completed;
-        completed := completed + n.completed;
-        INSERT INTO pg_temp.verified_address SELECT unnest(n.addresses) ON CONFLICT DO NOTHING;
-        compared := compared + cardinality(tokens);
-        cursor_at := tokens[cardinality(tokens)];
-        CALL bridge.commit_chunk();
-        size := bridge.next_size(size, chunk, clock_timestamp() - looked);
+        known := CASE WHEN NOT everything THEN bridge.untouched(false, cursor_at) END;
         looked := clock_timestamp();
-        IF looked - reported > interval '2 seconds' THEN
-            reported := looked;
-            RAISE NOTICE 'verified % sessions, % a second', compared,
-                round(compared / extract(epoch FROM looked - began));
+        IF known.last IS NOT NULL THEN
+            n := known.counts;
+            IF n IS NULL THEN
+                n := bridge.count_range(cursor_at, known.last);
+                IF writable AND bridge.hold(n) THEN
+                    UPDATE bridge.verified AS v SET counts = n WHERE NOT v.of_students AND v.after = cursor_at;
+                END IF;
+            END IF;
+            cursor_at := known.last;
+        ELSE
+            keys := bridge.next_tokens(cursor_at, size, unified => true);
+            EXIT WHEN keys IS NULL;
+            range := bridge.next_range(false, cursor_at, keys);
+            versions := bridge.legacy_versions(cursor_at, range.last) # bridge.unified_versions(cursor_at, range.last);
+            IF students_known THEN
+                suspects := ARRAY(SELECT DISTINCT d.token FROM bridge.diff(range.keys) AS d);
+                cells := bridge.add_cells(cells, suspects, true);
+            ELSE
+                suspects := ARRAY(SELECT DISTINCT d.token FROM bridge.diff_sessions(range.keys) AS d);
+            END IF;
+            cells := bridge.add_cells(cells, suspects, false);
+            n := bridge.count_range(cursor_at, range.last);
+            IF writable AND suspects = '{}' AND bridge.hold(n) THEN
+                PERFORM bridge.note_verified(false, cursor_at, range.last, versions);
+                UPDATE bridge.verified AS v SET counts = n WHERE NOT v.of_students AND v.after = cursor_at;
+            END IF;
+            cursor_at := range.last;
+            size := bridge.next_size(size, chunk, clock_timestamp() - looked);
+        END IF;
+        total := bridge.add(total, n);
+        CALL bridge.commit_chunk();
+        IF clock_timestamp() - reported > interval '2 seconds' THEN
+            reported := clock_timestamp();
+            RAISE NOTICE 'verified % sessions, % a second', total.sessions,
+                round(total.sessions / extract(epoch FROM reported - began));
         END IF;
     END LOOP;
 
-    -- what no adapter shows would lie behind the last token
-    n := bridge.count_range(cursor_at, (SELECT max(r.token) FROM bridge.raw AS r));
-    raw_sessions := raw_sessions + n.raw_sessions;
+    -- what no adapter shows, and steps of no session, would lie behind the last token
+    total := bridge.add(total, bridge.count_range(cursor_at, greatest(
+        (SELECT max(r.token) FROM bridge.raw AS r), (SELECT max(sp.session_token) FROM public.step_progress AS sp))));
 
-    -- students once each, however many sessions they have; those that are missing are counted by address
     cursor_at := '';
     size := least(chunk, 200);
     LOOP
-        emails := ARRAY(SELECT st.student_email FROM public.students AS st WHERE st.student_email > cursor_at
-                        ORDER BY st.student_email LIMIT size);
-        EXIT WHEN emails = '{}';
-        cells := bridge.add_cells(
-            cells, ARRAY(SELECT DISTINCT d.token FROM bridge.diff_students(emails) AS d), true);
-        cursor_at := emails[cardinality(emails)];
-        CALL bridge.commit_chunk();
-        size := bridge.next_size(size, chunk, clock_timestamp() - looked);
+        known := CASE WHEN NOT everything THEN bridge.untouched(true, cursor_at) END;
         looked := clock_timestamp();
+        IF known.last IS NOT NULL THEN
+            cursor_at := known.last;
+        ELSE
+            keys := ARRAY(SELECT st.student_email FROM public.students AS st WHERE st.student_email > cursor_at
+                          ORDER BY st.student_email LIMIT size);
+            EXIT WHEN keys = '{}';
+            range := bridge.next_range(true, cursor_at, keys);
+            versions := bridge.student_versions(cursor_at, range.last);
+            suspects := ARRAY(SELECT DISTINCT d.token FROM bridge.diff_students(range.keys) AS d);
+            cells := bridge.add_cells(cells, suspects, true);
+            IF students_known THEN
+                -- an address that was changed: the sessions themselves are untouched
+                family := bridge.family('{}', range.keys);
+                suspects := suspects || ARRAY(SELECT DISTINCT d.token FROM bridge.diff_sessions(family) AS d);
+                cells := bridge.add_cells(cells, suspects, false);
+            END IF;
+            IF writable AND suspects = '{}' THEN
+                PERFORM bridge.note_verified(true, cursor_at, range.last, versions);
+            END IF;
+            cursor_at := range.last;
+            size := bridge.next_size(size, chunk, clock_timestamp() - looked);
+        END IF;
+        CALL bridge.commit_chunk();
     END LOOP;
 
-    -- a student that the unified schema deleted, though a second address goes on telling of it
-    SELECT count(*), count(st.student_id) INTO addresses, students
-    FROM pg_temp.verified_address AS a
-    LEFT JOIN public.students AS st ON st.student_email = a.address
-    WHERE NOT EXISTS (SELECT FROM bridge.remainder AS r
-                      WHERE r.table_name = 'students' AND r.key = a.address AND r.column_name = '(row)');
-    -- one that was changed since it was counted
-    IF addresses > students THEN
-        SELECT addresses - count(*) INTO addresses
-        FROM pg_temp.verified_address AS a
-        WHERE NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = a.address)
-          AND NOT EXISTS (SELECT FROM bridge.remainder AS r
-                          WHERE r.table_name = 'students' AND r.key = a.address AND r.column_name = '(row)')
-          AND NOT EXISTS (
-              SELECT FROM bridge.raw AS r
-              WHERE lower(btrim(r.student_email, E' \t\r\n\f\x0B')) = a.address
-                AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = r.token)
-                AND NOT EXISTS (SELECT FROM bridge.remainder AS o
-                                WHERE o.table_name = 'sessions' AND o.key = r.token
-                                  AND o.column_name IN ('(row)', 'student_email')));
-    END IF;
-    DROP TABLE pg_temp.verified_address;
-    IF addresses > students AND NOT cells ? 'students.(row missing)' THEN
+    -- deleted since, and no session leads there
+    SELECT count(*) INTO lost
+    FROM (SELECT DISTINCT a.student_email FROM bridge.other_address AS a
+          WHERE NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = a.token)) AS a
+    WHERE NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = a.student_email)
+      AND NOT EXISTS (SELECT FROM bridge.remainder AS r
+                      WHERE r.table_name = 'students' AND r.key = a.student_email AND r.column_name = '(row)');
+    lost := greatest(lost, total.addresses_without_student);
+    IF lost > 0 AND NOT cells ? 'students.(row missing)' THEN
         cells := cells || jsonb_build_object('students.(row missing)', jsonb_build_object(
-            'count', addresses - students, 'tails', '[]'::jsonb));
+            'count', lost, 'tails', '[]'::jsonb));
     END IF;
 
     SELECT jsonb_agg(jsonb_build_object('check_name', c.check_name, 'expected', c.expected, 'actual', c.actual,
@@ -302,25 +298,21 @@ BEGIN
     INTO result
     FROM (
         VALUES
-            ('sessions: one for each token of either table', raw_sessions, sessions, NULL::boolean),
-            ('students: every address of either table', addresses, students, NULL),
-            ('students: a placeholder for each session without an address', raw_placeholders, placeholders, NULL),
-            ('API keys: byte for byte', raw_keys, keys, NULL),
+            ('sessions: one for each token of either table', total.raw_sessions, total.sessions, NULL::boolean),
+            ('students: addresses of either table without one', 0, lost, NULL),
+            ('students: a placeholder for each session without an address', total.raw_placeholders, total.placeholders, NULL),
+            ('API keys: byte for byte', total.raw_keys, total.keys, NULL),
             ('orphans: sessions without a student', 0, (
                 SELECT count(*) FROM public.sessions AS v
                 WHERE NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_id = v.student_id)
                   AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = v.session_token)), NULL),
-            ('orphans: steps without a session', 0, (
-                SELECT count(*) FROM public.step_progress AS sp
-                WHERE NOT EXISTS (SELECT FROM public.sessions AS v
-                                  WHERE v.session_token = sp.session_token
-                                    AND v.student_id = sp.student_id)
-                  AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = sp.session_token)), NULL),
+            ('orphans: steps without a session', 0, total.steps_without_session, NULL),
             ('adapters: legacy tables whose columns changed', 0, (
                 SELECT count(*) FROM bridge.source AS s
                 WHERE s.signature IS DISTINCT FROM bridge.signature_of(s.relation)), NULL),
-            ('exercises: completed ones, counted as text', raw_completed, completed, raw_completed <= completed),
-            ('cells: sessions with every mapped value as mapped', compared, compared - coalesce((
+            ('exercises: completed ones, counted as text', total.raw_completed, total.completed,
+             total.raw_completed <= total.completed),
+            ('cells: sessions with every mapped value as mapped', total.sessions, total.sessions - coalesce((
                 SELECT max((c.value ->> 'count')::bigint) FROM jsonb_each(cells) AS c), 0), cells = '{}')
     ) AS c(check_name, expected, actual, holds);
     result := result || coalesce((
@@ -333,7 +325,7 @@ BEGIN
     CALL bridge.commit_chunk();
 END
 $$;
-COMMENT ON PROCEDURE bridge.run_checks(jsonb, integer) IS 'Runs every check, in short transactions.';
+COMMENT ON PROCEDURE bridge.run_checks(jsonb, integer, boolean) IS 'Runs every check, in short transactions.';
 
 CREATE FUNCTION bridge.verify()
     RETURNS TABLE (check_name text, expected bigint, actual bigint, ok boolean)

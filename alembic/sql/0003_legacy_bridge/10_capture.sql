@@ -55,7 +55,7 @@ BEGIN
     PERFORM bridge.build_index(p_legacy_name);
     PERFORM bridge.build_push(p_legacy_name);
     PERFORM bridge.build_capture(p_legacy_name);
-    PERFORM bridge.build_raw();
+    PERFORM bridge.build_unions();
 END
 $$;
 COMMENT ON FUNCTION bridge.build(text) IS 'Builds all that depends on the columns of a legacy table.';

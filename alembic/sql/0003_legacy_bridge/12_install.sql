@@ -124,7 +124,7 @@ BEGIN
 
     PERFORM bridge.retry('SELECT bridge.attach()');
     PERFORM bridge.build_prior();
-    PERFORM bridge.build_raw();
+    PERFORM bridge.build_unions();
     -- Rows that an application wrote before now were noted by no trigger. Where a downgrade has made the
     -- tables read-only, what they hold is what it left behind.
     IF NOT bridge.is_read_only() THEN
