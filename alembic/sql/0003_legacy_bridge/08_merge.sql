@@ -14,19 +14,18 @@ CREATE FUNCTION bridge.next_tokens(after text, chunk integer, unified boolean DE
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    tokens text[] := ARRAY(
-        SELECT DISTINCT t.token FROM bridge.token_source AS t WHERE t.token > after ORDER BY t.token LIMIT chunk);
 BEGIN
-    IF unified THEN
-        tokens := ARRAY(
-            SELECT unnest(tokens)
-            UNION
-            (SELECT v.session_token FROM public.sessions AS v WHERE v.session_token > after
-             ORDER BY v.session_token LIMIT chunk)
-            ORDER BY 1 LIMIT chunk);
-    END IF;
-    RETURN nullif(tokens, '{}');
+    RETURN nullif(ARRAY(
+        (SELECT DISTINCT t.token FROM bridge.token_source AS t WHERE t.token > after ORDER BY t.token LIMIT chunk)
+        UNION
+        -- those as well that are not to be there any more
+        (SELECT a.token FROM bridge.legacy_prior AS a WHERE a.token > after ORDER BY a.token LIMIT chunk)
+        UNION
+        (SELECT v.session_token FROM public.sessions AS v WHERE unified AND v.session_token > after
+         ORDER BY v.session_token LIMIT chunk)
+        ORDER BY 1
+        LIMIT chunk
+    ), '{}');
 END
 $$;
 COMMENT ON FUNCTION bridge.next_tokens(text, integer, boolean) IS

@@ -280,7 +280,14 @@ BEGIN
         CALL bridge.commit_chunk();
     END LOOP;
 
-    -- deleted since, and no session leads there
+    IF students_known THEN
+        -- a student that was deleted: the sessions themselves are untouched
+        suspects := ARRAY(SELECT v.session_token FROM public.sessions AS v
+                          WHERE NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_id = v.student_id)
+                          LIMIT 100);
+        cells := bridge.add_cells(cells, suspects, false);
+    END IF;
+    -- the same where no session leads there
     SELECT count(*) INTO lost
     FROM (SELECT DISTINCT a.student_email FROM bridge.other_address AS a
           WHERE NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = a.token)) AS a
