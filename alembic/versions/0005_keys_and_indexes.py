@@ -40,8 +40,6 @@ FOREIGN_KEYS = (
 def upgrade() -> None:
     """Add indexes, foreign keys and triggers; switch the bridge to syncing at once."""
     op.expect_revision(down_revision)
-    op.run_sql(revision, "00_orphans", commits=True)
-    # and what an application has written since, now that nobody writes any more
     op.execute("LOCK TABLE students, sessions, step_progress, events IN SHARE ROW EXCLUSIVE MODE")
     op.run_sql(revision, "00_orphans")
     op.create_index("ix_sessions_last_activity", "sessions", [sa.text("last_activity DESC")])

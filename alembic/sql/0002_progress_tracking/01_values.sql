@@ -21,15 +21,12 @@ $$;
 COMMENT ON FUNCTION unwrap_json(jsonb) IS 'JSON behind any number of layers of JSON strings.';
 
 -- ISO forms only: PostgreSQL would also read "yesterday" and "infinity", and names of zones.
-CREATE FUNCTION parse_timestamp(value text) RETURNS timestamptz
+CREATE FUNCTION read_timestamp(value text) RETURNS timestamptz
     LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- the first form is what JavaScript writes, and all that most databases hold
-    IF value ~ '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$'
-       OR value ~* '^\d{4,5}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*(Z|UTC|GMT|[-+]\d\d(:?\d\d(:?\d\d)?)?)\s*$'
-    THEN
+    IF value ~* '^\d{4,5}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*(Z|UTC|GMT|[-+]\d\d(:?\d\d(:?\d\d)?)?)\s*$' THEN
         RETURN value::timestamptz;
     ELSIF value ~* '^\d{4,5}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*$' THEN
         RETURN value::timestamp AT TIME ZONE 'UTC';
@@ -38,6 +35,21 @@ BEGIN
 EXCEPTION
     WHEN data_exception THEN
         RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION read_timestamp(text) IS 'ISO time stamp, UTC where it names no zone; else NULL.';
+
+-- The form that JavaScript writes is all that most databases hold. It is read without a subtransaction where
+-- PostgreSQL (from 16 on) can tell beforehand that it is valid.
+DO $$
+BEGIN
+    EXECUTE format(
+        'CREATE FUNCTION public.parse_timestamp(value text) RETURNS timestamptz LANGUAGE sql STABLE PARALLEL UNSAFE RETURN %s',
+        CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN
+            'CASE WHEN value LIKE ''20__-__-__T__:__:__.___Z'' AND value ~ ''^[-0-9T:.Z]+$'''
+            ' AND pg_input_is_valid(value, ''timestamp with time zone'')'
+            ' THEN value::timestamptz ELSE public.read_timestamp(value) END'
+        ELSE 'public.read_timestamp(value)' END);
 END
 $$;
 COMMENT ON FUNCTION parse_timestamp(text) IS 'ISO time stamp, UTC where it names no zone; else NULL.';

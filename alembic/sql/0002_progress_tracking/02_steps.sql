@@ -70,8 +70,7 @@ CREATE FUNCTION exercise_steps(exercises jsonb)
 BEGIN ATOMIC
     SELECT
         step_number_of(e.key),
-        min(parse_timestamp(CASE WHEN parse_done(e.value -> 'completed')
-                                 THEN e.value ->> 'timestamp' END)),
+        min(CASE WHEN parse_done(e.value -> 'completed') THEN parse_timestamp(e.value ->> 'timestamp') END),
         coalesce(max(parse_count(e.value -> 'timeSpent')), 0),
         coalesce(max(parse_count(e.value -> 'attempts')), 0),
         bool_or(CASE WHEN jsonb_typeof(e.value) = 'boolean' THEN true

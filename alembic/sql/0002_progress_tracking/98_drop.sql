@@ -29,4 +29,5 @@ DROP FUNCTION clean_email(text);
 DROP FUNCTION parse_done(jsonb);
 DROP FUNCTION parse_count(jsonb);
 DROP FUNCTION parse_timestamp(text);
+DROP FUNCTION read_timestamp(text);
 DROP FUNCTION unwrap_json(jsonb)

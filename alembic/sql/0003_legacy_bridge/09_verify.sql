@@ -56,6 +56,8 @@ CREATE FUNCTION bridge.count_range(after text, last text) RETURNS bridge.counts
 AS $$
 DECLARE
     result bridge.counts;
+    pending CONSTANT text[] := ARRAY(
+        SELECT DISTINCT p.token FROM bridge.pending AS p WHERE p.token > after AND p.token <= last);
 BEGIN
     WITH kept AS MATERIALIZED (
         SELECT
@@ -72,21 +74,19 @@ BEGIN
         SELECT
             r.token,
             r.source,
-            CASE WHEN k.address IS NOT TRUE THEN lower(btrim(r.student_email, E' \t\r\n\f\x0B')) END AS address,
+            lower(btrim(r.student_email, E' \t\r\n\f\x0B')) AS address,
             coalesce(k.address, false) AS other_address,
-            CASE WHEN r.openai_api_key <> '' AND k.api_key IS NOT TRUE THEN md5(r.openai_api_key) END AS key_digest,
+            CASE WHEN r.openai_api_key <> '' AND k.api_key IS NOT TRUE THEN r.openai_api_key END AS api_key,
             CASE WHEN r.exercises LIKE '%completed%' AND k.steps IS NOT TRUE
                  THEN bridge.count_completed(r.exercises) END AS completed
         FROM bridge.raw AS r
         LEFT JOIN kept AS k ON k.key = r.token
-        WHERE r.token > after AND r.token <= last
-          AND k.whole_row IS NOT TRUE
-          AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = r.token)
+        WHERE r.token > after AND r.token <= last AND r.token <> ALL (pending) AND k.whole_row IS NOT TRUE
     ),
     by_token AS (
         SELECT
             r.token,
-            array_agg(r.key_digest) FILTER (WHERE r.key_digest IS NOT NULL) AS key_digests,
+            array_agg(r.api_key) FILTER (WHERE r.api_key IS NOT NULL) AS api_keys,
             bool_and(coalesce(r.address, '') IN ('', 'unknown@example.com') AND NOT r.other_address) AS anonymous,
             -- of rows that share a token any may be the one that counts
             coalesce(min(r.completed) FILTER (WHERE r.source = 'workshop_students'),
@@ -95,39 +95,40 @@ BEGIN
         FROM raw AS r
         GROUP BY r.token
     ),
-    unified AS (
+    unified AS MATERIALIZED (
         SELECT
             v.session_token AS token,
-            md5(v.openai_api_key) AS key_digest,
-            st.student_email LIKE 'anonymous+%@workshop.invalid' AS anonymous,
-            bridge.count_completed(v.exercises::text || v.legacy_extra::text) AS completed
+            v.openai_api_key AS api_key,
+            st.student_email,
+            bridge.count_completed(v.exercises::text || CASE WHEN v.legacy_extra = '{}' THEN '' ELSE v.legacy_extra::text END)
+                AS completed
         FROM public.sessions AS v
         LEFT JOIN public.students AS st ON st.student_id = v.student_id
         LEFT JOIN kept AS k ON k.key = v.session_token
-        WHERE v.session_token > after AND v.session_token <= last
+        WHERE v.session_token > after AND v.session_token <= last AND v.session_token <> ALL (pending)
           AND k.whole_row IS NOT TRUE
-          AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = v.session_token)
     )
     SELECT
         count(b.token),
         count(v.token),
         count(*) FILTER (WHERE b.anonymous),
-        count(*) FILTER (WHERE b.anonymous AND v.anonymous),
-        count(b.key_digests),
-        count(*) FILTER (WHERE v.key_digest = ANY (b.key_digests)),
+        count(*) FILTER (WHERE b.anonymous AND v.student_email LIKE 'anonymous+%@workshop.invalid'),
+        count(b.api_keys),
+        count(*) FILTER (WHERE v.api_key = ANY (b.api_keys)),
         coalesce(sum(b.completed), 0),
         coalesce(sum(v.completed) FILTER (WHERE b.completed IS NOT NULL), 0),
-        (SELECT count(DISTINCT r.address) FROM raw AS r
-         WHERE r.address NOT IN ('', 'unknown@example.com')
+        (SELECT count(DISTINCT r.address)
+         FROM raw AS r
+         LEFT JOIN unified AS o ON o.token = r.token AND o.student_email = r.address
+         WHERE o.token IS NULL AND r.address NOT IN ('', 'unknown@example.com') AND NOT r.other_address
            AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = r.address)
            -- deleted, though a second address goes on telling of it
            AND NOT EXISTS (SELECT FROM bridge.remainder AS o
                            WHERE o.table_name = 'students' AND o.key = r.address AND o.column_name = '(row)')),
         (SELECT count(*) FROM public.step_progress AS sp
-         WHERE sp.session_token > after AND sp.session_token <= last
+         WHERE sp.session_token > after AND sp.session_token <= last AND sp.session_token <> ALL (pending)
            AND NOT EXISTS (SELECT FROM public.sessions AS o
-                           WHERE o.session_token = sp.session_token AND o.student_id = sp.student_id)
-           AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = sp.session_token))
+                           WHERE o.session_token = sp.session_token AND o.student_id = sp.student_id))
     INTO result
     FROM by_token AS b
     FULL JOIN unified AS v ON v.token = b.token;

@@ -6,6 +6,21 @@ DECLARE
     adopted text[];
     rows bigint;
 BEGIN
+    -- mostly there are none: one look at each table, instead of a statement for each way to go astray
+    IF NOT EXISTS (SELECT FROM public.sessions AS v
+                   WHERE NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_id = v.student_id))
+       AND NOT EXISTS (SELECT FROM public.step_progress AS sp
+                       WHERE NOT EXISTS (SELECT FROM public.sessions AS v
+                                         WHERE v.session_token = sp.session_token AND v.student_id = sp.student_id))
+       AND NOT EXISTS (SELECT FROM public.events AS e
+                       WHERE e.session_token IS NOT NULL
+                         AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = e.session_token))
+       AND NOT EXISTS (SELECT FROM public.events AS e
+                       WHERE e.student_id IS NOT NULL
+                         AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_id = e.student_id))
+    THEN
+        RETURN;
+    END IF;
     PERFORM set_config('bridge.pulling', 'on', true);
     WITH orphans AS (
         INSERT INTO public.students (student_id, student_email, student_name)
