@@ -55,9 +55,17 @@ DECLARE
         SELECT st.student_email FROM public.students AS st WHERE st.student_email > after
         ORDER BY st.student_email LIMIT chunk);
 BEGIN
+    -- both worlds are in step: the sessions of the unified schema are those that the legacy tables tell of
     WITH m AS MATERIALIZED (
-        SELECT * FROM bridge.map_students(bridge.family('{}', emails)) AS s
-        WHERE s.student_email IN (SELECT unnest(emails))
+        SELECT k.student_email, min(k.token) AS first_token
+        FROM (
+            SELECT st.student_email, v.session_token AS token
+            FROM public.students AS st JOIN public.sessions AS v USING (student_id)
+            WHERE st.student_email = ANY (emails)
+            UNION ALL
+            SELECT o.student_email, o.token FROM bridge.other_address AS o WHERE o.student_email = ANY (emails)
+        ) AS k
+        GROUP BY k.student_email
     ),
     wanted AS MATERIALIZED (
         SELECT st.student_email, w.column_name, w.value, w.over
@@ -123,12 +131,16 @@ END
 $$;
 COMMENT ON FUNCTION bridge.remember_events() IS 'Keeps the events that no migration wrote.';
 
-CREATE PROCEDURE bridge.retire(chunk integer DEFAULT 500)
+CREATE PROCEDURE bridge.retire(chunk integer DEFAULT 2000)
     LANGUAGE plpgsql
 AS $$
 DECLARE
     tokens text[];
     cursor_at text := '';
+    known bridge.verified;
+    range record;
+    size integer := least(chunk, 200);
+    looked timestamptz;
     unnoted bigint := 0;
     merged CONSTANT boolean := (SELECT merged_at IS NOT NULL FROM bridge.state);
 BEGIN
@@ -148,17 +160,25 @@ BEGIN
 
     -- what differs though nobody noted it: somebody wrote with the triggers off
     WHILE merged LOOP
-        tokens := bridge.next_tokens(cursor_at, chunk, unified => true);
-        EXIT WHEN tokens IS NULL;
-        WITH n AS (
-            INSERT INTO bridge.pending (side, token)
-            SELECT DISTINCT CASE WHEN v.session_token IS NULL THEN 'legacy' ELSE 'unified' END, d.token
-            FROM bridge.diff(tokens) AS d
-            LEFT JOIN public.sessions AS v ON v.session_token = d.token
-            RETURNING 1
-        )
-        SELECT unnoted + count(*) INTO unnoted FROM n;
-        cursor_at := tokens[cardinality(tokens)];
+        known := bridge.untouched(false, cursor_at);
+        IF known.last IS NOT NULL THEN
+            cursor_at := known.last;
+        ELSE
+            looked := clock_timestamp();
+            tokens := bridge.next_tokens(cursor_at, size, unified => true);
+            EXIT WHEN tokens IS NULL;
+            range := bridge.next_range(false, cursor_at, tokens);
+            WITH n AS (
+                INSERT INTO bridge.pending (side, token)
+                SELECT DISTINCT CASE WHEN v.session_token IS NULL THEN 'legacy' ELSE 'unified' END, d.token
+                FROM bridge.diff(range.keys) AS d
+                LEFT JOIN public.sessions AS v ON v.session_token = d.token
+                RETURNING 1
+            )
+            SELECT unnoted + count(*) INTO unnoted FROM n;
+            cursor_at := range.last;
+            size := bridge.next_size(size, chunk, clock_timestamp() - looked);
+        END IF;
         CALL bridge.commit_chunk();
     END LOOP;
     IF unnoted > 0 THEN
