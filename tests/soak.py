@@ -89,10 +89,9 @@ class Traffic:
     def _write(self, kind: type[Writer], url: str, seed: int, tokens: list[str]) -> None:
         with closing(kind(url, seed, tokens)) as writer:
             while not self.stop.is_set():
-                began = time.monotonic()
                 try:
                     self.load.requests[f"{kind.__name__} {writer.act()}"] += 1
-                    self.load.waits.append(time.monotonic() - began)
+                    self.load.waits.append(writer.seconds)
                 except NOT_THERE as error:
                     if kind is OldApplication:
                         self.load.errors.append(f"{kind.__name__}: {error}")

@@ -7,7 +7,10 @@ has, so that a writer works on every era, at every revision, through tables and 
 
 import json
 import random
+import threading
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg
@@ -65,6 +68,7 @@ KEYS = (
 )
 REFUSALS = (psycopg.errors.IntegrityError, psycopg.errors.DataError)
 """What an application gets for its own fault: the same with and without the migration."""
+ONE_AT_A_TIME = threading.Lock()
 
 
 class Writer:
@@ -75,6 +79,7 @@ class Writer:
         self.random = random.Random(seed)
         self.seed = seed
         self.made = 0
+        self.seconds = 0.0
         self.tokens = tokens if tokens is not None else []
         """Tokens to write to; shared between writers where they are to meet."""
 
@@ -82,16 +87,24 @@ class Writer:
         """What it does, and how often."""
         raise NotImplementedError
 
+    ALONE: frozenset[str] = frozenset()
+    """Actions that lock several rows in no fixed order: two of them would deadlock without us."""
+
     def act(self) -> str:
-        """One request, drawn at random; its name."""
+        """One request, drawn at random; its name. ``seconds``: how long it took."""
         weights, actions = zip(*self.actions(), strict=True)
         action: Callable[[], object] = self.random.choices(actions, weights)[0]
-        try:
-            with self.connection.transaction():
-                action()
-        except REFUSALS:
-            return f"{action.__name__} (refused)"
-        return action.__name__
+        name = action.__name__
+        with ONE_AT_A_TIME if name in self.ALONE else nullcontext():
+            began = time.monotonic()
+            try:
+                with self.connection.transaction():
+                    action()
+            except REFUSALS:
+                name += " (refused)"
+            finally:
+                self.seconds = time.monotonic() - began
+        return name
 
     def close(self) -> None:
         self.connection.close()
@@ -310,6 +323,8 @@ class NewApplication(Writer):
 
 class OldApplication(Writer):
     """Endpoints that have not moved: they write to workshop_students and student_configs."""
+
+    ALONE = frozenset({"delete_student", "change_token", "touch_several", "give_up"})
 
     def __init__(self, url: str, seed: int, tokens: list[str] | None = None) -> None:
         super().__init__(url, seed, tokens)
