@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from models.steps import FLAGS, STEPS
 from scripts import status, verify
 from scripts.connection import ConnectionProblem
-from scripts.report import Url, console, database, give_up, run
+from scripts.report import Url, console, database, run
 
 FOLDER = Path(__file__).parent
 STUCK_LISTED = 1000
@@ -266,6 +266,12 @@ def write(path: Path, page: str) -> None:
         raise
 
 
+def refuse(reason: str) -> NoReturn:
+    """End the command: one line on stderr, exit code 2."""
+    typer.echo(f"error: {reason}", err=True)
+    raise typer.Exit(2)
+
+
 def main(
     url: Url = None,
     out: Annotated[
@@ -294,7 +300,7 @@ def main(
         try:
             from scripts import dashboard_server
         except ModuleNotFoundError as error:
-            give_up(f"--serve needs {error.name}: pip install 'workshop-migration[serve]'")
+            refuse(f"--serve needs {error.name}: pip install -e '.[serve]'")
         dashboard_server.serve(url, host, port)
         return
     shown = console()
@@ -304,7 +310,7 @@ def main(
     try:
         write(out, page)
     except OSError as error:
-        give_up(f"the page was not written: {error}")
+        refuse(f"the page was not written: {error}")
     checked = facts["migration"]["verification"]
     size = len(page.encode()) / 1e6
     typer.echo(
