@@ -220,12 +220,17 @@
   // A small table as a whole; cells are text, numbers or elements.
   function plainTable(caption, titles, rows, numeric = []) {
     const kind = (place) => (numeric.includes(place) ? "number" : null);
-    return h("div", { class: "scroll plain" }, h("table", {},
+    return h("div", { class: "scroll plain" }, h("table", { role: "table" },
       h("caption", {}, caption),
-      h("thead", {}, h("tr", {}, titles.map((title, place) => h("th", { scope: "col", class: kind(place) }, title)))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((value, place) =>
-        h(place ? "td" : "th", { scope: place ? null : "row", class: kind(place) },
-          typeof value === "number" ? n(value) : value)))))));
+      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, titles.map((title, place) =>
+        h("th", { scope: "col", role: "columnheader", class: kind(place) }, title)))),
+      h("tbody", { role: "rowgroup" }, rows.map((row) => h("tr", { role: "row" }, row.map((value, place) =>
+        h(place ? "td" : "th", {
+          scope: place ? null : "row",
+          role: place ? "cell" : "rowheader",
+          class: kind(place),
+          "data-label": place ? titles[place] : null,
+        }, typeof value === "number" ? n(value) : value)))))));
   }
 
   // --- overview -----------------------------------------------------------------------------------
@@ -320,11 +325,11 @@
     };
     $("funnel").replaceChildren(
       plainTable(`Of ${many(whole, "session", "sessions")}`,
-        ["Step", "", "Started", "Done", "of started", "Median time", "Mean time"],
+        ["Step", "Started", "Done", "of started", "Median time", "Mean time"],
         facts.funnel.map((row) => [
-          `${row.step_number} ${row.step_name}`, bar(row), row.started, row.done,
+          h("div", {}, `${row.step_number} ${row.step_name}`, bar(row)), row.started, row.done,
           `${percent(row.done, row.started)} %`, duration(row.median_time_spent), duration(row.mean_time_spent),
-        ]), [2, 3, 4, 5, 6]),
+        ]), [1, 2, 3, 4, 5]),
       h("ul", { class: "legend", "aria-hidden": "true" },
         h("li", { class: "solid" }, h("i"), "done"), h("li", {}, h("i"), "started")));
   }
@@ -360,7 +365,7 @@
         const text = svg("text", { x: day * step, y: height + 15 });
         text.textContent = date.endsWith("-01") ? date.slice(0, 7) : date;
         // the first label makes room where a month begins right after it
-        if (day || !counts.slice(1, 13).some(([other]) => other.endsWith("-01"))) picture.append(text);
+        if (day || !counts.slice(1, 17).some(([other]) => other.endsWith("-01"))) picture.append(text);
       }
     });
     picture.append(svg("line", { x1: 0, x2: width, y1: height, y2: height }));

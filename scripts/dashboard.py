@@ -34,7 +34,7 @@ SELECT array_agg(name) FILTER (WHERE to_regclass('public.' || name) IS NULL) AS 
 FROM unnest(ARRAY['session_overview', 'student_overview', 'step_funnel', 'progress_by_day',
                   'stuck_sessions']) AS name
 """
-WHEN = "CASE WHEN isfinite(o.{0}) THEN extract(epoch FROM o.{0})::bigint END"
+WHEN = "CASE WHEN isfinite(o.{0}) THEN floor(extract(epoch FROM o.{0}))::bigint END"
 # One JSON array for each student: id, address, name, GitHub account, and an array for each session
 # in the order of SESSION in dashboard.js. PostgreSQL writes it, so that no row is taken apart here.
 STUDENTS = f"""
@@ -76,7 +76,7 @@ GROUP BY st.student_id
 ORDER BY st.student_email
 """
 MADE = """
-SELECT current_database()::text AS database, extract(epoch FROM now())::bigint AS made
+SELECT current_database()::text AS database, floor(extract(epoch FROM now()))::bigint AS made
 """
 FUNNEL = "SELECT * FROM step_funnel ORDER BY step_number"
 DAYS = """
@@ -98,7 +98,7 @@ BEFORE = {
 }
 AFTER = ("students", "sessions", "step_progress", "events")
 MERGES = """
-SELECT extract(epoch FROM created_at)::bigint, event_data FROM events
+SELECT floor(extract(epoch FROM created_at))::bigint, event_data FROM events
 WHERE event_type = 'legacy_merge' ORDER BY id
 """
 # As the dry run tells them: a note is {kind: true}, {kind: [column]} or {kind: {column: winner}}.
