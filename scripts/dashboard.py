@@ -245,16 +245,22 @@ def render(data: str, mode: Mode = "file", *, logged_in: bool = False) -> tuple[
     return page, allowed
 
 
-def write(path: Path, page: str) -> None:
-    """Put the page there at once or not at all, readable for its owner only.
+def check_target(path: Path) -> None:
+    """OSError where no page may be written.
 
     A dashboard is made anew every day, so a page replaces an earlier page; any other file is left
-    alone: FileExistsError.
+    alone.
     """
     if path.exists():
-        with path.open("rb") if path.is_file() else open(os.devnull, "rb") as file:
+        with path.open("rb") as file:
             if MARK not in file.read(1000):
                 raise FileExistsError(f"{path} exists, and is no dashboard")
+    elif not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder")
+
+
+def write(path: Path, page: str) -> None:
+    """Put the page there at once or not at all, readable for its owner only."""
     # mkstemp makes it 0600
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -303,11 +309,11 @@ def main(
             refuse(f"--serve needs {error.name}: pip install -e '.[serve]'")
         dashboard_server.serve(url, host, port)
         return
-    shown = console()
-    with shown.status("Reading and verifying the database ..."):
-        data, facts = read(url, verified=True)
-    page, _ = render(data)
     try:
+        check_target(out)
+        with console().status("Reading and verifying the database ..."):
+            data, facts = read(url, verified=True)
+        page, _ = render(data)
         write(out, page)
     except OSError as error:
         refuse(f"the page was not written: {error}")
