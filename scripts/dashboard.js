@@ -256,7 +256,8 @@
   // --- sessions and students ----------------------------------------------------------------------
 
   const sessionTable = makeTable($("session-table"), "Sessions", [
-    ["Student", (s) => [...studentLink(s.student), h("small", {}, `session …${s.token}${s.demo ? ", demonstration" : ""}`)],
+    ["Student", (s) => [...studentLink(s.student), h("small", {},
+      h("a", { href: `#student/${s.student.id}/${s.number}` }, `session …${s.token}`), s.demo ? ", demonstration" : "")],
       { sort: (s) => called(s.student), class: "who" }],
     ["Progress", (s) => [rateBar(s.rate), dots(s)], { sort: (s) => s.rate, down: true }],
     ["At step", (s) => String(s.at), { sort: (s) => s.at, number: true, down: true }],
@@ -492,9 +493,9 @@
         set.length ? h("small", {}, set.map(([flag]) => flag.replaceAll("_", " ")).join(", ")) : null);
     };
     const yes = (value) => (value ? "yes" : "no");
-    return h("div", { class: "panel", id: `session-${session.number}` },
+    return h("div", { class: "panel" },
       h("div", { class: "head" },
-        h("h3", {}, `Session …${session.token}`), rateBar(session.rate)),
+        h("h3", { tabindex: -1 }, `Session …${session.token}`), rateBar(session.rate)),
       h("div", { class: "columns" },
         h("dl", { class: "facts" }, [
           ["State", [session.active ? "active" : "expired", session.demo ? "demonstration" : ""].filter(Boolean).join(", ")],
@@ -539,23 +540,30 @@
 
   // --- routes -------------------------------------------------------------------------------------
 
+  // #student/<id> is a student, #student/<id>/<number> one of the sessions in the order of their
+  // start; everything else is a section.
   function route() {
     if (!facts) return;
-    const id = location.hash.startsWith("#student/") ? decodeURIComponent(location.hash.slice(9)) : null;
-    $("student").hidden = id === null;
-    $("all").hidden = id !== null;
+    const [, id, number] = location.hash.match(/^#student\/([^/]+)(?:\/(\d+))?$/) || [];
+    $("student").hidden = !id;
+    $("all").hidden = Boolean(id);
     document.title = "Instructor dashboard";
-    if (id !== null) {
+    if (id) {
       const title = drawStudent(id);
       document.title = `${title.textContent} - Instructor dashboard`;
+      const session = number && $("student").querySelectorAll("h3")[number - 1];
       scrollTo(0, 0);
-      title.focus({ preventScroll: true });
+      (session || title).focus();
     } else if (location.hash.length > 1) {
       const section = $(location.hash.slice(1));
       if (section) section.scrollIntoView();
     }
   }
   addEventListener("hashchange", route);
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // it must not lead away from a student
+    $("main").focus();
+  });
   addEventListener("beforeprint", () => [sessionTable, studentTable, stuckTable].forEach((table) => table.expand(true)));
   addEventListener("afterprint", () => [sessionTable, studentTable, stuckTable].forEach((table) => table.expand(false)));
 
@@ -641,5 +649,4 @@
 
   if (live) live_();
   else draw(JSON.parse($("data").textContent));
-  $("all").hidden = !facts || location.hash.startsWith("#student/");
 })();

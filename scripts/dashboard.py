@@ -101,9 +101,10 @@ MERGES = """
 SELECT floor(extract(epoch FROM created_at))::bigint, event_data FROM events
 WHERE event_type = 'legacy_merge' ORDER BY id
 """
-# As the dry run tells them: a note is {kind: true}, {kind: [column]} or {kind: {column: winner}}.
+# As the dry run tells them, those of sessions deleted since as well: a note is {kind: true},
+# {kind: [column]} or {kind: {column: winner}}.
 DECISIONS = """
-SELECT k.kind, d.detail, count(DISTINCT e.session_token)
+SELECT k.kind, d.detail, count(DISTINCT coalesce(e.session_token, e.id::text))
 FROM events AS e
 CROSS JOIN LATERAL jsonb_each(e.event_data) AS k(kind, value)
 LEFT JOIN LATERAL (
@@ -118,7 +119,9 @@ GROUP BY GROUPING SETS ((k.kind), (k.kind, d.detail))
 HAVING grouping(d.detail) = 1 OR d.detail IS NOT NULL
 ORDER BY k.kind, d.detail NULLS FIRST
 """
-DECIDED = "SELECT count(DISTINCT session_token) FROM events WHERE event_type = 'merge_note'"
+DECIDED = """
+SELECT count(DISTINCT coalesce(session_token, id::text)) FROM events WHERE event_type = 'merge_note'
+"""
 
 
 def read(url: str | None, *, verified: bool) -> tuple[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -313,7 +314,7 @@ def test_every_figure(browser: Browser, workshop: Database, page_file: Path) -> 
         assert sorted(map(plain, shown)) == sorted(map(plain, expected))
 
         # every student, with as many sessions
-        seen.page.check("input[value=students]", force=True)
+        seen.page.click(".switch span:has-text('Students')")
         expect(seen.page.locator("#count")).to_contain_text("students")
         people = [(row[0].split("\n")[-1], row[1]) for row in seen.rows("#student-table")]
         assert sorted(people) == sorted(
@@ -406,6 +407,13 @@ def test_a_students_page(browser: Browser, workshop: Database, page_file: Path) 
         )
         assert seen.page.locator("#student .steps li.done").count() == done
         assert seen.page.evaluate("document.activeElement.id") == "student-title"
+        # the skip link stays on the page; another link leads to one session of the student
+        seen.page.focus(".skip")
+        seen.page.keyboard.press("Enter")
+        assert seen.page.evaluate("document.activeElement.id") == "main"
+        assert seen.page.is_visible("#student-title")
+        seen.page.goto(f"{page_file.as_uri()}#student/{student}/2")
+        assert seen.page.evaluate("document.activeElement.textContent") == panels[1]
         seen.page.click("text=All sessions")
         assert seen.page.is_visible("#sessions")
         seen.page.goto(f"{page_file.as_uri()}#student/unknown")
@@ -628,6 +636,32 @@ def test_who_is_let_in(workshop: Database) -> None:
         process.terminate()
         output, errors = process.communicate()
         assert PASSWORD not in output + errors
+
+
+def test_a_database_that_is_gone(server: Server) -> None:
+    """Said on the terminal; the page learns that there is something to read there."""
+    with served(server.url("no_such_database")) as (url, process):
+        _, _, headers = ask(f"{url}/login", PASSWORD)
+        status, told, _ = ask(f"{url}/data", cookie=headers["set-cookie"].split(";")[0])
+        assert status == 503
+        assert "terminal" in told["error"]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert '"no_such_database" does not exist' in errors
+        assert "Traceback" not in errors
+
+
+def test_the_command_explains_itself() -> None:
+    done = script("dashboard", "--help")
+    assert done.returncode == 0
+    told = " ".join(done.stdout.split())
+    assert "Example: python -m scripts.dashboard" in told
+    assert "Exits with 0" in told
+    nowhere = script("dashboard")
+    assert nowhere.returncode == 2
+    assert "POSTGRES_URL_NON_POOLING" in nowhere.stderr
+    assert "Traceback" not in nowhere.stderr
 
 
 def test_the_wait_grows_and_ends() -> None:
