@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from models.steps import FLAGS, STEPS
 from scripts import status, verify
 from scripts.connection import ConnectionProblem
-from scripts.report import Url, console, database, run
+from scripts.report import Url, database, progress, run
 
 FOLDER = Path(__file__).parent
 STUCK_LISTED = 1000
@@ -124,7 +124,9 @@ SELECT count(DISTINCT coalesce(session_token, id::text)) FROM events WHERE event
 """
 
 
-def read(url: str | None, *, verified: bool) -> tuple[str, dict[str, Any]]:
+def read(
+    url: str | None, *, verified: bool, say: Callable[[str], None] = lambda _: None
+) -> tuple[str, dict[str, Any]]:
     """The page's data as JSON text, and its facts; ``verified`` runs the checks, which takes longer.
 
     What is about the new tables is of one moment. The old tables are read afterwards, in short
@@ -139,6 +141,7 @@ def read(url: str | None, *, verified: bool) -> tuple[str, dict[str, Any]]:
                 f"{', '.join(missing)} not found: the dashboard reads the views of revision "
                 "0006_reporting_views; next: alembic upgrade head"
             )
+        say("reading the new tables")
         facts: dict[str, Any] = dict(run(connection, MADE).mappings().one())
         students = run(connection, STUDENTS).scalars().all()
         facts["steps"] = [step.name for step in STEPS]
@@ -148,8 +151,11 @@ def read(url: str | None, *, verified: bool) -> tuple[str, dict[str, Any]]:
         facts["stuck"] = dict(run(connection, STUCK).mappings().one())
         facts["stuck"]["rows"] = [dict(row) for row in run(connection, STUCK_ROWS).mappings()]
     with database(url, "AUTOCOMMIT") as connection:
+        say("reading the old tables")
         facts["migration"] = _migration(connection)
         facts["revision"] = facts["migration"]["revision"]
+        if verified:
+            say("verifying")
         facts["migration"]["verification"] = verification(connection) if verified else None
     facts["students"] = len(students)
     facts["sessions"] = sum(row[1] for row in facts["migration"]["after"] if row[0] == "sessions")
@@ -314,8 +320,8 @@ def main(
         return
     try:
         check_target(out)
-        with console().status("Reading and verifying the database ..."):
-            data, facts = read(url, verified=True)
+        with progress("reading the database") as say:
+            data, facts = read(url, verified=True, say=say)
         page, _ = render(data)
         write(out, page)
     except OSError as error:
