@@ -394,7 +394,7 @@
 
   const stuckTable = makeTable($("stuck-table"), "Stuck sessions", [
     ["Student", (s) => [
-      h("a", { href: `#student/${s.student_id}` }, s.student_name || s.student_email),
+      h("a", { href: `#student/${s.row_id}` }, s.student_name || s.student_email),
       s.student_name && s.student_name !== s.student_email ? h("small", {}, s.student_email) : null,
       h("small", {}, `session …${s.token_end}${s.demo_mode ? ", demonstration" : ""}`)],
     { sort: (s) => s.student_name || s.student_email, class: "who" }],
@@ -445,17 +445,18 @@
     const m = facts.migration;
     const list = [
       ["Database", facts.database],
-      ["Revision", facts.revision === m.head ? `${facts.revision} (the latest)` : facts.revision],
+      ["Revision", m.revision === m.head ? `${m.revision} (the latest)` : m.revision],
       ["As of", time(facts.made)],
       ["Next", m.next],
       ...m.tables.map(([name, relation]) => [name, relation === name ? "in use" : `a view over ${relation}`]),
       ...(m.bridged ? [
         ["Writes are carried over", m.syncs_at_once ? "at once" : "with the next revision"],
         ["Waiting to be carried over", `${n(m.pending.legacy)} from the old tables, ${n(m.pending.unified)} from the new ones`],
+        ["Sessions on one side only", `${n(m.drift.not_in_unified || 0)} in the old tables, ${n(m.drift.not_in_legacy || 0)} in the new ones`],
+        ["Kept aside", `${many(m.kept, "value", "values")} that the old tables cannot say`],
       ] : []),
     ];
-    const when = m.merges.map(([at, data]) =>
-      [time(at), data.students ?? "-", data.sessions ?? "-", data.step_progress ?? "-", data.merge_notes ?? "-"]);
+    const merges = facts.merges.map(([at, counts]) => [time(at), ...counts.map((count) => count ?? "-")]);
     $("migration-body").replaceChildren(...[
       m.problems.map((problem) => h("p", { class: "note bad" }, `A person is needed: ${problem}`)),
       h("dl", { class: "facts" }, list.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
@@ -464,13 +465,13 @@
         m.before.length
           ? plainTable("Old tables", ["Table", "Rows now"], m.before.map(([name, rows]) => [name, rows]), [1])
           : h("p", { class: "muted" }, "A fresh install: there are no old tables."),
-        plainTable("New tables", ["Table", "Rows now"], m.after, [1])),
-      when.length
-        ? plainTable("What each merge ended with", ["Merged", "Students", "Sessions", "Steps", "Notes"], when, [1, 2, 3, 4]) : [],
+        plainTable("New tables", ["Table", "Rows now"], facts.after, [1])),
+      merges.length
+        ? plainTable("What each merge ended with", ["Merged", "Students", "Sessions", "Steps", "Notes"], merges, [1, 2, 3, 4]) : [],
       h("h3", {}, "Decisions"),
-      m.decisions.length
-        ? plainTable(`Where the old tables left a choice, in ${many(m.decided, "session", "sessions")}`, ["What was decided", "Sessions"],
-          m.decisions.map(([kind, detail, count]) => [detail === null ? kind.replaceAll("_", " ") : h("span", { class: "under" }, detail), count]), [1])
+      facts.decisions.length
+        ? plainTable(`Where the old tables left a choice, in ${many(facts.decided, "session", "sessions")}`, ["What was decided", "Sessions"],
+          facts.decisions.map(([kind, detail, count]) => [detail === null ? kind.replaceAll("_", " ") : h("span", { class: "under" }, detail), count]), [1])
         : h("p", { class: "muted" }, "Nothing had to be decided."),
       h("h3", {}, "Verification"),
       h("div", { id: "verification", "aria-live": "polite" }, verification(m.verification)),
@@ -531,7 +532,6 @@
           ["Best progress", `${student.rate} %`],
           ["Time spent", spentText(student.spent)],
           ["Last activity", time(student.last)],
-          ["Student id", student.id],
         ].flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
       ] : [h("p", { class: "muted" }, "No student with this id is in the data.")])),
       ...(student ? student.sessions.map(sessionPanel) : []));

@@ -35,11 +35,18 @@ FROM unnest(ARRAY['session_overview', 'student_overview', 'step_funnel', 'progre
                   'stuck_sessions']) AS name
 """
 WHEN = "CASE WHEN isfinite(o.{0}) THEN floor(extract(epoch FROM o.{0}))::bigint END"
-# One JSON array for each student: id, address, name, GitHub account, and an array for each session
+# What links name a student by: as stable as the address, and not student_id, which the merge derives
+# from a token as well.
+ROW_ID = "left(encode(sha256(convert_to({0}.student_email, 'UTF8')), 'hex'), 16)"
+# People type long texts; the page need not hold all of them.
+SHORT = "CASE WHEN length({0}) > {1} THEN left({0}, {1}) || ' ...' ELSE {0} END"
+TYPED = ("selected_phone_number", "selected_voice", "tts_provider", "call_direction")
+# One JSON array for each student: row id, address, name, GitHub account, and an array for each session
 # in the order of SESSION in dashboard.js. PostgreSQL writes it, so that no row is taken apart here.
 STUDENTS = f"""
 SELECT json_build_array(
-    st.student_id, st.student_email, left(st.student_name, 200), st.github_username,
+    {ROW_ID.format("st")}, st.student_email, {SHORT.format("st.student_name", 200)},
+    {SHORT.format("st.github_username", 200)},
     coalesce(json_agg(s.shown ORDER BY s.started_at, s.session_token)
              FILTER (WHERE s.session_token IS NOT NULL), '[]'))::text
 FROM students AS st
@@ -59,9 +66,8 @@ LEFT JOIN (
             {", ".join(WHEN.format(c) for c in ("started_at", "last_activity", "expires_at"))},
             o.is_active AND o.expires_at > now(), o.demo_mode,
             o.has_api_key, o.has_system_prompt, o.has_tools,
-            left(o.selected_phone_number, 200), left(o.selected_voice, 200),
-            left(o.tts_provider, 200), left(o.call_direction, 200),
-            left(o.use_case_description, 1000)) AS shown
+            {", ".join(SHORT.format(f"o.{column}", 200) for column in TYPED)},
+            {SHORT.format("o.use_case_description", 1000)}) AS shown
     FROM session_overview AS o
     LEFT JOIN (
         SELECT
@@ -85,8 +91,8 @@ FROM progress_by_day ORDER BY day
 """
 STUCK = "SELECT count(*) AS count, count(*) FILTER (WHERE is_active) AS active FROM stuck_sessions"
 STUCK_ROWS = f"""
-SELECT student_id::text, student_email, left(student_name, 200) AS student_name, token_end, is_active,
-       demo_mode, completion_rate, next_step, next_step_name, attempts, time_spent, quiet_days
+SELECT {ROW_ID.format("stuck_sessions")} AS row_id, student_email, {SHORT.format("student_name", 200)} AS student_name,
+       token_end, is_active, demo_mode, completion_rate, next_step, next_step_name, attempts, time_spent, quiet_days
 FROM stuck_sessions
 ORDER BY is_active DESC, quiet_since DESC NULLS LAST
 LIMIT {STUCK_LISTED}
@@ -97,9 +103,17 @@ BEFORE = {
     "public.prior_attempt": "SELECT relation::text FROM prior_attempt ORDER BY original_name",
 }
 AFTER = ("students", "sessions", "step_progress", "events")
+# Of the event the four counts only: whatever else an application may have written there.
 MERGES = """
-SELECT floor(extract(epoch FROM created_at))::bigint, event_data FROM events
-WHERE event_type = 'legacy_merge' ORDER BY id
+SELECT
+    floor(extract(epoch FROM e.created_at))::bigint,
+    ARRAY(
+        SELECT CASE jsonb_typeof(e.event_data -> n.name) WHEN 'number' THEN (e.event_data ->> n.name)::float END
+        FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'merge_notes']) WITH ORDINALITY AS n(name, place)
+        ORDER BY n.place)
+FROM events AS e
+WHERE e.event_type = 'legacy_merge' AND isfinite(e.created_at)
+ORDER BY e.id
 """
 # As the dry run tells them, those of sessions deleted since as well: a note is {kind: true},
 # {kind: [column]} or {kind: {column: winner}}.
@@ -150,15 +164,16 @@ def read(
         facts["days"] = [list(row) for row in run(connection, DAYS)]
         facts["stuck"] = dict(run(connection, STUCK).mappings().one())
         facts["stuck"]["rows"] = [dict(row) for row in run(connection, STUCK_ROWS).mappings()]
+        facts["after"] = [_count(connection, name) for name in AFTER]
+        facts["merges"] = [list(row) for row in run(connection, MERGES)]
+        facts["decisions"] = [list(row) for row in run(connection, DECISIONS)]
+        facts["decided"] = run(connection, DECIDED).scalar_one()
     with database(url, "AUTOCOMMIT") as connection:
         say("reading the old tables")
         facts["migration"] = _migration(connection)
-        facts["revision"] = facts["migration"]["revision"]
         if verified:
             say("verifying")
         facts["migration"]["verification"] = verification(connection) if verified else None
-    facts["students"] = len(students)
-    facts["sessions"] = sum(row[1] for row in facts["migration"]["after"] if row[0] == "sessions")
     told = json.dumps(facts, ensure_ascii=False, default=float)
     return '{"facts": ' + told + ',\n"students": [\n' + ",\n".join(students) + "\n]}", facts
 
@@ -187,12 +202,10 @@ def _migration(connection: Connection) -> dict[str, Any]:
         "bridged": bool(found.pending),
         "syncs_at_once": found.syncs_at_once,
         "pending": found.pending,
+        "drift": found.drift,
+        "kept": found.kept,
         # names as regclass writes them, quoted where they have to be
         "before": [_count(connection, name) for name in before],
-        "after": [_count(connection, name) for name in AFTER],
-        "merges": [list(row) for row in run(connection, MERGES)],
-        "decisions": [list(row) for row in run(connection, DECISIONS)],
-        "decided": run(connection, DECIDED).scalar_one(),
     }
 
 
@@ -326,10 +339,10 @@ def main(
         write(out, page)
     except OSError as error:
         refuse(f"the page was not written: {error}")
-    checked = facts["migration"]["verification"]
+    checked, rows = facts["migration"]["verification"], dict(facts["after"])
     size = len(page.encode()) / 1e6
     typer.echo(
-        f"{out}: {facts['sessions']:,} sessions of {facts['students']:,} students, {size:.1f} MB"
+        f"{out}: {rows['sessions']:,} sessions of {rows['students']:,} students, {size:.1f} MB"
     )
     if "problem" in checked:
         typer.echo(f"not verified: {checked['problem']}")
