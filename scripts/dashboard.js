@@ -4,7 +4,7 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   const live = document.documentElement.dataset.mode === "live";
-  
+
   // --- small things -------------------------------------------------------------------------------
 
   function h(tag, attributes, ...children) {
