@@ -307,9 +307,10 @@
     }
   }
   let waiting = 0;
-  $("filter").addEventListener("input", () => {
+  $("filter").addEventListener("input", (event) => {
     clearTimeout(waiting);
-    waiting = setTimeout(filter, 150);
+    if (event.target.id === "search") waiting = setTimeout(filter, 150); // not for every key
+    else filter();
   });
   $("filter").addEventListener("reset", () => setTimeout(filter));
   $("filter").addEventListener("submit", (event) => event.preventDefault());
@@ -542,9 +543,13 @@
 
   // #student/<id> is a student, #student/<id>/<number> one of the sessions in the order of their
   // start; everything else is a section.
+  let lastHash = location.hash;
+  let left = null; // where somebody went to a student from: hash, scroll position, link
   function route() {
     if (!facts) return;
     const [, id, number] = location.hash.match(/^#student\/([^/]+)(?:\/(\d+))?$/) || [];
+    if (id && !$("all").hidden) left = [lastHash, scrollY, document.activeElement];
+    lastHash = location.hash;
     $("student").hidden = !id;
     $("all").hidden = Boolean(id);
     document.title = "Instructor dashboard";
@@ -554,6 +559,10 @@
       const session = number && $("student").querySelectorAll("h3")[number - 1];
       scrollTo(0, 0);
       (session || title).focus();
+    } else if (left && location.hash === left[0]) {
+      left[2].focus({ preventScroll: true });
+      scrollTo({ top: left[1], behavior: "instant" });
+      left = null;
     } else if (location.hash.length > 1) {
       const section = $(location.hash.slice(1));
       if (section) section.scrollIntoView();
