@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		|| { echo "Python 3.11 or later is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[test,demo,scripts]'
+		--constraint constraints.txt --editable '.[test,demo,scripts,serve]'
 	@touch $@
 
 demo: install ## migrate a made-up database before your eyes; KEEP=1 leaves its server running

@@ -3,8 +3,10 @@
 A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell).
 """
 
+import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
@@ -15,6 +17,7 @@ import typer
 from alembic.config import Config
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, CursorResult
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -129,3 +132,42 @@ def calculation(title: str, *lines: tuple[str, int, str]) -> Table:
     for sign, number, what in lines:
         made.add_row(sign, f"{number:,}", what, style="bold" if sign == "=" else "")
     return made
+
+
+class _Progress(logging.Handler):
+    """Says what goes on, on stderr: one line that changes on a terminal, else one every 2 s."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(logging.INFO)
+        out = Console(stderr=True, highlight=False)
+        self.status = out.status(escape(what)) if out.is_terminal else None
+        self.said = time.monotonic()
+
+    def say(self, text: str) -> None:
+        if self.status is not None:
+            self.status.update(escape(text))
+        elif time.monotonic() - self.said > 2:
+            self.said = time.monotonic()
+            typer.echo(text, err=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(record.getMessage())
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what goes on: what the block says, and the server's notices."""
+    shown = _Progress(what)
+    log = logging.getLogger("workshop.server")
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(shown)
+    try:
+        if shown.status is None:
+            yield shown.say
+        else:
+            with shown.status:
+                yield shown.say
+    finally:
+        log.removeHandler(shown)
+        log.setLevel(level)

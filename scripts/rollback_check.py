@@ -25,7 +25,8 @@ IN_THE_WAY = """
 WITH ours(relation, goes_below) AS (
     SELECT to_regclass('public.' || v.name), v.goes_below
     FROM (VALUES ('workshop_students', '0007'), ('student_configs', '0007'),
-                 ('session_overview', '0006'),
+                 ('session_overview', '0006'), ('student_overview', '0006'),
+                 ('step_funnel', '0006'), ('progress_by_day', '0006'), ('stuck_sessions', '0006'),
                  ('students', '0001'), ('sessions', '0001'), ('step_progress', '0001'),
                  ('events', '0001')) AS v(name, goes_below)
     WHERE v.goes_below <> '0007' OR (

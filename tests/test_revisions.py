@@ -545,7 +545,7 @@ class KeysAndIndexes(RevisionTest):
 
 
 class ReportingViews(RevisionTest):
-    """session_overview shows every session and no secret."""
+    """session_overview shows every session and no secret; the other views what they come to."""
 
     revision = "0006_reporting_views"
     secrets = """
@@ -570,6 +570,19 @@ class ReportingViews(RevisionTest):
         cursor = connection.execute("SELECT * FROM session_overview")
         columns = {column.name for column in cursor.description or ()}
         assert cursor.rowcount == 213
+        assert {name for name, kind in relations(connection).items() if kind == "v"} == {
+            "session_overview",
+            "student_overview",
+            "step_funnel",
+            "progress_by_day",
+            "stuck_sessions",
+        }
+        assert value(connection, "SELECT sum(sessions) FROM student_overview") == 213
+        assert value(connection, "SELECT count(*) FROM step_funnel WHERE done > 0") == 9
+        assert value(connection, "SELECT sum(sessions_started) FROM progress_by_day") == 213
+        unfinished = "SELECT count(*) FROM sessions WHERE completion_rate < 100"
+        stuck = "SELECT count(*) FROM stuck_sessions"
+        assert value(connection, stuck) == value(connection, unfinished)
         assert {"student_email", "completion_rate", "has_tools", "step4_deployed"} <= columns
         assert not columns & {"openai_api_key", "system_prompt", "tools", "legacy_extra"}
         shown = "SELECT count(*) FROM session_overview WHERE {}"

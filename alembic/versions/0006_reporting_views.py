@@ -1,17 +1,25 @@
-"""Add read-only views for people: session_overview.
+"""Add read-only views for people: sessions, students, steps, days, and who is stuck.
 
 Purpose
-    One row for each session with its student, for the instructor's dashboard and any BI tool.
+    What the instructor's dashboard shows, for any BI tool: ``session_overview``, ``student_overview``,
+    ``step_funnel``, ``progress_by_day`` and ``stuck_sessions``. Every view and column has a comment.
     First it carries over what the old application wrote while 0005 ran.
 
 Mapping
-    Flags instead of secrets: ``has_api_key``, ``has_system_prompt``, ``has_tools``.
+    Flags instead of secrets: ``has_api_key``, ``has_system_prompt``, ``has_tools``. Only
+    ``session_overview`` has the whole token; ``stuck_sessions`` has its last four characters.
+
+Who may read them
+    Their owner, until somebody grants more. They read with their owner's rights, not with the
+    reader's: so SELECT on a view is enough for a role that makes reports, and it needs none on the
+    tables with the API keys. Row security that is added to the tables later does not apply through
+    them unless they are altered to ``security_invoker``.
 
 Locks
     None that anybody waits for.
 
 Downgrade
-    Drops the view.
+    Drops the views.
 """
 
 from alembic import op
@@ -21,15 +29,28 @@ down_revision = "0005_keys_and_indexes"
 branch_labels = None
 depends_on = None
 
+VIEWS = (
+    "session_overview",
+    "student_overview",
+    "step_funnel",
+    "progress_by_day",
+    "stuck_sessions",
+)
+
 
 def upgrade() -> None:
     """Carry over what is pending, then create the views."""
     op.expect_revision(down_revision)
     op.run_sql(revision, "01_drain", commits=True)
     op.run_sql(revision, "02_session_overview")
+    op.run_sql(revision, "03_student_overview")
+    op.run_sql(revision, "04_step_funnel")
+    op.run_sql(revision, "05_progress_by_day")
+    op.run_sql(revision, "06_stuck_sessions")
 
 
 def downgrade() -> None:
     """Drop them."""
     op.expect_revision(revision)
-    op.execute("DROP VIEW IF EXISTS session_overview")
+    for view in reversed(VIEWS):
+        op.execute(f"DROP VIEW IF EXISTS {view}")

@@ -47,7 +47,8 @@ BEGIN
     SELECT string_agg(c.relname, ', ' ORDER BY c.relname) INTO found
     FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace
-      AND (c.relname IN ('prior_attempt', 'session_overview')
+      AND (c.relname IN ('prior_attempt', 'session_overview', 'student_overview', 'step_funnel',
+                         'progress_by_day', 'stuck_sessions')
            OR c.relname ~ '^(pk|uq|ix)_(students|sessions|step_progress|events)(_|$)'
            OR c.relname ~ '^bridge_token_of_');
     IF found IS NOT NULL THEN

@@ -1,4 +1,5 @@
--- Sessions for people and BI tools: never a secret value, no token in the reports built on it.
+-- Sessions for people and BI tools: flags instead of keys and prompts. The token is there to look a
+-- session up by; it lets its holder in, so this is the one view to grant with care.
 CREATE VIEW session_overview AS
 SELECT
     s.session_token,
@@ -47,4 +48,31 @@ SELECT
     s.updated_at
 FROM sessions AS s
 JOIN students AS st ON st.student_id = s.student_id;
-COMMENT ON VIEW session_overview IS 'Sessions with their students; flags instead of secrets.'
+COMMENT ON VIEW session_overview IS
+    'Sessions with their students, one row each; flags instead of secrets, but with the whole token.';
+COMMENT ON COLUMN session_overview.has_api_key IS 'The session has an OpenAI API key.';
+COMMENT ON COLUMN session_overview.has_system_prompt IS 'The session has a prompt of its own.';
+COMMENT ON COLUMN session_overview.has_tools IS 'The session has at least one tool.';
+
+-- the others are what they are in the tables
+DO $$
+DECLARE
+    col record;
+BEGIN
+    FOR col IN
+        SELECT v.attname AS name, col_description(t.attrelid, t.attnum) AS comment
+        FROM pg_attribute AS v
+        JOIN LATERAL (
+            SELECT a.attrelid, a.attnum
+            FROM pg_attribute AS a
+            WHERE a.attrelid IN ('public.sessions'::regclass, 'public.students'::regclass)
+              AND a.attname = v.attname AND NOT a.attisdropped
+            ORDER BY a.attrelid = 'public.sessions'::regclass DESC
+            LIMIT 1
+        ) AS t ON true
+        WHERE v.attrelid = 'public.session_overview'::regclass AND v.attnum > 0
+    LOOP
+        EXECUTE format('COMMENT ON COLUMN public.session_overview.%I IS %L', col.name, col.comment);
+    END LOOP;
+END
+$$
