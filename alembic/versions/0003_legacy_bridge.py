@@ -40,12 +40,11 @@ depends_on = None
 def upgrade() -> None:
     """Create the bridge and put it on the legacy tables."""
     op.expect_revision(down_revision)
-    # all at once and first: a writer that had one of them and waited for the next would never let go
-    op.execute("LOCK TABLE students, sessions, step_progress, events IN SHARE ROW EXCLUSIVE MODE")
-    op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
-    op.create_index("ix_events_session_token", "events", ["session_token"])
     op.run_sql(revision, "01_state")
     op.run_sql(revision, "02_helpers")
+    op.execute("SELECT bridge.lock_new_tables('SHARE ROW EXCLUSIVE')")
+    op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
+    op.create_index("ix_events_session_token", "events", ["session_token"])
     op.run_sql(revision, "03_adapters")
     op.run_sql(revision, "04_mapping")
     op.run_sql(revision, "05_pull")

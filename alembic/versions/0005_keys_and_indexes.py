@@ -40,8 +40,8 @@ FOREIGN_KEYS = (
 def upgrade() -> None:
     """Add indexes, foreign keys and triggers; switch the bridge to syncing at once."""
     op.expect_revision(down_revision)
-    op.execute("LOCK TABLE students, sessions, step_progress, events IN SHARE ROW EXCLUSIVE MODE")
-    op.run_sql(revision, "00_orphans")
+    op.run_sql(revision, "00_lock")
+    op.run_sql(revision, "01_orphans")
     op.create_index("ix_sessions_last_activity", "sessions", [sa.text("last_activity DESC")])
     op.create_index("ix_sessions_is_active_expires_at", "sessions", ["is_active", "expires_at"])
     op.create_index("ix_step_progress_student_id", "step_progress", ["student_id"])
@@ -56,13 +56,14 @@ def upgrade() -> None:
             [column],
             ondelete=on_delete,
         )
-    op.run_sql(revision, "01_progress_triggers")
-    op.run_sql(revision, "02_sync_at_once")
+    op.run_sql(revision, "02_progress_triggers")
+    op.run_sql(revision, "03_sync_at_once")
 
 
 def downgrade() -> None:
     """Undo it in reverse."""
     op.expect_revision(revision)
+    op.run_sql(revision, "97_lock")
     op.run_sql(revision, "98_note_only")
     op.run_sql(revision, "99_drop_triggers")
     for table, column, referred, _ in reversed(FOREIGN_KEYS):

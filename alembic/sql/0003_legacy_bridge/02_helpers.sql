@@ -70,9 +70,12 @@ BEGIN
                                       a.usename, a.state, date_trunc('second', a.xact_start)), '; ')
     INTO holders
     FROM pg_locks AS l
-    JOIN bridge.source AS s ON s.relation = l.relation
     LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
     WHERE l.granted AND l.pid <> pg_backend_pid()
+      AND l.relation IN (
+          SELECT s.relation FROM bridge.source AS s
+          UNION
+          SELECT to_regclass('public.' || n) FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n)
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database());
 
     RAISE EXCEPTION 'gave up after % attempts: %', attempts, reason
@@ -84,6 +87,22 @@ END
 $$;
 COMMENT ON FUNCTION bridge.retry(text, integer) IS
     'Executes a statement with short lock waits, again and again, and names the holder at the end.';
+
+-- The four new tables at once, before anything else is done to one of them: a writer that has one and waits for
+-- the next would never let go, and one of the two would be chosen to die.
+CREATE FUNCTION bridge.lock_new_tables(mode text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    there CONSTANT text := (
+        SELECT string_agg('public.' || n, ', ') FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n
+        WHERE to_regclass('public.' || n) IS NOT NULL);  -- somebody may have dropped some by hand
+BEGIN
+    PERFORM bridge.retry(format('LOCK TABLE %s IN %s MODE', there, mode)) WHERE there IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION bridge.lock_new_tables(text) IS 'Locks students, sessions, step_progress and events, with retries.';
 
 -- First free name of the form <name>_backup_YYYYMMDD, _2, _3 ... in public.
 CREATE FUNCTION bridge.free_backup_name(name text) RETURNS text
