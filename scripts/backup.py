@@ -192,7 +192,7 @@ def _run_pg_dump(
     def pattern(*names: str) -> str:
         return ".".join('"{}"'.format(name.replace('"', '""')) for name in names)
 
-    command = [programs / "pg_dump", f"--dbname={conninfo}", "--no-password"]
+    command: list[str | Path] = [programs / "pg_dump", f"--dbname={conninfo}", "--no-password"]
     command += [f"--format={format}", f"--snapshot={snapshot}", "--lock-wait-timeout=5000"]
     command += [f"--schema={pattern(s)}" for s in sorted({r.schema for r in chosen})]
     command += [f"--exclude-table={pattern(r.schema, r.name)}" for r in left_out]
@@ -217,7 +217,9 @@ def _leave_schema_public_alone(file: Path) -> None:
     """Make comments of the statements that fail wherever there is a schema public, which is everywhere."""
     with file.open("r+b") as stream:
         head = stream.read(1 << 16)
-        for found in re.finditer(rb"^(CREATE SCHEMA public;|COMMENT ON SCHEMA public IS )", head, re.M):
+        for found in re.finditer(
+            rb"^(CREATE SCHEMA public;|COMMENT ON SCHEMA public IS )", head, re.M
+        ):
             stream.seek(found.start())
             stream.write(b"--")
 
@@ -327,7 +329,9 @@ def show(file: Path, manifest: Manifest, out: Console) -> None:
     rows = ((escape(name), told["rows"]) for name, told in manifest.tables.items())
     out.print(table("In the backup", ("Table", "Rows"), rows))
     if manifest.left_out:
-        out.print(f"\nNot in it, being no table of the workshop: {escape(', '.join(manifest.left_out))}")
+        out.print(
+            f"\nNot in it, being no table of the workshop: {escape(', '.join(manifest.left_out))}"
+        )
     out.print(
         f"\nHeld ACCESS SHARE on these tables for {manifest.held_seconds} s: reads and writes went on, "
         "ALTER TABLE waited."

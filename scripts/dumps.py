@@ -25,7 +25,7 @@ from psycopg import sql
 from rich.console import Console
 from sqlalchemy import URL, Connection, text
 
-from scripts.connection import ConnectionProblem, make_engine
+from scripts.connection import ADVISORY_LOCK, ConnectionProblem, make_engine
 from scripts.report import ROOT, run
 
 # --- what is the workshop's -----------------------------------------------------------------------
@@ -106,7 +106,8 @@ found AS (
     LEFT JOIN pg_trigger AS g ON d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
     LEFT JOIN pg_policy AS p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
     WHERE d.deptype = 'n' AND d.classid <> 'pg_type'::regclass
-      AND (:keys OR k.contype IS DISTINCT FROM 'f')
+      AND NOT (d.classid = 'pg_proc'::regclass AND d.objid = ANY(CAST(:functions AS oid[])))
+      AND NOT (d.classid = 'pg_constraint'::regclass AND d.objid = ANY(CAST(:keys AS oid[])))
 )
 SELECT DISTINCT CASE
     WHEN c.relkind IN ('v', 'm') THEN format('view %I.%I', c.relnamespace::regnamespace::text, c.relname)
@@ -166,7 +167,9 @@ def workshop_relations(connection: Connection) -> tuple[list[Relation], list[Rel
         schemas = {relations[oid].schema for oid in chosen}
         more = {other for one, other in keys if one in chosen}
         more |= {oid for schema, oid in functions if schema in schemas and oid not in views}
-        more |= {v for v, used in views.items() if used <= chosen and relations[v].schema in schemas}
+        more |= {
+            v for v, used in views.items() if used <= chosen and relations[v].schema in schemas
+        }
         more &= relations.keys()
         if more <= chosen:
             break
@@ -241,6 +244,18 @@ def check_sql(tables: dict[str, dict[str, Any]]) -> str:
         " pg_catalog.set_config('workshop.fingerprint', {}, true);"
     ).format(sql.Literal(json.dumps(expected)), sql.Literal(FINGERPRINT))
     return f"{PINNED};\n{settings.as_string()}\n{CHECK}"
+
+
+ALONE = f"""
+DO $alone$
+BEGIN
+    IF NOT pg_catalog.pg_try_advisory_xact_lock({ADVISORY_LOCK}) THEN
+        RAISE EXCEPTION 'a migration is running in this database: wait for it to end';
+    END IF;
+END
+$alone$;
+"""
+"""SQL that raises where a migration is running, and keeps one off until the transaction ends."""
 
 
 def schemas_sql(manifest: "Manifest") -> str:
@@ -346,7 +361,9 @@ def create(path: Path) -> IO[bytes]:
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except FileExistsError:
-        raise Refused(f"{path} is there already, and nothing is overwritten: name another file") from None
+        raise Refused(
+            f"{path} is there already, and nothing is overwritten: name another file"
+        ) from None
     except OSError as error:
         raise ConnectionProblem(f"cannot write {path}: {error.strerror}") from None
 
@@ -432,7 +449,9 @@ def complaint(stderr: IO[bytes]) -> str:
     stderr.seek(0)
     said = []
     for line in stderr.read().decode(errors="replace").splitlines():
-        found = re.match(r"(?:pg_dump|pg_restore|psql)(?::\S*)?: +(?:error|ERROR|FATAL): +(.*)", line)
+        found = re.match(
+            r"(?:pg_dump|pg_restore|psql)(?::\S*)?: +(?:error|ERROR|FATAL): +(.*)", line
+        )
         if found:
             # the server puts a value that it objects to at the end
             said.append(re.sub(r': ".*', ': "..."', found[1]))
@@ -475,7 +494,13 @@ def play(
     """
     environ, conninfo = child_environment(url)
     # terse: the message alone, without the row and the statement that it is about
-    psql = [programs / "psql", "--no-psqlrc", "--quiet", "--no-password", f"--dbname={conninfo}"]
+    psql: list[str | Path] = [
+        programs / "psql",
+        "--no-psqlrc",
+        "--quiet",
+        "--no-password",
+        f"--dbname={conninfo}",
+    ]
     psql += ["--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse", "--file=-"]
     with tempfile.TemporaryFile() as said, tempfile.TemporaryDirectory() as folder:
         player = subprocess.Popen(
@@ -484,7 +509,9 @@ def play(
         assert player.stdin is not None
         stopped = False
         try:
-            player.stdin.write(f"BEGIN;\nSET client_min_messages = warning;\n{before}\n".encode())
+            player.stdin.write(
+                f"BEGIN;\nSET client_min_messages = warning;\n{ALONE}{before}\n".encode()
+            )
             _feed(programs, file, entries, options, server_major, Path(folder), player.stdin)
             # only now: a dump that ends early is rolled back when the connection closes
             player.stdin.write(f"\n{after}\nCOMMIT;\n".encode())
@@ -517,7 +544,13 @@ def _feed(
         return
     listed = folder / "entries"
     listed.write_text("\n".join(entries) + "\n", encoding="utf-8")
-    command = [programs / "pg_restore", "--file=-", f"--use-list={listed}", *options, file]
+    command: list[str | Path] = [
+        programs / "pg_restore",
+        "--file=-",
+        f"--use-list={listed}",
+        *options,
+        file,
+    ]
     with tempfile.TemporaryFile() as stderr:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr) as reader:
             assert reader.stdout is not None
@@ -562,7 +595,13 @@ def project_functions() -> list[str]:
     return sorted(names)
 
 
-def dependents(connection: Connection, oids: Sequence[int], *, keys: bool) -> list[str]:
-    """What was built on these relations or on the bridge; ``keys``: foreign keys as well."""
-    found = connection.execute(text(DEPENDENTS), {"oids": list(oids), "keys": keys})
-    return list(found.scalars())
+def dependents(
+    connection: Connection,
+    oids: Sequence[int],
+    *,
+    functions: Sequence[int] = (),
+    keys: Sequence[int] = (),
+) -> list[str]:
+    """What was built on these relations or on the bridge, but for these functions and foreign keys."""
+    leaving_out = {"oids": list(oids), "functions": list(functions), "keys": list(keys)}
+    return list(connection.execute(text(DEPENDENTS), leaving_out).scalars())
