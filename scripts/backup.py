@@ -109,7 +109,7 @@ def make(
         made_with=made_with,
         made_with_major=made_with_major,
         tables={},
-        left_out=[r.quoted for r in left_out],
+        left_out=[r.quoted for r in left_out if r.kind != "S"],
         extensions=[dict(e) for e in extensions.mappings()],
     )
     with dumps.create(file) as out:

@@ -9,8 +9,10 @@ stand-in views, bridge, triggers and tables, without CASCADE, and leaves an even
 import json
 import random
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +46,7 @@ PRIOR = (
 )
 TABLES = r"""
 SELECT c.oid::bigint AS oid, c.relname::text AS name, format('%I.%I', n.nspname, c.relname) AS quoted,
-       pg_total_relation_size(c.oid) AS bytes,
+       pg_total_relation_size(c.oid) AS bytes, pg_has_role(c.relowner, 'USAGE') AS owned,
        n.nspname = 'public' AND c.relname ~ '^bridge_remainder_backup_\d{8}(_\d+)?$' AS remainder,
        n.nspname = 'public'
            AND c.relname ~ '^(workshop_|student|sessions|step_progress|events|bridge_).*(backup|merged)'
@@ -72,7 +74,7 @@ KEYS = """
 SELECT k.oid::bigint AS oid, k.conname::text AS name, format('%I.%I', n.nspname, c.relname) AS child,
        quote_ident(a.attname) AS "column", k.confrelid::regclass::text AS parent,
        p.attname::text AS referenced, cardinality(k.conkey) AS columns, k.convalidated AS valid,
-       pg_get_constraintdef(k.oid) AS definition
+       pg_get_constraintdef(k.oid) AS definition, pg_has_role(c.relowner, 'USAGE') AS owned
 FROM pg_constraint AS k
 JOIN pg_class AS c ON c.oid = k.conrelid
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -183,10 +185,11 @@ def examine(connection: Connection, watch: float) -> Report:
     found: list[tuple[int, str, str]] = []
     for kind, query, there in (("legacy", LEGACY, has["bridge"]), ("prior", PRIOR, facts["prior"])):
         for oid, was in run(connection, query) if there else ():
-            if oid in tables:
-                found.append((oid, kind, was))
-            elif kind == "legacy":
+            if oid not in tables and kind == "legacy":
                 report.gone.append(was)
+            # before 0007 the legacy tables have the names that the application uses
+            elif oid in tables and tables[oid]["name"] != was:
+                found.append((oid, kind, was))
     found += [(oid, "remainder", "bridge.remainder") for oid, t in tables.items() if t["remainder"]]
 
     oids = [oid for oid, _, _ in found]
@@ -210,6 +213,8 @@ def examine(connection: Connection, watch: float) -> Report:
         )
         backup.reads, backup.writes = (b - a for a, b in zip(before[oid], after[oid], strict=True))
         report.backups.append(backup)
+        if not told["owned"]:
+            report.reasons.append(f"{backup.name} belongs to another role")
     report.not_ours = [t["name"] for oid, t in tables.items() if t["like_ours"] and oid not in oids]
     if report.bridge and report.revision < RETIRED:
         report.reasons.append(
@@ -269,6 +274,10 @@ def _look_at_users(connection: Connection, report: Report, stand_ins: list[str])
                 "drop it, or the table"
             )
             continue
+        if not key["owned"]:
+            report.reasons.append(
+                f"{name} cannot be pointed at sessions: the table is another role's"
+            )
         dangling = run(connection, DANGLING.format(**key)).scalar_one()
         report.keys.append({**key, "dangling": dangling})
         if dangling and key["valid"]:
@@ -280,7 +289,7 @@ def _look_at_users(connection: Connection, report: Report, stand_ins: list[str])
     report.reasons += [f"{what} was built on them: drop it first" for what in in_the_way]
     names = [b.name for b in report.backups] + ["workshop_students", "student_configs"]
     mentioned = connection.execute(
-        text(MENTIONS), {"names": names, "ours": dumps.project_functions()}
+        text(MENTIONS), {"names": names, "ours": dumps.created_by_revisions("FUNCTION")}
     )
     report.mentions = list(mentioned.scalars())
 
@@ -338,10 +347,17 @@ def verify(connection: Connection, report: Report) -> None:
 
 def drop(connection: Connection, report: Report, manifest: Manifest | None) -> None:
     """Point foreign keys at sessions, then drop everything in one transaction."""
-    for key in report.keys:
-        _add_twin(connection, key)
-    with doing("Dropping the old tables"):
-        _retry(connection, lambda: _drop_all(connection, report, manifest))
+    try:
+        for key in report.keys:
+            _add_twin(connection, key)
+        with doing("Dropping the old tables"):
+            _retry(connection, lambda: _drop_all(connection, report, manifest))
+    except BaseException:
+        for key in report.keys:
+            twin = sql.Identifier(TWIN.format(key["oid"])).as_string()
+            undo = f"ALTER TABLE {key['child']} DROP CONSTRAINT IF EXISTS {twin}"
+            _retry(connection, partial(run, connection, undo))
+        raise
 
 
 def _add_twin(connection: Connection, key: dict[str, Any]) -> None:
@@ -354,13 +370,13 @@ def _add_twin(connection: Connection, key: dict[str, Any]) -> None:
         )
         name = sql.Identifier(twin).as_string()
         add = f"ALTER TABLE {key['child']} ADD CONSTRAINT {name} {definition} NOT VALID"
-        _retry(connection, lambda: run(connection, add))
+        _retry(connection, partial(run, connection, add))
     if key["valid"]:
         validate = (
             f"ALTER TABLE {key['child']} VALIDATE CONSTRAINT {sql.Identifier(twin).as_string()}"
         )
         with doing(f"Checking {key['child']} against sessions"):
-            _retry(connection, lambda: run(connection, validate))
+            _retry(connection, partial(run, connection, validate))
 
 
 def _drop_all(connection: Connection, report: Report, manifest: Manifest | None) -> None:
@@ -404,7 +420,7 @@ def _drop_all(connection: Connection, report: Report, manifest: Manifest | None)
     report.locked_ms = round(1000 * (time.monotonic() - began))
 
 
-def _retry(connection: Connection, action: Any) -> None:
+def _retry(connection: Connection, action: Callable[[], object]) -> None:
     """Run it in a transaction that waits 100 ms for each lock, again and again.
 
     Behind a waiting strong lock every new reader queues, hence the short wait.
@@ -413,6 +429,8 @@ def _retry(connection: Connection, action: Any) -> None:
         run(connection, "BEGIN")
         try:
             run(connection, "SET LOCAL lock_timeout = '100ms'")
+            # a client that is killed lets go of its locks at once
+            run(connection, "SET LOCAL client_connection_check_interval = '500ms'")
             if not run(connection, f"SELECT pg_try_advisory_xact_lock({ADVISORY_LOCK})").scalar():
                 raise ConnectionProblem(
                     "a migration is running in this database: wait for it to end"
@@ -469,7 +487,7 @@ def show(report: Report, out: Console) -> None:
             "Reads and writes while watching; what keeps both worlds in step is among them.\n"
         )
     elif not report.bridge:
-        out.print("No dated backup is left: nothing to drop.")
+        out.print("No dated backup: nothing to drop.")
     for name in report.stand_ins:
         out.print(f"View {name} stands in for its table: old endpoints that use it will fail.")
     for name in report.gone:

@@ -35,14 +35,14 @@ from scripts.report import ROOT, run
 RELATIONS = r"""
 SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name,
        format('%I.%I', n.nspname, c.relname) AS quoted, c.relkind::text AS kind,
-       n.nspname = 'bridge' OR (n.nspname = 'public' AND (
+       n.nspname = 'bridge' AND to_regclass('bridge.source') IS NOT NULL OR (n.nspname = 'public' AND (
            c.relname ~ '^(workshop_students|student_configs)(_backup_\d{8}(_\d+)?)?$'
            OR c.relname ~ '^(students|sessions|step_progress|events)(_prior_backup_\d{8}(_\d+)?)?$'
            OR c.relname ~ '^bridge_remainder_backup_\d{8}(_\d+)?$'
            OR c.relname IN ('alembic_version', 'prior_attempt', 'legacy_tables_dropped'))) AS ours
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't'
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND NOT EXISTS (SELECT FROM pg_depend AS d
                   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
@@ -53,6 +53,11 @@ SELECT 'key' AS kind, k.conrelid::bigint AS one, k.confrelid::bigint AS other, N
 FROM pg_constraint AS k WHERE k.contype = 'f'
 UNION
 SELECT 'key', i.inhrelid::bigint, i.inhparent::bigint, NULL FROM pg_inherits AS i
+UNION
+SELECT 'sequence', d.objid::bigint, d.refobjid::bigint, NULL
+FROM pg_depend AS d
+JOIN pg_class AS s ON s.oid = d.objid AND s.relkind = 'S'
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
 UNION
 SELECT 'view', r.ev_class::bigint, d.refobjid::bigint, NULL
 FROM pg_rewrite AS r
@@ -123,7 +128,7 @@ ORDER BY 1
 
 @dataclass(frozen=True)
 class Relation:
-    """A table or view; ``quoted`` is its schema and name as SQL, ``kind`` PostgreSQL's relkind."""
+    """A table, view or sequence; ``quoted`` is its schema and name as SQL, ``kind`` PostgreSQL's relkind."""
 
     oid: int
     schema: str
@@ -137,38 +142,37 @@ class Relation:
         """A table with rows of its own, which a dump holds."""
         return self.kind == "r"
 
-    @property
-    def is_view(self) -> bool:
-        """A view, materialized or not."""
-        return self.kind in "vm"
-
 
 def workshop_relations(connection: Connection) -> tuple[list[Relation], list[Relation]]:
     """What belongs into a dump, and what else is in the same schemas, each sorted by name.
 
     The workshop's own tables, by name; every table that foreign keys tie to them, in either direction,
     because a deletion reaches it and its keys cannot be created without the others; tables that a
-    function of these schemas is written for; views over nothing else. Empty lists where the database
+    function of these schemas is written for; views over nothing else. Sequences: that of a table goes
+    with it, one that belongs to none is in the dump. Empty lists where the database
     has no table of the workshop.
     """
     relations = {r["oid"]: Relation(**r) for r in run(connection, RELATIONS).mappings()}
-    chosen = {r.oid for r in relations.values() if r.ours and not r.is_view}
+    chosen = {r.oid for r in relations.values() if r.ours and r.kind in "rpf"}
     keys: set[tuple[int, int]] = set()
     functions: list[tuple[str, int]] = []
-    views: dict[int, set[int]] = {r.oid: set() for r in relations.values() if r.is_view}
+    # what goes along once all that it uses is there
+    followers: dict[int, set[int]] = {r.oid: set() for r in relations.values() if r.kind in "vmS"}
     for kind, one, other, schema in run(connection, LINKS):
         if kind == "key":
             keys |= {(one, other), (other, one)}
         elif kind == "function":
             functions.append((schema, other))
-        elif one in views and other in relations:
-            views[one].add(other)
+        elif one in followers and other in relations:
+            followers[one].add(other)
     while chosen:
         schemas = {relations[oid].schema for oid in chosen}
         more = {other for one, other in keys if one in chosen}
-        more |= {oid for schema, oid in functions if schema in schemas and oid not in views}
+        more |= {oid for schema, oid in functions if schema in schemas and oid not in followers}
         more |= {
-            v for v, used in views.items() if used <= chosen and relations[v].schema in schemas
+            oid
+            for oid, used in followers.items()
+            if used <= chosen and relations[oid].schema in schemas
         }
         more &= relations.keys()
         if more <= chosen:
@@ -586,12 +590,12 @@ def doing(what: str) -> Iterator[None]:
         yield
 
 
-def project_functions() -> list[str]:
-    """Names of the functions in schema public that revisions create."""
-    names = {"update_session_progress_prior_backup"}
+def created_by_revisions(kind: str) -> list[str]:
+    """Names of the functions (``FUNCTION``) or views (``VIEW``) in schema public that revisions create."""
+    names = {"update_session_progress_prior_backup"} if kind == "FUNCTION" else set()
     for path in (ROOT / "alembic" / "sql").glob("*/*.sql"):
-        found = re.findall(r"^CREATE FUNCTION (?:public\.)?(\w+)\(", path.read_text("utf-8"), re.M)
-        names.update(found)
+        text_of_file = path.read_text(encoding="utf-8")
+        names.update(re.findall(rf"^CREATE {kind} (?:public\.)?(\w+)\b(?!\.)", text_of_file, re.M))
     return sorted(names)
 
 

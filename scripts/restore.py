@@ -43,6 +43,22 @@ SELECT n.nspname::text AS schema, p.proname::text AS name,
 FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
 WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
 """
+# By the names that a table of contents has for them: KIND, schema, name.
+PRESENT = """
+SELECT concat_ws(' ', k.kind, n.nspname, k.name) AS entry, format('%I.%I', n.nspname, k.name) AS quoted
+FROM (
+    SELECT 'SEQUENCE' AS kind, relname::text AS name, relnamespace AS space FROM pg_class
+    WHERE relkind = 'S' AND NOT EXISTS (
+        SELECT FROM pg_depend AS d
+        WHERE d.classid = 'pg_class'::regclass AND d.objid = pg_class.oid AND d.deptype IN ('a', 'i'))
+    UNION ALL
+    SELECT CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, t.typname::text, t.typnamespace
+    FROM pg_type AS t LEFT JOIN pg_class AS c ON c.oid = t.typrelid
+    WHERE t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c'
+) AS k
+JOIN pg_namespace AS n ON n.oid = k.space
+WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bridge')
+"""
 COUNT = "SELECT count(*) FROM ONLY {}"
 # What stands beside is for looking things up: rows and keys. Triggers, views and grants would act.
 BESIDE = (
@@ -65,8 +81,12 @@ RELATION_ENTRY = re.compile(
     r"\d+; \d+ \d+ (?:TABLE|VIEW|MATERIALIZED VIEW|FOREIGN TABLE) (\S+ .+) \S+$"
 )
 FUNCTION_ENTRY = re.compile(r"\d+; \d+ \d+ (?:FUNCTION|PROCEDURE|AGGREGATE) (\S+) (.*\)) \S+$")
-FUNCTION_REMARK = re.compile(
-    r"\d+; \d+ \d+ (?:COMMENT|ACL) (\S+) (?:FUNCTION|PROCEDURE|AGGREGATE) (.*\)) \S+$"
+KINDS = "(?P<kind>FUNCTION|PROCEDURE|AGGREGATE|SEQUENCE|TYPE|DOMAIN)"
+SHARED_ENTRY = re.compile(
+    rf"\d+; \d+ \d+ {KINDS}(?: SET)? (?P<schema>\S+) (?P<name>.+) \S+$",
+)
+SHARED_REMARK = re.compile(
+    rf"\d+; \d+ \d+ (?:COMMENT|ACL) (?P<schema>\S+) {KINDS} (?P<name>.+) \S+$"
 )
 
 
@@ -75,7 +95,7 @@ class Plan:
     """What a restore would do, and has done once ``restored`` is true.
 
     ``replaced`` maps a table that is dropped to its rows; ``into`` is a schema, None for the places
-    that the dump names; ``kept`` are functions that are there already and stay as they are.
+    that the dump names; ``kept`` are functions, types and sequences that are there, and stay as they are.
     """
 
     file: str
@@ -149,10 +169,14 @@ def _in_place(
 ) -> Work:
     inside = {found[1] for e in entries or () if (found := RELATION_ENTRY.match(e))}
     relations = [Relation(**r) for r in run(connection, dumps.RELATIONS).mappings()]
+    views = dumps.created_by_revisions("VIEW")
     there = [
         r
         for r in relations
-        if r.ours or r.quoted in manifest.tables or f"{r.schema} {r.name}" in inside
+        if r.ours
+        or (r.schema == "public" and r.name in views)
+        or r.quoted in manifest.tables
+        or f"{r.schema} {r.name}" in inside
     ]
     functions = list(
         connection.execute(text(FUNCTIONS), {"oids": [r.oid for r in there]}).mappings()
@@ -168,7 +192,7 @@ def _in_place(
         )
     if there:
         # functions of the revisions, and those of the dump that were written for one of these tables
-        ours = dumps.project_functions()
+        ours = dumps.created_by_revisions("FUNCTION")
         in_dump = {
             f"{found[1]} {found[2]}" for e in entries or () if (found := FUNCTION_ENTRY.match(e))
         }
@@ -190,7 +214,9 @@ def _in_place(
             if relation.has_rows:
                 rows = run(connection, COUNT.format(relation.quoted)).scalar_one()
                 plan.replaced[relation.quoted] = rows
-        before.append("SET LOCAL lock_timeout = '5s';\nDROP SCHEMA IF EXISTS bridge CASCADE;")
+        before.append("SET LOCAL lock_timeout = '5s';")
+        if any(r.schema == "bridge" for r in there):
+            before.append("DROP SCHEMA bridge CASCADE;")
         for kind, word in (("m", "MATERIALIZED VIEW"), ("v", "VIEW"), ("f", "FOREIGN TABLE")):
             if quoted := [r.quoted for r in there if r.kind == kind and r.schema != "bridge"]:
                 before.append(f"DROP {word} {', '.join(quoted)};")
@@ -203,9 +229,11 @@ def _in_place(
         if quoted := [f["quoted"] for f in outside if not f["of_a_table"]]:
             before.append(f"DROP ROUTINE {', '.join(quoted)};")
     if entries is not None:
-        present = {
-            f"{f['schema']} {tag}": f["quoted"]
+        present = {p["entry"]: p["quoted"] for p in run(connection, PRESENT).mappings()}
+        present |= {
+            f"{kind} {f['schema']} {tag}": f["quoted"]
             for f in functions
+            for kind in ("FUNCTION", "PROCEDURE", "AGGREGATE")
             for tag in (f["named"], f["signature"])
             if f not in dropped and f["schema"] != "bridge"
         }
@@ -218,14 +246,14 @@ def _in_place(
     return Work(plan, entries, "\n".join(before), dumps.check_sql(manifest.tables))
 
 
-def _is_there(entry: str, functions: dict[str, str], schemas: set[str], kept: set[str]) -> bool:
-    """Whether an entry creates a function or a schema that the database has, or says more of it."""
+def _is_there(entry: str, present: dict[str, str], schemas: set[str], kept: set[str]) -> bool:
+    """Whether an entry creates what the database has already, or says more of it."""
     if found := re.match(r"\d+; \d+ \d+ SCHEMA - (\S+) ", entry):
         return found[1] in schemas
-    found = FUNCTION_ENTRY.match(entry) or FUNCTION_REMARK.match(entry)
-    if not found or (name := f"{found[1]} {found[2]}") not in functions:
+    found = SHARED_ENTRY.match(entry) or SHARED_REMARK.match(entry)
+    if not found or (name := f"{found['kind']} {found['schema']} {found['name']}") not in present:
         return False
-    kept.add(functions[name])
+    kept.add(present[name])
     return True
 
 
@@ -285,7 +313,7 @@ def describe(plan: Plan, out: Console) -> None:
             "was built on them stops it."
         )
     if plan.kept:
-        out.print(f"\nFunctions that are there, and stay: {escape(', '.join(plan.kept))}")
+        out.print(f"\nThere already, and left as it is: {escape(', '.join(plan.kept))}")
 
 
 def main(
