@@ -86,10 +86,10 @@ def make(
     chosen, left_out = dumps.workshop_relations(connection)
     if not chosen:
         raise ConnectionProblem(f"database {facts['database']} has no table of the workshop")
-    given = file
     file = file or _free_name(f"workshop-backup-{facts['day']}", ENDINGS[format])
-    if given is not None and dumps.Manifest.path(file).exists():
-        raise Refused(f"{dumps.Manifest.path(file)} is there already: name another file")
+    for path in (file, Manifest.path(file)):
+        if path.exists():
+            raise Refused(f"{path} is there already, and nothing is overwritten: name another file")
     made_with, made_with_major = dumps.version_of(programs / "pg_dump")
     schemas = sorted({r.schema for r in chosen})
     extensions = connection.execute(
@@ -317,6 +317,16 @@ def _scratch(url: URL, like: dict[str, str], *, same_server: bool) -> Iterator[t
             run(connection, drop.as_string())
 
 
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """A run that is asked to end, too, drops the database of its proof."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -379,12 +389,9 @@ def main(
 
     Example: python -m scripts.backup --file before-the-migration.dump
     """
-    # a killed run, too, drops the database of its proof
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with dumps.refusing():
-        where = (prove_on or "") if prove else None
-        with database(url, "AUTOCOMMIT") as connection:
-            made, manifest = make(connection, format, file, where)
+    where = (prove_on or "") if prove else None
+    with dumps.refusing(), _ending_in_order(), database(url, "AUTOCOMMIT") as connection:
+        made, manifest = make(connection, format, file, where)
     if as_json:
         typer.echo(json.dumps({**asdict(manifest), "path": str(made)}, indent=2))
     else:

@@ -10,8 +10,8 @@ BEGIN
         RAISE EXCEPTION 'the old tables were dropped on %, and nothing here can bring them back',
             to_char(gone.dropped_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')
             USING HINT = 'Nothing was changed. ' || coalesce(
-                format('They are in the dump %s: restore it into an empty database (python -m '
-                       'scripts.restore) and run the downgrade there.', gone.dump),
+                'They are in the dump ' || gone.dump || ': restore it into an empty database (python -m '
+                'scripts.restore) and run the downgrade there.',
                 'No dump of them was named when they were dropped.');
     END IF;
     IF to_regnamespace('bridge') IS NOT NULL THEN
