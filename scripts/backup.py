@@ -132,6 +132,7 @@ def make(
             with doing("Proving the backup: restoring it into a database of its own"):
                 _prove(url, dict(facts), programs, file, manifest, prove_on)
     finally:
+        manifest.proof = manifest.proof or "it was interrupted"
         manifest.write(file)
     return file, manifest
 
@@ -153,28 +154,55 @@ def _dump(
     manifest: Manifest,
     out: IO[bytes],
 ) -> None:
-    """Dump and fingerprint one snapshot, holding ACCESS SHARE for as long as that takes."""
+    """Dump, then fingerprint, what one snapshot sees.
+
+    The transaction that owns the snapshot locks nothing: the old application's ALTER TABLE would wait for
+    it, and pg_dump for that. pg_dump locks all tables for as long as it runs, then each is read alone.
+    """
     tables = [r.quoted for r in chosen if r.has_rows]
     run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     try:
-        # first the locks, then the snapshot: what it sees is what pg_dump will find
-        run(connection, "SET LOCAL lock_timeout = '5s'")
-        began = time.monotonic()
-        run(connection, f"LOCK TABLE {', '.join(tables)} IN ACCESS SHARE MODE")
-        run(connection, dumps.PINNED)
-        manifest.made_at = run(
-            connection, """SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"""
-        ).scalar_one()
-        if format is Format.json:
-            with doing(f"Exporting {len(tables)} tables"):
-                _export(connection, tables, manifest, out)
-                _fingerprint(connection, tables, manifest)
-        else:
+        snapshot, manifest.made_at = run(
+            connection,
+            """SELECT pg_export_snapshot(),
+                      to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')""",
+        ).one()
+        if format is not Format.json:
             with doing(f"Dumping {len(tables)} tables (ACCESS SHARE: reads and writes go on)"):
-                _run_pg_dump(connection, programs, format, chosen, left_out, manifest, out)
+                began = time.monotonic()
+                _run_pg_dump(
+                    connection, programs, format, chosen, left_out, manifest, snapshot, out
+                )
+                manifest.held_seconds = round(time.monotonic() - began, 2)
+        with (
+            doing(f"Reading {len(tables)} tables, one at a time"),
+            connect(connection.engine) as other,
+        ):
+            other = other.execution_options(isolation_level="AUTOCOMMIT")
+            if format is Format.json:
+                head = {
+                    "database": manifest.database,
+                    "revision": manifest.revision,
+                    "at": manifest.made_at,
+                }
+                out.write(json.dumps(head)[:-1].encode() + b', "tables": {')
+            for place, name in enumerate(tables):
+                began = time.monotonic()
+                run(other, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                run(other, f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+                run(other, f"{dumps.PINNED}; SET LOCAL lock_timeout = '5s'")
+                manifest.tables[name] = dumps.fingerprint(other, name)
+                if format is Format.json:
+                    out.write(b"," * (place > 0))
+                    _export(other, name, out)
+                run(other, "COMMIT")
+                manifest.held_alone_seconds = max(
+                    manifest.held_alone_seconds, round(time.monotonic() - began, 2)
+                )
+            if format is Format.json:
+                out.write(b"}}\n")
     finally:
         run(connection, "ROLLBACK")
-    manifest.held_seconds = round(time.monotonic() - began, 2)
 
 
 def _run_pg_dump(
@@ -184,9 +212,9 @@ def _run_pg_dump(
     chosen: list[Relation],
     left_out: list[Relation],
     manifest: Manifest,
+    snapshot: str,
     out: IO[bytes],
 ) -> None:
-    snapshot = run(connection, "SELECT pg_export_snapshot()").scalar_one()
     environ, conninfo = dumps.child_environment(connection.engine.url)
 
     def pattern(*names: str) -> str:
@@ -201,15 +229,8 @@ def _run_pg_dump(
         # to be played with psql wherever, whatever the roles there
         command += ["--no-owner", "--no-privileges"]
     with tempfile.TemporaryFile() as stderr:
-        dumper = subprocess.Popen(command, stdout=out, stderr=stderr, env=environ)
-        try:
-            _fingerprint(connection, [r.quoted for r in chosen if r.has_rows], manifest)
-        except BaseException:
-            dumper.kill()
-            raise
-        finally:
-            dumper.wait()
-        if dumper.returncode != 0:
+        done = subprocess.run(command, stdout=out, stderr=stderr, env=environ)
+        if done.returncode != 0:
             raise ConnectionProblem(f"pg_dump failed: {dumps.complaint(stderr)}")
 
 
@@ -224,25 +245,16 @@ def _leave_schema_public_alone(file: Path) -> None:
             stream.write(b"--")
 
 
-def _fingerprint(connection: Connection, tables: list[str], manifest: Manifest) -> None:
-    for name in tables:
-        manifest.tables[name] = dumps.fingerprint(connection, name)
-
-
-def _export(connection: Connection, tables: list[str], manifest: Manifest, out: IO[bytes]) -> None:
-    """One JSON object: whence, when, and for each table its rows as objects."""
-    head = {"database": manifest.database, "revision": manifest.revision, "at": manifest.made_at}
-    out.write(json.dumps(head)[:-1].encode() + b', "tables": {')
+def _export(connection: Connection, name: str, out: IO[bytes]) -> None:
+    """The rows of a table, as the member of a JSON object."""
+    out.write(b"\n" + json.dumps(name).encode() + b": [")
     raw = connection.connection.driver_connection
     assert isinstance(raw, psycopg.Connection)
-    for place, name in enumerate(tables):
-        out.write(b"," * (place > 0) + b"\n" + json.dumps(name).encode() + b": [")
-        with raw.cursor("export") as cursor:
-            cursor.execute(f"SELECT row_to_json(t)::text FROM ONLY {name} AS t".encode())
-            for n, (row,) in enumerate(cursor):
-                out.write(b"," * (n > 0) + b"\n" + row.encode())
-        out.write(b"]")
-    out.write(b"}}\n")
+    with raw.cursor("export") as cursor:
+        cursor.execute(f"SELECT row_to_json(t)::text FROM ONLY {name} AS t".encode())
+        for n, (row,) in enumerate(cursor):
+            out.write(b"," * (n > 0) + b"\n" + row.encode())
+    out.write(b"]")
 
 
 # --- the proof ------------------------------------------------------------------------------------
@@ -343,8 +355,8 @@ def show(file: Path, manifest: Manifest, out: Console) -> None:
             f"\nNot in it, being no table of the workshop: {escape(', '.join(manifest.left_out))}"
         )
     out.print(
-        f"\nHeld ACCESS SHARE on these tables for {manifest.held_seconds} s: reads and writes went on, "
-        "ALTER TABLE waited."
+        f"\nHeld ACCESS SHARE on all of them for {manifest.held_seconds} s, then on one at a time for "
+        f"{manifest.held_alone_seconds} s at most: reads and writes went on, ALTER TABLE waited."
     )
     out.print(f"Backup:   {escape(str(file))} ({manifest.bytes:,} bytes), for its owner only")
     out.print(f"Manifest: {escape(str(Manifest.path(file)))}")

@@ -291,7 +291,8 @@ class Manifest:
     """What is in a dump. ``tables`` maps a table, named as SQL, to its ``rows`` and ``checksum``.
 
     ``format`` is custom, plain or json; ``proven``: it was restored elsewhere, and held the same.
-    ``held_seconds``: for how long ACCESS SHARE was held on the tables.
+    ``held_seconds``: for how long pg_dump held ACCESS SHARE on all tables; ``held_alone_seconds``: the
+    longest time that it was held on a single one afterwards.
     """
 
     file: str
@@ -310,6 +311,7 @@ class Manifest:
     left_out: list[str] = field(default_factory=list)
     extensions: list[dict[str, str]] = field(default_factory=list)
     held_seconds: float = 0.0
+    held_alone_seconds: float = 0.0
     proven: bool = False
     proof: str = ""
     kind: str = "workshop-backup"

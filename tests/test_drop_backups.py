@@ -3,7 +3,9 @@
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
+from threading import Event, Thread
 
 import psycopg
 import pytest
@@ -229,6 +231,26 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     status = run_command("status", url=database.url)
     assert status.returncode == 2
     assert "after the old tables were dropped" in " ".join(status.stdout.split())
+
+
+def test_it_sees_who_still_uses_them(migrated: Database) -> None:
+    stop = Event()
+
+    def old_endpoint() -> None:
+        while not stop.is_set():
+            migrated.execute("UPDATE student_configs SET ivr_greeting = 'x' WHERE demo_mode")
+            time.sleep(0.05)
+
+    endpoint = Thread(target=old_endpoint)
+    endpoint.start()
+    try:
+        done = run_command("drop_backups", "--watch", "1.5", "--json", url=migrated.url)
+    finally:
+        stop.set()
+        endpoint.join()
+    used = {b["was"]: (b["reads"] > 0, b["writes"] > 0) for b in json.loads(done.stdout)["backups"]}
+    assert used["student_configs"] == (True, True)
+    assert not used["workshop_students"][1]
 
 
 def test_what_stands_in_the_way_is_named_and_nothing_changes(clone: Clone, tmp_path: Path) -> None:
