@@ -162,6 +162,7 @@ def _dump(
     tables = [r.quoted for r in chosen if r.has_rows]
     run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     try:
+        run(connection, dumps.NO_TIMEOUTS)
         snapshot, manifest.made_at = run(
             connection,
             """SELECT pg_export_snapshot(),
@@ -191,6 +192,7 @@ def _dump(
                 run(other, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 run(other, f"SET TRANSACTION SNAPSHOT '{snapshot}'")
                 run(other, f"{dumps.PINNED}; SET LOCAL lock_timeout = '5s'")
+                run(other, dumps.NO_TIMEOUTS)
                 manifest.tables[name] = dumps.fingerprint(other, name)
                 if format is Format.json:
                     out.write(b"," * (place > 0))
@@ -231,7 +233,10 @@ def _run_pg_dump(
     with tempfile.TemporaryFile() as stderr:
         done = subprocess.run(command, stdout=out, stderr=stderr, env=environ)
         if done.returncode != 0:
-            raise ConnectionProblem(f"pg_dump failed: {dumps.complaint(stderr)}")
+            said = dumps.complaint(stderr)
+            if "statement timeout" in said:  # what --lock-wait-timeout looks like
+                said = "somebody held a lock on one of the tables for 5 seconds (scripts.status shows locks)"
+            raise ConnectionProblem(f"pg_dump failed: {said}")
 
 
 def _leave_schema_public_alone(file: Path) -> None:
@@ -393,11 +398,13 @@ def main(
 ) -> None:
     """Back the workshop's tables up into a file, and prove it by restoring it.
 
-    In it: the two old tables under whichever name they have, the four new ones, dated backups, the
-    bridge, alembic_version, and every table that foreign keys tie to them. Reads only; existing files
-    are never overwritten. For its duration it holds ACCESS SHARE on these tables: an ALTER TABLE of
-    theirs waits, and who comes after that one waits too. Exits with 0 (proven, or made without a proof
-    as asked), 1 (made, but the proof failed; or the file exists) or 2 (could not be made).
+    In it: the two old tables under whichever name they have, the four new ones, dated
+    backups, the bridge, alembic_version, and every table that foreign keys tie to them.
+    Reads only; existing files are never overwritten. While pg_dump runs it holds ACCESS SHARE
+    on these tables: an ALTER TABLE of theirs waits, and who comes after that one waits too.
+
+    Exits with 0 (proven, or made without a proof as asked), 1 (made, but the proof failed; or
+    the file exists) or 2 (could not be made).
 
     Example: python -m scripts.backup --file before-the-migration.dump
     """

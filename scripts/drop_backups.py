@@ -433,6 +433,7 @@ def _retry(connection: Connection, action: Callable[[], object]) -> None:
             run(connection, "SET LOCAL lock_timeout = '100ms'")
             # a client that is killed lets go of its locks at once
             run(connection, "SET LOCAL client_connection_check_interval = '500ms'")
+            run(connection, dumps.NO_TIMEOUTS)
             if not run(connection, f"SELECT pg_try_advisory_xact_lock({ADVISORY_LOCK})").scalar():
                 raise ConnectionProblem(
                     "a migration is running in this database: wait for it to end"
@@ -537,11 +538,14 @@ def main(
 ) -> None:
     """List the dated backups of the old tables; with --confirm, drop them for good.
 
-    Drops only what is 30 days old by the date in its name, after every check has passed and with a
-    proven dump that holds the same rows. Foreign keys of other tables then refer to sessions. The new
-    tables stay as they are; stand-in views, bridge and its triggers go; a downgrade past 0007 is refused
-    from then on. Tables that the migration did not make are left alone. Exits with 0 (nothing stands in
-    the way, or dropped), 1 (something does, nothing was dropped) or 2 (could not tell).
+    Drops only what is 30 days old by the date in its name, after every check has passed and
+    with a proven dump that holds the same rows. Foreign keys of other tables then refer to
+    sessions. The new tables stay as they are; stand-in views, bridge and its triggers go; a
+    downgrade past 0007 is refused from then on. Tables that the migration did not make are
+    left alone.
+
+    Exits with 0 (nothing stands in the way, or dropped), 1 (something does, nothing was
+    dropped) or 2 (could not tell).
 
     Example: python -m scripts.drop_backups --dump last.dump --confirm "DELETE OLD TABLES"
     """

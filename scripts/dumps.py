@@ -198,6 +198,12 @@ SET LOCAL extra_float_digits = 1;
 SET LOCAL bytea_output = 'hex';
 SET LOCAL row_security = off
 """
+# A snapshot is kept while pg_dump works, and reading a large table takes its time: no role's or server's
+# timeout ends that.
+NO_TIMEOUTS = """
+SELECT set_config(name, '0', true) FROM pg_settings
+WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
+"""
 # A sum of the rows' digests: whatever their order, and two rows that are the same count twice.
 FINGERPRINT = """
 SELECT count(*) AS rows,

@@ -346,9 +346,10 @@ def main(
 ) -> None:
     """Bring a backup back: into an empty database, or beside the tables that are there.
 
-    Never over them unless told so by --replace. All in one transaction, which compares every row with
-    the manifest before it commits. Exits with 0 (restored), 1 (refused or failed, nothing was changed)
-    or 2 (could not tell).
+    Never over them unless told so by --replace. All in one transaction, which compares every
+    row with the manifest before it commits.
+
+    Exits with 0 (restored), 1 (refused or failed, nothing was changed) or 2 (could not tell).
 
     Example: python -m scripts.restore workshop-backup-20261124.dump --schema restored
     """
