@@ -28,9 +28,10 @@ from psycopg import sql
 from rich.console import Console
 from rich.markup import escape
 from sqlalchemy import URL, Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from scripts import dumps
-from scripts.connection import ConnectionProblem, connect, make_engine, resolve_url
+from scripts.connection import ConnectionProblem, connect, explain, make_engine, resolve_url
 from scripts.dumps import Manifest, ProgramFailed, Refused, Relation, doing
 from scripts.report import Json, Url, console, database, revision_of, run, table
 from scripts.server import ServerUnavailable, embedded_server
@@ -301,6 +302,8 @@ def _prove(
             manifest.proven, manifest.proof = True, f"restored on {where}, and the same"
         except (ProgramFailed, Refused, ConnectionProblem, ServerUnavailable) as error:
             manifest.proof = f"it could not be restored: {error}"
+        except DBAPIError as error:
+            manifest.proof = f"it could not be restored: {explain(error)}"
 
 
 @contextmanager
@@ -327,6 +330,7 @@ def _scratch(url: URL, like: dict[str, str], *, same_server: bool) -> Iterator[t
         major = run(
             connection, "SELECT current_setting('server_version_num')::integer / 10000"
         ).scalar_one()
+        run(connection, "SET statement_timeout = 0")
         run(connection, create.as_string())
         try:
             yield url.set(database=name), major

@@ -250,13 +250,13 @@ def test_plain_and_json(clone: Clone, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def spied(server: Server, tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+def spied(server: Server, tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """A folder of programs in front of PostgreSQL's, which note how they were called."""
     folder = tmp_path / "bin"
     folder.mkdir()
     notes = tmp_path / "notes"
 
-    def install(before_psql: str = "") -> Path:
+    def install(**before: str) -> Path:
         for name in ("pg_dump", "pg_restore", "psql"):
             wrapper = folder / name
             wrapper.write_text(
@@ -266,7 +266,7 @@ echo "{name} $*" >> "{notes}"
 exec 3>&1
 [ {name} != pg_dump ] || stat -Lc 'mode %a' /proc/self/fd/3 >> "{notes}"
 [ -z "$PGPASSWORD" ] || echo "password by environment" >> "{notes}"
-{before_psql if name == "psql" else ""}
+{before.get(name, "")}
 exec "{server.bin_dir}/{name}" "$@"
 """
             )
@@ -283,7 +283,9 @@ exec "{server.bin_dir}/{name}" "$@"
 def test_no_password_on_a_command_line_and_nobody_else_reads_the_file(
     legacy: Database, tmp_path: Path, spied: Callable[..., Path]
 ) -> None:
-    notes = spied()
+    notes = spied(pg_dump="sleep 0.8")
+    # the snapshot outlives a server's patience
+    legacy.execute(f'ALTER DATABASE "{legacy.name}" SET idle_in_transaction_session_timeout = 500')
     back_up(legacy, tmp_path / "spied.dump")
     noted = notes.read_text()
     assert "pg_dump --dbname" in noted
@@ -296,7 +298,7 @@ def test_no_password_on_a_command_line_and_nobody_else_reads_the_file(
 def test_a_killed_proof_leaves_no_database_behind(
     legacy: Database, tmp_path: Path, spied: Callable[..., Path]
 ) -> None:
-    notes = spied("exec sleep 60")
+    notes = spied(psql="exec sleep 60")
     before = databases_of(legacy.server)
     command = [sys.executable, "-m", "scripts.backup", "--file", str(tmp_path / "killed.dump")]
     with subprocess.Popen(
@@ -318,7 +320,7 @@ def test_the_proof_finds_what_cannot_be_restored(
     legacy: Database, tmp_path: Path, spied: Callable[..., Path]
 ) -> None:
     before = databases_of(legacy.server)
-    spied("exec false")
+    spied(psql="exec false")
     done = run_command("backup", "--file", str(tmp_path / "bad.dump"), url=legacy.url)
     assert done.returncode == 1
     assert "NOT PROVEN" in done.stdout
