@@ -603,7 +603,8 @@ def created_by_revisions(kind: str) -> list[str]:
     names = {"update_session_progress_prior_backup"} if kind == "FUNCTION" else set()
     for path in (ROOT / "alembic" / "sql").glob("*/*.sql"):
         text_of_file = path.read_text(encoding="utf-8")
-        names.update(re.findall(rf"^CREATE {kind} (?:public\.)?(\w+)\b(?!\.)", text_of_file, re.M))
+        # some are put together by a DO block, in a string
+        names.update(re.findall(rf"\bCREATE {kind} (?:public\.)?(\w+)\b(?!\.)", text_of_file))
     return sorted(names)
 
 

@@ -59,6 +59,15 @@ FROM (
 JOIN pg_namespace AS n ON n.oid = k.space
 WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'bridge')
 """
+TRIGGERS = """
+SELECT format('DROP TRIGGER %I ON %I.%I;', t.tgname, n.nspname, c.relname)
+FROM pg_trigger AS t
+JOIN pg_class AS c ON c.oid = t.tgrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_proc AS p ON p.oid = t.tgfoid
+WHERE t.tgrelid = ANY(CAST(:oids AS oid[])) AND NOT t.tgisinternal AND t.tgparentid = 0
+  AND n.nspname <> 'bridge' AND p.pronamespace IS DISTINCT FROM to_regnamespace('bridge')
+"""
 COUNT = "SELECT count(*) FROM ONLY {}"
 # What stands beside is for looking things up: rows and keys. Triggers, views and grants would act.
 BESIDE = (
@@ -220,14 +229,12 @@ def _in_place(
         for kind, word in (("m", "MATERIALIZED VIEW"), ("v", "VIEW"), ("f", "FOREIGN TABLE")):
             if quoted := [r.quoted for r in there if r.kind == kind and r.schema != "bridge"]:
                 before.append(f"DROP {word} {', '.join(quoted)};")
-        outside = [f for f in dropped if f["schema"] != "bridge"]
-        # triggers go with their tables, and their functions after them
-        if quoted := [f["quoted"] for f in outside if f["of_a_table"]]:
+        # what goes with a table stands in the way of a function that it uses, and the other way round
+        before += connection.execute(text(TRIGGERS), {"oids": [r.oid for r in there]}).scalars()
+        if quoted := [f["quoted"] for f in dropped if f["schema"] != "bridge"]:
             before.append(f"DROP ROUTINE {', '.join(quoted)};")
         if quoted := [r.quoted for r in there if r.kind in "rp" and r.schema != "bridge"]:
             before.append(f"DROP TABLE {', '.join(quoted)};")
-        if quoted := [f["quoted"] for f in outside if not f["of_a_table"]]:
-            before.append(f"DROP ROUTINE {', '.join(quoted)};")
     if entries is not None:
         present = {p["entry"]: p["quoted"] for p in run(connection, PRESENT).mappings()}
         present |= {
