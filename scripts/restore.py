@@ -121,12 +121,13 @@ class Plan:
 
 @dataclass
 class Work:
-    """A plan with the SQL that does it."""
+    """A plan with the SQL that does it; ``drops``: it drops something first."""
 
     plan: Plan
     entries: list[str] | None
     before: str
     after: str
+    drops: bool = False
 
 
 def prepare(
@@ -250,7 +251,8 @@ def _in_place(
         kept: set[str] = set()
         entries = [e for e in entries if not _is_there(e, present, schemas, kept)]
         plan.kept = sorted(kept)
-    return Work(plan, entries, "\n".join(before), dumps.check_sql(manifest.tables))
+    check = dumps.check_sql(manifest.tables)
+    return Work(plan, entries, "\n".join(before), check, drops=bool(there))
 
 
 def _is_there(entry: str, present: dict[str, str], schemas: set[str], kept: set[str]) -> bool:
@@ -373,7 +375,7 @@ def main(
         out = console()
         if not as_json:
             describe(plan, out)
-        if plan.replaced and confirm != plan.database:
+        if work.drops and confirm != plan.database:
             if as_json:
                 typer.echo(json.dumps(asdict(plan), indent=2))
             raise Refused(
