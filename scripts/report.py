@@ -64,7 +64,9 @@ def revision_of(connection: Connection) -> str | None:
     """The revision that the database is at; None where Alembic has not been."""
     if run(connection, "SELECT to_regclass('public.alembic_version')").scalar() is None:
         return None
-    revision: str | None = run(connection, "SELECT version_num FROM alembic_version").scalar()
+    revision: str | None = run(
+        connection, "SELECT version_num FROM public.alembic_version"
+    ).scalar()
     return revision
 
 

@@ -37,7 +37,7 @@ WITH ours(relation, goes_below) AS (
 SELECT DISTINCT
     CASE WHEN d.classid = 'pg_rewrite'::regclass THEN 'view ' || r.ev_class::regclass::text
          ELSE 'foreign key ' || k.conname || ' of ' || k.conrelid::regclass::text END
-    || ', built on ' || o.relation::text AS what
+    || ', built on ' || o.relation::text || ': drop it first' AS what
 FROM ours AS o
 JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = o.relation
 LEFT JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
@@ -47,6 +47,10 @@ WHERE o.goes_below > :target
   AND coalesce(r.ev_class, k.conrelid) IS NOT NULL
   AND coalesce(r.ev_class, k.conrelid) NOT IN (SELECT relation FROM ours)
 ORDER BY 1
+"""
+DROPPED = """
+SELECT 'the old tables were dropped for good (scripts.drop_backups)'
+WHERE to_regclass('public.legacy_tables_dropped') IS NOT NULL
 """
 NEWS = """
 SELECT n.tokens[cardinality(n.tokens)] AS last, coalesce(f.found, '[]') AS found
@@ -113,6 +117,8 @@ def examine(connection: Connection, target: str) -> Report:
         raise ConnectionProblem(f"{target} is no way back from {report.revision}")
     below = "0000" if target == "base" else target
     report.in_the_way = list(connection.execute(text(IN_THE_WAY), {"target": below[:4]}).scalars())
+    if below < "0007":
+        report.in_the_way += run(connection, DROPPED).scalars()
     if has["bridge"] and below < "0004":
         _way_back(connection, report)
     elif not has["bridge"] and below < "0001" and has["unified"]:
@@ -185,7 +191,7 @@ def show(report: Report, out: Console) -> None:
         )
         out.print()
     for obstacle in report.in_the_way:
-        out.print(f"[red]IN THE WAY:[/] {escape(obstacle)}: drop it first")
+        out.print(f"[red]IN THE WAY:[/] {escape(obstacle)}")
     for lost in report.would_be_lost:
         out.print(f"[red]WOULD BE LOST:[/] {escape(lost)}")
     out.print("[green]OK:[/] nothing would be lost" if report.ok else "[red]NOT OK:[/] see above")

@@ -26,7 +26,13 @@ SELECT
           WHERE to_regclass('public.' || name) IS NOT NULL) AS legacy,
     ARRAY(SELECT relname::text FROM pg_class
           WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
-            AND relname ~ '^bridge_remainder_backup_[0-9]{8}(_[0-9]+)?$') AS kept_aside
+            AND relname ~ '^bridge_remainder_backup_[0-9]{8}(_[0-9]+)?$') AS kept_aside,
+    to_regclass('public.legacy_tables_dropped') IS NOT NULL AS dropped
+"""
+DROPPED = """
+SELECT format('the old tables were dropped on %s; %s', (dropped_at AT TIME ZONE 'UTC')::date,
+              coalesce('they are in the dump ' || dump, 'no dump of them was named'))
+FROM public.legacy_tables_dropped ORDER BY dump IS NULL, dropped_at DESC LIMIT 1
 """
 BRIDGE = """
 SELECT
@@ -107,6 +113,12 @@ def examine(connection: Connection) -> Status:
     status = Status(has["database"], revision_of(connection), str(head))
     if has["bridge"]:
         _examine_bridge(connection, status, has["missing"])
+    elif has["dropped"] and has["legacy"]:
+        status.problems.append(
+            f"{' and '.join(has['legacy'])} came after the old tables were dropped for good: an old endpoint "
+            "still creates and fills them, and nothing carries that over. Move that endpoint, take over by "
+            "hand what they hold, and drop them"
+        )
     elif status.revision and status.revision >= "0003" and has["legacy"]:
         status.problems.append(
             f"{' and '.join(has['legacy'])} came after the migration, which does not know of them; "
@@ -118,6 +130,8 @@ def examine(connection: Connection) -> Status:
             "are as they were. To start over: alembic downgrade base, then alembic upgrade head"
         )
     status.next = _next(status, has["legacy"], has["kept_aside"])
+    if has["dropped"] and not status.problems:
+        status.next += f": {run(connection, DROPPED).scalar_one()}"
     return status
 
 
@@ -130,8 +144,9 @@ def _examine_bridge(connection: Connection, status: Status, missing: list[str]) 
         status.tables[source["name"]] = source["relation"]
         if not source["exists"]:
             status.problems.append(
-                f"the table behind {source['name']} was dropped by hand: nothing keeps it in step any "
-                "more, and no downgrade can bring it back but from a backup"
+                f"the table behind {source['name']} was dropped by hand: the new tables go on working, "
+                "nothing keeps an old one in step any more, and only a backup can bring it back; python -m "
+                "scripts.drop_backups shows what is left, and takes it off"
             )
         elif source["changed"]:
             status.problems.append(

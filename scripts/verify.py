@@ -123,7 +123,7 @@ def show(report: Report, out: Console) -> None:
         )
         out.print(f"\n{report.pending:,} sessions written meanwhile, left out until carried over")
     else:
-        out.print("A fresh install: no legacy table to compare with")
+        out.print("No legacy table to compare with: a fresh install, or they were dropped for good")
     out.print()
     counts = ((name.replace("_", " "), number) for name, number in report.counts.items())
     out.print(table("Counts", ("Of", "Rows"), counts))

