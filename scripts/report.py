@@ -4,6 +4,7 @@ A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell).
 """
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -171,3 +172,28 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
     finally:
         log.removeHandler(shown)
         log.setLevel(level)
+
+
+SECRETS = (
+    (re.compile(r"sk-[\w-]{6,}"), "sk-..."),
+    (re.compile(r"://[^/@\s]*@"), "://***@"),
+    (re.compile(r"\b(ws_\d+_|legacy-\S+?-\d)\w+(\w{4})\b"), r"...\2"),
+)
+
+
+def masked(text: str) -> str:
+    """Free text without what looks like an API key, a password in a URL or a session token."""
+    for pattern, instead in SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def size_of(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1024:
+            break
+        count /= 1024
+    else:
+        unit = "TB"
+    return f"{count:,.0f} {unit}"
