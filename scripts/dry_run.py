@@ -212,11 +212,7 @@ GROUP BY GROUPING SETS ((k.kind), (k.kind, d.detail))
 HAVING grouping(d.detail) = 1 OR d.detail IS NOT NULL
 ORDER BY k.kind, d.detail NULLS FIRST
 """
-ATTEMPT = """
-SELECT p.original_name, (xpath('/row/n/text()', query_to_xml(
-    format('SELECT count(*) AS n FROM %s', p.relation), false, true, '')))[1]::text::bigint
-FROM public.prior_attempt AS p ORDER BY 1
-"""
+ATTEMPT = "SELECT original_name, relation::text FROM public.prior_attempt ORDER BY 1"
 BYTES = """
 SELECT sum(pg_total_relation_size(to_regclass('{}.' || name)))::bigint
 FROM unnest(ARRAY[{}]) AS name WHERE to_regclass('{}.' || name) IS NOT NULL
@@ -263,7 +259,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     has = run(connection, HAS).mappings().one()
     revision = revision_of(connection)
     report = Report(has["database"], revision)
-    merged = run(connection, MERGED).mappings().first() if has["bridge"] else None
+    merged = run(connection, MERGED).mappings().first() if revision and has["bridge"] else None
     if merged or revision not in (*BEFORE_BRIDGE, "0003_legacy_bridge"):
         _after(connection, report, has, merged)
         return report
@@ -353,7 +349,9 @@ def _count(connection: Connection, report: Report, shadow: Shadow) -> None:
     report.decided = [dict(row) for row in shadow.run(DECIDED).mappings()]
     report.checks = shadow.checks
     if run(connection, "SELECT to_regclass('pg_temp.prior_attempt') IS NOT NULL").scalar():
-        report.earlier_attempt = {name: rows for name, rows in shadow.run(ATTEMPT)}
+        for name, relation in shadow.run(ATTEMPT).all():
+            rows = run(connection, f"SELECT count(*) FROM {relation}").scalar_one()
+            report.earlier_attempt[name] = rows
 
     legacy = ", ".join(f"'{entry['name']}'" for entry in report.tables)
     unified = "'students', 'sessions', 'step_progress', 'events'"

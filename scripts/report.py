@@ -190,10 +190,8 @@ def masked(text: str) -> str:
 
 def size_of(count: float) -> str:
     """Bytes for people."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1024:
-            break
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while count >= 1024 and len(units) > 1:
         count /= 1024
-    else:
-        unit = "TB"
-    return f"{count:,.0f} {unit}"
+        units.pop(0)
+    return f"{count:,.0f} {units[0]}"

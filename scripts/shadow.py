@@ -184,7 +184,7 @@ def _copy_unified(shadow: Shadow) -> None:
 
 def _create_unified(shadow: Shadow) -> None:
     """The four tables as the models describe them; a test holds the models to the revisions."""
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    dialect = postgresql.dialect()
     for table in Base.metadata.sorted_tables:
         ddl = str(CreateTable(table, include_foreign_key_constraints=[]).compile(dialect=dialect))
         run(shadow.moment.connection, ddl.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1))
@@ -192,7 +192,7 @@ def _create_unified(shadow: Shadow) -> None:
 
 
 def _create_indexes(shadow: Shadow, *, early: bool) -> None:
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    dialect = postgresql.dialect()
     for table in Base.metadata.sorted_tables:
         for index in table.indexes:
             if (index.name in EARLY_INDEXES) == early:
