@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError
 
 from models import Base
 from scripts.connection import (
+    ADVISORY_LOCK,
     ConnectionProblem,
     connect,
     explain,
@@ -39,9 +40,6 @@ from scripts.connection import (
 
 SQL_FOLDER = Path(__file__).parent / "sql"
 OLDEST_SERVER = 150000
-ADVISORY_LOCK = 5_283_017_740_012_345
-"""Key of the session lock that lets one migrator run at a time in a database."""
-
 OPTIONS: dict[str, Any] = {
     "target_metadata": Base.metadata,
     "transaction_per_migration": True,

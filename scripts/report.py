@@ -69,9 +69,16 @@ def revision_of(connection: Connection) -> str | None:
     return revision
 
 
+UNCHANGED = "Nothing was changed; put that right, then run this again."
+
+
 @contextmanager
-def database(url: str | None, isolation_level: IsolationLevel) -> Iterator[Connection]:
+def database(
+    url: str | None, isolation_level: IsolationLevel, advice: str = UNCHANGED
+) -> Iterator[Connection]:
     """Yield a connection; whatever goes wrong with the database in the block ends the command.
+
+    ``advice`` follows the reason: what was not changed, and what to do.
 
     ``REPEATABLE READ`` sees one moment of the database, and is rolled back at the end.
     ``AUTOCOMMIT`` is for what takes longer: the old application runs ALTER TABLE on every save, and
@@ -82,19 +89,21 @@ def database(url: str | None, isolation_level: IsolationLevel) -> Iterator[Conne
         with connect(make_engine(resolve_url(named))) as connection:
             yield connection.execution_options(isolation_level=isolation_level)
     except ConnectionProblem as problem:
-        give_up(str(problem))
+        give_up(str(problem), advice)
     except (DataError, IntegrityError) as error:
         # the server quotes the value that it objects to, which may be a secret
-        give_up(f"the server refused a value ({type(error.orig).__name__}); its log says which")
+        kind = type(error.orig).__name__
+        give_up(f"the server refused a value ({kind}); its log says which", advice)
     except DBAPIError as error:
         locked = isinstance(error.orig, psycopg.errors.LockNotAvailable)
-        give_up(("somebody else holds a lock on a table: " if locked else "") + explain(error))
+        held = "somebody else holds a lock on a table: " if locked else ""
+        give_up(held + explain(error), advice)
 
 
-def give_up(reason: str) -> NoReturn:
+def give_up(reason: str, advice: str = UNCHANGED) -> NoReturn:
     """End the command: one line on stderr, exit code 2."""
     if "nothing was changed" not in reason.lower():
-        reason = f"{reason.rstrip('.')}. Nothing was changed; put that right, then run this again."
+        reason = f"{reason.rstrip('.')}. {advice}"
     typer.echo(f"error: could not tell: {reason}", err=True)
     raise typer.Exit(2)
 

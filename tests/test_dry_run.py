@@ -324,7 +324,7 @@ def planted(target: Database) -> None:
     with target.connect() as connection:
         connection.execute(
             f"""
-            ALTER TABLE student_configs ADD COLUMN twilio_auth_token text;
+            ALTER TABLE student_configs ADD COLUMN IF NOT EXISTS twilio_auth_token text;
             UPDATE student_configs SET openai_api_key = 'sk-{CANARY}', twilio_auth_token = '{CANARY}',
                 tools = to_jsonb('[{{"key": "sk-{CANARY}"'::text),
                 websocket_url = 'wss://user:{CANARY}@example.com'
@@ -341,7 +341,6 @@ def test_no_secret_is_shown(clone: Clone) -> None:
     target = clone("empty")
     with target.connect() as connection:
         fill(connection)
-    target.execute("ALTER TABLE student_configs DROP COLUMN twilio_auth_token")
     planted(target)
     outputs: list[Any] = [
         script("dry_run", "--rehearse", url=target.url),
