@@ -23,7 +23,6 @@ TARGET = 0.08
 
 SESSION = """
 SET row_security = off;
-SET temp_buffers = '64MB';
 CREATE TEMPORARY TABLE moment ();
 DROP TABLE pg_temp.moment
 """

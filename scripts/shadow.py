@@ -109,7 +109,7 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
         for path in sorted((SQL / name).glob("[01]*.sql"))
     ]
     names = {name for _, path in files for name in FUNCTIONS.findall(path.read_text("utf-8"))}
-    run(connection, "SET client_min_messages = warning")
+    run(connection, "SET client_min_messages = warning; SET temp_buffers = '64MB'")
     with moment(connection, say) as now:
         shadow = Shadow(now, "|".join(sorted(names)))
         began = time.monotonic()
