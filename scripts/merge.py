@@ -84,6 +84,10 @@ class _Result(logging.Handler):
 def examine(connection: Connection) -> Report:
     """Find out whether there is something to merge. ConnectionProblem says what comes first."""
     run(connection, "SET lock_timeout = '5s'")
+    if run(connection, "SELECT pg_is_in_recovery()").scalar_one():
+        raise ConnectionProblem(
+            "this server is a standby, which nobody can write to: name the primary"
+        )
     has = run(connection, HAS).mappings().one()
     report = Report(has["database"], revision_of(connection))
     if report.revision is None or report.revision < "0004":

@@ -100,45 +100,43 @@ emails AS MATERIALIZED (
     SELECT DISTINCT token, bridge.known_email(student_email) AS email FROM pg_temp.told
     WHERE bridge.known_email(student_email) IS NOT NULL
 ),
-lost_tokens AS MATERIALIZED (
-    SELECT token FROM tokens WHERE token NOT IN (SELECT token FROM pg_temp.arrived)
+explained AS MATERIALIZED (
+    SELECT token FROM pg_temp.noted
+    UNION
+    SELECT key FROM pg_temp.kept WHERE table_name = 'sessions' AND column_name = '(row)'
 ),
-lost_emails AS MATERIALIZED (
-    SELECT DISTINCT email FROM emails WHERE email NOT IN (SELECT student_email FROM pg_temp.known)
+other_address AS MATERIALIZED (
+    SELECT e.email FROM emails AS e JOIN explained AS x USING (token)
+    UNION
+    SELECT e.email FROM emails AS e
+    JOIN pg_temp.kept AS k ON k.key = e.token AND k.table_name = 'sessions' AND k.column_name = 'student_email'
+    UNION
+    SELECT key FROM pg_temp.kept WHERE table_name = 'students' AND column_name = '(row)'
 )
 SELECT *
 FROM (
-    SELECT count(*) FILTER (WHERE in_both) AS in_both FROM tokens
-) AS t, (
-    SELECT count(*) AS sessions, count(*) FILTER (WHERE token NOT IN (SELECT token FROM tokens)) AS further_sessions
-    FROM pg_temp.arrived
-) AS a, (
-    SELECT count(*) AS sessions_gone, count(*) FILTER (
-        WHERE token NOT IN (SELECT token FROM pg_temp.noted)
-          AND token NOT IN (SELECT key FROM pg_temp.kept
-                            WHERE table_name = 'sessions' AND column_name = '(row)')) AS sessions_missing
-    FROM lost_tokens
-) AS l, (
     SELECT
-        count(*) AS students,
-        count(*) FILTER (WHERE student_email LIKE 'anonymous+%@workshop.invalid') AS placeholders,
-        count(*) FILTER (WHERE student_email NOT LIKE 'anonymous+%@workshop.invalid'
-                           AND student_email NOT IN (SELECT email FROM emails)) AS further_students
-    FROM pg_temp.known
-) AS k, (
-    SELECT count(*) AS students_gone, count(*) FILTER (
-        WHERE email NOT IN (SELECT key FROM pg_temp.kept
-                            WHERE table_name = 'students' AND column_name = '(row)')
-          AND NOT EXISTS (
-              SELECT FROM emails AS e
-              WHERE e.email = l.email AND (
-                  e.token IN (SELECT token FROM pg_temp.noted)
-                  OR e.token IN (SELECT key FROM pg_temp.kept WHERE table_name = 'sessions'
-                                 AND column_name IN ('(row)', 'student_email'))))) AS students_missing
-    FROM lost_emails AS l
-) AS s, (
-    SELECT count(DISTINCT email) AS addresses FROM emails
-) AS d
+        count(*) FILTER (WHERE t.in_both) AS in_both,
+        count(a.token) AS sessions,
+        count(*) FILTER (WHERE t.token IS NULL) AS further_sessions,
+        count(*) FILTER (WHERE a.token IS NULL) AS sessions_gone,
+        count(*) FILTER (WHERE a.token IS NULL AND x.token IS NULL) AS sessions_missing
+    FROM tokens AS t
+    FULL JOIN pg_temp.arrived AS a ON a.token = t.token
+    LEFT JOIN explained AS x ON x.token = t.token
+) AS sessions, (
+    SELECT
+        count(e.email) AS addresses,
+        count(k.student_email) AS students,
+        count(*) FILTER (WHERE k.student_email LIKE 'anonymous+%@workshop.invalid') AS placeholders,
+        count(*) FILTER (WHERE e.email IS NULL
+                           AND k.student_email NOT LIKE 'anonymous+%@workshop.invalid') AS further_students,
+        count(*) FILTER (WHERE k.student_email IS NULL) AS students_gone,
+        count(*) FILTER (WHERE k.student_email IS NULL AND o.email IS NULL) AS students_missing
+    FROM (SELECT DISTINCT email FROM emails) AS e
+    FULL JOIN pg_temp.known AS k ON k.student_email = e.email
+    LEFT JOIN other_address AS o ON o.email = e.email
+) AS students
 """
 
 # --- differences ---------------------------------------------------------------------------------------
