@@ -221,8 +221,8 @@ FROM unnest(ARRAY[{}]) AS name WHERE to_regclass('{}.' || name) IS NOT NULL
 
 REHEARSAL = """
 The rehearsal runs the revisions themselves on the tables of database {database}, in one transaction, and
-takes all of it back. Until then, some {seconds:,.0f} s, it holds locks on the old tables: the application can
-neither save nor, towards the end, read. It is meant for a copy of the database, or for a quiet moment.
+takes all of it back. Until then ({seconds}) it holds locks on the old tables: the application can neither
+save nor, towards the end, read. It is meant for a copy of the database, or for a quiet moment.
 Ctrl+C takes it back as well. Nothing stays but unused space in tables that it wrote to, and numbers
 of events that are skipped."""
 
@@ -261,7 +261,8 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     revision = revision_of(connection)
     report = Report(has["database"], revision)
     merged = run(connection, MERGED).mappings().first() if revision and has["bridge"] else None
-    if merged or revision not in (*BEFORE_BRIDGE, "0003_legacy_bridge"):
+    bridged = has["bridge"] and revision == "0003_legacy_bridge"
+    if merged or not (revision in BEFORE_BRIDGE or bridged):
         _after(connection, report, has, merged)
         return report
 
@@ -311,6 +312,11 @@ def _has_prior(connection: Connection) -> bool:
 
 
 def _after(connection: Connection, report: Report, has: Any, merged: Any) -> None:
+    if not merged and has["bridge"]:
+        report.reasons = [
+            "a downgrade has begun: alembic downgrade base goes on with it, alembic upgrade head returns"
+        ]
+        return
     if not merged and has["legacy"]:
         report.reasons = [
             f"the database reached revision {report.revision} without "
@@ -370,15 +376,20 @@ def _count(connection: Connection, report: Report, shadow: Shadow) -> None:
     }
 
 
+def left(report: Report) -> list[str]:
+    """The revisions that an upgrade to head would run."""
+    scripts = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
+    revisions = [script.revision for script in scripts.walk_revisions()][::-1]
+    done = revisions.index(report.revision) + 1 if report.revision in revisions else 0
+    return revisions[done:]
+
+
 def rehearse(connection: Connection, report: Report, say: Callable[[str], None]) -> None:
     """Upgrade to head in one transaction, verify, and roll it back; ``report`` gets the result.
 
     Raises ConnectionProblem where it could not be done: a lock was not free, another migration runs.
     """
     config = Config(str(ROOT / "alembic.ini"), stdout=StringIO())
-    scripts = ScriptDirectory.from_config(config)
-    revisions = [s.revision for s in scripts.walk_revisions()][::-1]
-    done = revisions.index(report.revision) + 1 if report.revision in revisions else 0
     seconds: dict[str, float] = {}
     result: dict[str, Any] = {"ok": False, "seconds": seconds, "failed": []}
     report.rehearsal = result
@@ -386,7 +397,7 @@ def rehearse(connection: Connection, report: Report, say: Callable[[str], None])
         transaction = own.begin()
         config.attributes["connection"] = own
         try:
-            for revision in revisions[done:]:
+            for revision in left(report):
                 say(f"rehearsing {revision}")
                 began = time.monotonic()
                 command.upgrade(config, revision)
@@ -418,11 +429,25 @@ def show(report: Report, out: Console) -> None:
     out.print(f"Database {escape(report.database)}, revision {report.revision or '(base)'}")
     out.print("A dry run: nothing is changed.\n")
     parts = _parts(report) if report.expected else _arrived(report)
-    for part in parts:
+    for part in (*parts, *_rehearsed(report)):
         out.print(part)
         out.print()
     verdict = "[green]GO[/]" if report.go else "[red]NO-GO[/]"
     out.print(f"{verdict}: {escape('; '.join(report.reasons))}")
+
+
+def _rehearsed(report: Report) -> Iterator[RenderableType]:
+    if report.rehearsal:
+        yield table(
+            "The rehearsal",
+            ("Revision", "Seconds"),
+            ((name, f"{took:.2f}") for name, took in report.rehearsal["seconds"].items()),
+        )
+        yield (
+            "Rolled back. Verification: every check holds."
+            if report.rehearsal["ok"]
+            else f"Rolled back. FAILED: {escape('; '.join(report.rehearsal['failed']))}"
+        )
 
 
 def _arrived(report: Report) -> Iterator[RenderableType]:
@@ -514,17 +539,6 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         ),
     )
     yield "\n".join(_expected(report))
-    if report.rehearsal:
-        yield table(
-            "The rehearsal",
-            ("Revision", "Seconds"),
-            ((name, f"{took:.2f}") for name, took in report.rehearsal["seconds"].items()),
-        )
-        yield (
-            "Rolled back. Verification: every check holds."
-            if report.rehearsal["ok"]
-            else f"Rolled back. FAILED: {escape('; '.join(report.rehearsal['failed']))}"
-        )
 
 
 def _expected(report: Report) -> Iterator[str]:
@@ -567,12 +581,16 @@ def main(
     with database(url, "AUTOCOMMIT") as connection:
         with progress("dry run") as say:
             report = examine(connection, say)
-        if with_rehearsal and report.expected and report.go:
-            warning = REHEARSAL.format(database=report.database, seconds=report.expected["seconds"])
-            typer.echo(warning, err=True)
+        if with_rehearsal and report.go and left(report):
+            seconds = report.expected.get("seconds")
+            expected = f"some {seconds:,.0f} s" if seconds else "for as long as it takes"
+            typer.echo(REHEARSAL.format(database=report.database, seconds=expected), err=True)
             if not sys.stdin.isatty() or typer.confirm("Go on?", err=True):
                 with progress("rehearsal") as say:
                     rehearse(connection, report, say)
+        elif with_rehearsal:
+            why = "the last revision is reached" if report.go else "the answer is NO-GO without it"
+            typer.echo(f"Nothing was rehearsed: {why}.", err=True)
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=2))
     else:

@@ -20,6 +20,7 @@ from scripts.connection import ConnectionProblem
 from scripts.moment import Moment, moment
 from scripts.report import (
     HAS,
+    ROOT,
     Json,
     Url,
     calculation,
@@ -195,7 +196,7 @@ def examine(
 
     ConnectionProblem says what comes first where there is nothing to check.
     """
-    run(connection, "SET search_path = public; SET lock_timeout = '5s'")
+    run(connection, (ROOT / "alembic" / "sql" / "session.sql").read_text(encoding="utf-8"))
     has = run(connection, HAS).mappings().one()
     revision = revision_of(connection)
     report = Report(has["database"], revision, False, [], {}, 0, {})

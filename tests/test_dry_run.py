@@ -2,8 +2,10 @@
 
 import json
 import os
+import pty
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -17,10 +19,10 @@ import psycopg
 import pytest
 
 from conftest import Clone
-from databases import Database, downgrade, dump, upgrade
+from databases import ROOT, Database, downgrade, dump, upgrade
 from eras import ERAS, load
 from scripts import dry_run
-from scripts.report import database
+from scripts.report import database, progress
 from scripts.sample_data import fill
 from scripts.server import embedded_server
 from test_commands import PRIOR_ATTEMPT
@@ -75,7 +77,23 @@ def decisions(merged: Database) -> dict[tuple[str, str | None], int]:
     return dict(Counter((kind, column) for kind, column, _ in found))
 
 
-@pytest.mark.parametrize("name", ERAS)
+# each a way of its own to be odd; test_eras.py runs all of them
+@pytest.mark.parametrize(
+    "name",
+    [
+        "E",
+        "A0",
+        "B",
+        "C1",
+        "C2",
+        "C2 over D",
+        "C2 alone",
+        "S",
+        "no student_configs",
+        "no keys",
+        "other types",
+    ],
+)
 def test_it_says_what_then_happens_in_every_era(clone: Clone, name: str) -> None:
     target = clone("empty")
     with target.connect() as connection:
@@ -136,6 +154,7 @@ def test_on_the_way_and_back_again(clone: Clone) -> None:
 @pytest.mark.parametrize("state", ["0004", "0006", "head", "fresh", "empty"])
 def test_where_there_is_nothing_left_to_merge(clone: Clone, state: str) -> None:
     target = clone(state)
+    before = dump(target)
     done = script("dry_run", "--rehearse", "--json", url=target.url)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
@@ -144,7 +163,25 @@ def test_where_there_is_nothing_left_to_merge(clone: Clone, state: str) -> None:
     assert clue in " ".join(plan["reasons"])
     if state not in ("empty", "fresh"):
         assert plan["totals"]["sessions"] == 213
-        assert "merged already" in script("dry_run", url=target.url).stdout
+    if state in ("head", "fresh"):
+        assert "Nothing was rehearsed: the last revision is reached" in done.stderr
+    else:
+        assert plan["rehearsal"]["ok"]
+        assert "0007_retire_legacy_tables" in plan["rehearsal"]["seconds"]
+    assert dump(target) == before
+
+
+def test_where_a_downgrade_has_begun_or_tables_came_late(clone: Clone) -> None:
+    begun = clone("0004")
+    with begun.connect() as connection:
+        connection.execute("CALL bridge.retire()")
+    late = clone("fresh")
+    with late.connect() as connection:
+        fill(connection)
+    for target, clue in ((begun, "a downgrade has begun"), (late, "run alembic downgrade 0002")):
+        done = script("dry_run", url=target.url)
+        assert done.returncode == 1
+        assert f"NO-GO: {clue}" in " ".join(done.stdout.split()) or clue in done.stdout
 
 
 # --- what stands in the way -------------------------------------------------------------------------
@@ -382,6 +419,35 @@ def test_a_rehearsal_that_finds_a_lock_could_not_tell(legacy: Database) -> None:
         done = script("dry_run", "--rehearse", url=legacy.url)
     assert done.returncode == 2
     assert "another migration is running" in done.stderr
+
+
+def test_on_a_terminal_a_rehearsal_is_asked_for(legacy: Database) -> None:
+    before = dump(legacy)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "scripts.dry_run", "--rehearse", "--json", "--url", legacy.url]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True
+    ) as asked:
+        os.write(ours, b"n\n")
+        output, _ = asked.communicate(timeout=60)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert "Go on?" in shown
+    assert asked.returncode == 0
+    assert json.loads(output)["rehearsal"] is None
+    assert dump(legacy) == before
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 1.0, 3.0, 3.0])
+    monkeypatch.setattr("scripts.report.time.monotonic", lambda: next(clock))
+    with progress("working") as say:
+        say("too early for [this]")
+        say("three of [seven]")
+    assert capsys.readouterr().err == "three of [seven]\n"
 
 
 # --- secrets ------------------------------------------------------------------------------------------
