@@ -19,7 +19,7 @@ VARIABLES = ("POSTGRES_URL_NON_POOLING", "POSTGRES_URL", "DATABASE_URL")
 """Environment variables that may name the database, the first one set wins."""
 
 ADVISORY_LOCK = 5_283_017_740_012_345
-"""Key of the session lock that lets one migrator run at a time in a database."""
+"""Key of the lock that lets one migrator run at a time in a database."""
 
 _ACCEPTED = {
     "postgres",

@@ -37,6 +37,7 @@ from scripts.report import (
     console,
     database,
     masked,
+    passes,
     progress,
     revision_of,
     run,
@@ -411,9 +412,8 @@ def rehearse(connection: Connection, report: Report, say: Callable[[str], None])
             result["ok"] = verified.ok
             result["totals"] = dict(run(own, ARRIVED).mappings().one())
         except CommandError as error:
-            cause = getattr(error.__cause__, "orig", None)
-            # a lock, a time-out, a full disk: it says nothing about the migration
-            if cause is None or isinstance(cause, psycopg.OperationalError):
+            cause = error.__cause__
+            if not isinstance(cause, DBAPIError) or passes(cause):
                 raise ConnectionProblem(f"the rehearsal broke off: {error}") from error
             result["failed"] = [str(error)]
         finally:

@@ -3,8 +3,8 @@
 The old application runs ALTER TABLE on every save, and waits for any transaction that has read its
 table. So a table is read in ranges of pages, each in a transaction of its own that lasts some
 40 ms. All of them see the same moment: a second connection, which reads no table, exports its
-snapshot to them. It keeps VACUUM from removing what was deleted meanwhile, and nobody from anything
-else. Nothing stronger than ACCESS SHARE is taken on a table that is read.
+snapshot to them. While it does, VACUUM leaves what was deleted since, and CREATE INDEX CONCURRENTLY
+waits; the application notices nothing. Nothing stronger than ACCESS SHARE is taken on a table that is read.
 """
 
 import time

@@ -100,6 +100,12 @@ def database(
         give_up(held + explain(error), advice)
 
 
+def passes(error: DBAPIError) -> bool:
+    """True for trouble that says nothing about the data: a lock, a right, a full disk, a lost server."""
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    return sqlstate is None or sqlstate.startswith(("08", "40", "42501", "53", "55", "57", "58"))
+
+
 def give_up(reason: str, advice: str = UNCHANGED) -> NoReturn:
     """End the command: one line on stderr, exit code 2."""
     if "nothing was changed" not in reason.lower():

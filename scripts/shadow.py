@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
 from sqlalchemy import Connection, CursorResult
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
@@ -23,7 +22,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from models import Base
 from scripts.connection import explain
 from scripts.moment import Moment, moment
-from scripts.report import ROOT, run
+from scripts.report import ROOT, passes, run
 
 SQL = ROOT / "alembic" / "sql"
 LEGACY = ("workshop_students", "student_configs")
@@ -73,7 +72,7 @@ MEMORY = {
 
 @dataclass
 class Shadow:
-    """``refused``: why an upgrade would refuse to begin; nothing was merged then.
+    """``refused``: why an upgrade would break off; there is nothing to count then.
 
     ``checks`` are those of ``bridge.run_checks``; ``seconds`` tell how long each part took.
     """
@@ -136,13 +135,7 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
             if path.name == "12_install.sql" and read_only:
                 shadow.run("SELECT bridge.make_read_only()")
             say(f"building {folder}")
-            try:
-                shadow.run(path.read_text("utf-8"))
-            except DBAPIError as error:
-                # a refusal that the SQL words itself, unlike a lock or a permission
-                if not isinstance(error.orig, psycopg.errors.RaiseException):
-                    raise
-                shadow.refused = [explain(error)]
+            if not _succeeds(shadow, path.read_text("utf-8")):
                 return shadow
         if bridge:
             for name, columns in MEMORY.items():
@@ -150,6 +143,17 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
                 now.copy(f"bridge.{name}", f"bridge_{name}", [(c, f"t.{c}") for c in columns])
     _merge(shadow)
     return shadow
+
+
+def _succeeds(shadow: Shadow, sql: str) -> bool:
+    """Run one step of the migration; what it refuses, or stumbles over, an upgrade would as well."""
+    try:
+        shadow.run(sql)
+    except DBAPIError as error:
+        if passes(error):
+            raise
+        shadow.refused = [explain(error)]
+    return not shadow.refused
 
 
 def _copy(now: Moment, name: str) -> None:
@@ -203,9 +207,10 @@ def _merge(shadow: Shadow) -> None:
     connection = shadow.moment.connection
     began = time.monotonic()
     run(connection, "SET client_min_messages = notice; SET default_transaction_read_only = on")
-    shadow.run("CALL bridge.merge()")
-    shadow.run("CALL bridge.drain(strict => false)")
+    done = all(_succeeds(shadow, f"CALL bridge.{step}") for step in ("merge()", "drain(false)"))
     run(connection, "SET default_transaction_read_only = off")
+    if not done:
+        return
     merged = time.monotonic()
     _create_indexes(shadow, early=False)
     indexed = time.monotonic()

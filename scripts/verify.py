@@ -442,7 +442,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         )
         yield f"{report.pending:,} sessions written meanwhile, left out until carried over"
     else:
-        yield "There is no legacy table to compare with."
+        yield "No legacy table to compare with: a fresh install, or they were dropped for good."
     yield table(
         "The guide's queries",
         ("Query", "Result"),

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from conftest import Clone
-from databases import ROOT, Database, downgrade, dump, upgrade
+from databases import ROOT, Database, alembic_cli, downgrade, dump, upgrade
 from eras import ERAS, load
 from scripts import dry_run
 from scripts.report import database, progress
@@ -212,6 +212,23 @@ def test_no_go(legacy: Database, obstacle: str, clue: str) -> None:
         or ("NO-GO: names of the unified schema" in shown and clue in shown)
     )
     assert dump(legacy) == before
+
+
+def test_a_row_that_the_merge_would_stumble_over(empty: Database) -> None:
+    """A token that no index takes: the merge breaks off, and so does the dry run, with its words."""
+    empty.execute(
+        """
+        CREATE TABLE student_configs (session_token text, student_email text);
+        INSERT INTO student_configs
+        SELECT string_agg(md5(n::text), ''), 'a@example.com' FROM generate_series(1, 300) AS n
+        """
+    )
+    done = script("dry_run", url=empty.url)
+    assert done.returncode == 1, done.stderr
+    assert "NO-GO: index row " in " ".join(done.stdout.split())
+    refused = alembic_cli("upgrade", "head", url=empty.url)
+    assert refused.returncode != 0
+    assert "index row " in refused.stdout + refused.stderr
 
 
 def test_a_role_that_may_only_read_gets_the_figures(legacy: Database, role: str) -> None:
