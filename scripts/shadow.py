@@ -3,9 +3,8 @@
 The legacy tables, and what else the merge reads, are copied as they were at one moment (``moment``).
 Over the copies run the SQL files of 0001 to 0003 and the procedures of 0004, the same text that an
 upgrade runs, with the schemas ``public`` and ``bridge`` replaced by the session's temporary one.
-After the copy no transaction of it touches a table of anybody else: the server refuses to write to one,
-because they are read-only transactions, in which temporary tables alone may be written. All of it
-goes when the connection ends.
+After the copy no transaction of it touches a table of anybody else. All of it goes when the
+connection ends.
 """
 
 import re
@@ -90,7 +89,7 @@ class Shadow:
     def moved(self, sql: str) -> str:
         """The SQL, with the temporary schema in the place of ``public`` and ``bridge``."""
         schema = self.moment.schema
-        sql = OF_SCHEMA.sub("", sql)
+        sql = OF_SCHEMA.sub("", sql).replace("CREATE UNLOGGED TABLE", "CREATE TABLE")
         # pg_temp is never searched for a function: each is named with it
         sql = re.sub(rf"(?<![\w.])({self.functions})(?=\(| IS\b)", rf"{schema}.\1", sql)
         sql = re.sub(r"\bbridge\.", f"{schema}.bridge_", sql)
@@ -206,10 +205,8 @@ def _create_indexes(shadow: Shadow, *, early: bool) -> None:
 def _merge(shadow: Shadow) -> None:
     connection = shadow.moment.connection
     began = time.monotonic()
-    run(connection, "SET client_min_messages = notice; SET default_transaction_read_only = on")
-    done = all(_succeeds(shadow, f"CALL bridge.{step}") for step in ("merge()", "drain(false)"))
-    run(connection, "SET default_transaction_read_only = off")
-    if not done:
+    run(connection, "SET client_min_messages = notice")
+    if not all(_succeeds(shadow, f"CALL bridge.{step}") for step in ("merge()", "drain(false)")):
         return
     merged = time.monotonic()
     _create_indexes(shadow, early=False)
