@@ -58,6 +58,7 @@ STEPS = (
 class Report:
     """What the run did. ``rows_written``: in the new tables, by the merge itself.
 
+    ``sessions``: compared one by one; ranges that were verified, and not written to since, are not.
     ``carried_over`` counts sessions that were noted before, ``pending`` those that still are.
     """
 
@@ -154,7 +155,10 @@ def show(report: Report, out: Console) -> None:
             "Merged again",
             ("What", "Number"),
             (
-                ("Sessions looked at", report.sessions),
+                (
+                    "Sessions compared (those verified before, and not written to since, are not)",
+                    report.sessions,
+                ),
                 ("Rows written to the new tables", report.rows_written),
                 ("Sessions that were noted before, and carried over", report.carried_over),
                 ("Sessions still noted: somebody is writing them", report.pending),

@@ -2,7 +2,8 @@
 
 The legacy tables, and what else the merge reads, are copied as they were at one moment (``moment``).
 Over the copies run the SQL files of 0001 to 0003 and the procedures of 0004, the same text that an
-upgrade runs, with the schemas ``public`` and ``bridge`` replaced by the session's temporary one.
+upgrade runs, with the schemas ``public`` and ``bridge`` replaced by the session's temporary one (and the
+views of the mapping that have the name of a table renamed, there being but one schema for both).
 After the copy no transaction of it touches a table of anybody else. All of it goes when the
 connection ends.
 """
@@ -92,7 +93,8 @@ class Shadow:
         sql = OF_SCHEMA.sub("", sql).replace("CREATE UNLOGGED TABLE", "CREATE TABLE")
         # pg_temp is never searched for a function: each is named with it
         sql = re.sub(rf"(?<![\w.])({self.functions})(?=\(| IS\b)", rf"{schema}.\1", sql)
-        sql = re.sub(r"\bbridge\.", f"{schema}.bridge_", sql)
+        sql = re.sub(rf"\bbridge\.({'|'.join(UNIFIED)})\b", rf"{schema}.bridge_\1", sql)
+        sql = re.sub(r"\bbridge\.", f"{schema}.", sql)
         return re.sub(r"\bpublic\.", f"{schema}.", sql).replace("'public'", f"'{schema}'")
 
 
@@ -139,7 +141,7 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
         if bridge:
             for name, columns in MEMORY.items():
                 shadow.run(f"DELETE FROM bridge.{name}")
-                now.copy(f"bridge.{name}", f"bridge_{name}", [(c, f"t.{c}") for c in columns])
+                now.copy(f"bridge.{name}", name, [(c, f"t.{c}") for c in columns])
     _merge(shadow)
     return shadow
 
