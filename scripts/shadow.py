@@ -29,7 +29,7 @@ LEGACY = ("workshop_students", "student_configs")
 UNIFIED = ("students", "sessions", "step_progress", "events")
 # of 0003, which creates them before the bridge; the others come with 0005
 EARLY_INDEXES = ("ix_sessions_student_id", "ix_events_session_token")
-FUNCTIONS = re.compile(r"^CREATE FUNCTION (\w+)\(", re.MULTILINE)
+FUNCTIONS = re.compile(r"CREATE (?:OR REPLACE )?FUNCTION (?:public\.)?(\w+)\(")
 OF_SCHEMA = re.compile(r"^(?:CREATE|COMMENT ON) SCHEMA bridge\b[^;]*;\n", re.MULTILINE)
 
 COPIED = """
