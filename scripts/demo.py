@@ -87,7 +87,7 @@ def tour(server: EmbeddedServer, sessions: int, out: Console) -> bool:
     out.print(f"PostgreSQL {server.version}, {sessions:,} made-up sessions in two tables\n")
 
     out.rule("2. python -m scripts.dry_run", align="left")
-    with database(url, "REPEATABLE READ") as connection:
+    with database(url, "AUTOCOMMIT") as connection:
         plan = dry_run.examine(connection)
     dry_run.show(plan, out)
 

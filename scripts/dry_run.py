@@ -1,26 +1,33 @@
 """Dry run: what ``alembic upgrade head`` would make of the legacy tables, changing nothing.
 
-The mapping views are created and asked inside one transaction, which is rolled back; where the
-migration has put them in place already, they are only asked. So this is what the merge will do,
-not a second opinion on it.
+The merge is done, and verified, on temporary copies, by the SQL text of the revisions (``shadow``): so
+this is what the migration will do, not a second opinion on it. The tables themselves are only read,
+in transactions of some 40 ms, so that it is safe while the application is in use. ``--rehearse`` goes
+further: the revisions themselves, on the real tables, in one transaction that is rolled back.
 """
 
 import json
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from io import StringIO
+from typing import Annotated, Any
 
 import psycopg
 import typer
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from models.steps import FLAGS
-from scripts.connection import ConnectionProblem
+from scripts import verify
+from scripts.connection import ConnectionProblem, connect, explain
 from scripts.report import (
     HAS,
     ROOT,
@@ -29,14 +36,17 @@ from scripts.report import (
     calculation,
     console,
     database,
+    masked,
+    passes,
+    progress,
     revision_of,
     run,
+    size_of,
     table,
 )
+from scripts.shadow import SQL, Shadow, build
 
-SQL = ROOT / "alembic" / "sql"
-UNIFIED = "0002_progress_tracking"
-BEFORE_BRIDGE = (None, "0001_unified_schema", UNIFIED)
+BEFORE_BRIDGE = (None, "0001_unified_schema", "0002_progress_tracking")
 
 EXPECTED = {
     "workshop_students": """session_token student_email student_name exercises bug_reports
@@ -49,42 +59,52 @@ EXPECTED = {
 }
 """Columns that the latest application writes."""
 
-OBSTACLES = """
-SELECT CASE
-    WHEN c.relkind <> 'r' THEN format('%s is not an ordinary table', c.relname)
-    ELSE format('role %s does not own %s, and may not rename it', current_user, c.relname)
-END
-FROM pg_class AS c
-WHERE c.oid IN (to_regclass('public.workshop_students'), to_regclass('public.student_configs'))
-  AND (c.relkind <> 'r' OR NOT pg_has_role(c.relowner, 'USAGE'))
-ORDER BY c.relname
+WHY = {
+    "conflicts": "both rows say something else; configuration: student_configs wins, progress and "
+    "address: workshop_students",
+    "placeholder_address": "no row of the session has an address: a student of its own",
+    "unreadable": "not the JSON or number that its column is for: kept in legacy_extra as it is",
+    "clamped": "out of range: the nearest number that is allowed",
+    "row_without_token": "a session of its own, named after the row's key, not active",
+    "token_shared_by_many_browsers": "the literal text null or undefined: kept, as one session",
+    "written_on_both_sides": "written in the new tables as well: later values win, flags add up",
+}
+"""Kinds of ``merge_note``, as 04_mapping.sql and 07_sync.sql write them, for people."""
+
+NOT_ORDINARY = """
+SELECT format('%s is not an ordinary table', relname) FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND relkind IN ('v', 'm', 'f', 'p') AND (
+    relname IN ('workshop_students', 'student_configs')
+    OR relname IN ('students', 'sessions', 'step_progress', 'events') AND to_regclass('public.alembic_version') IS NULL)
+ORDER BY relname
 """
-BUILD = """
-INSERT INTO bridge.source (legacy_name, relation, created_here)
-SELECT name, to_regclass('public.' || name), false
-FROM unnest(ARRAY['workshop_students', 'student_configs']) AS name
-WHERE to_regclass('public.' || name) IS NOT NULL;
-SELECT bridge.build_adapter(legacy_name) FROM bridge.source;
-SELECT bridge.build_prior();
-SELECT bridge.build_raw();
+NOT_OWNED = """
+SELECT format('role %s does not own %s, and may not rename it', current_user, relname) FROM pg_class
+WHERE oid IN (to_regclass('public.workshop_students'), to_regclass('public.student_configs'))
+  AND NOT pg_has_role(relowner, 'USAGE')
+ORDER BY relname
 """
-WITH_TOKEN = "SELECT count(*) FROM {} WHERE session_token IS NOT NULL"
-# What will result, read once: the old application's ALTER TABLE waits for as long as this takes.
-PLAN = """
-CREATE TEMPORARY TABLE plan ON COMMIT DROP AS
-SELECT session_token, openai_api_key, exercises, steps, note FROM bridge.sessions
+MERGED = """
+SELECT to_char(s.merged_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') AS merged_at,
+       (SELECT count(DISTINCT p.token) FROM bridge.pending AS p) AS pending
+FROM bridge.state AS s WHERE s.merged_at IS NOT NULL
 """
+ARRIVED = """
+SELECT (SELECT count(*) FROM students) AS students, (SELECT count(*) FROM sessions) AS sessions,
+       (SELECT count(*) FROM step_progress) AS steps
+"""
+WITH_TOKEN = "SELECT COUNT(*) FROM pg_temp.{} WHERE session_token IS NOT NULL"
 # "addresses" is the raw COUNT(DISTINCT student_email).
 TABLES = """
 WITH r AS MATERIALIZED (
-    SELECT source, token, student_email, bridge.known_email(student_email) AS email FROM bridge.raw
+    SELECT source, token, student_email, bridge.known_email(student_email) AS email
+    FROM bridge.raw WHERE source <> 'sessions'
 ),
 known AS MATERIALIZED (
     SELECT DISTINCT source, token FROM r WHERE email IS NOT NULL
 )
 SELECT
     s.legacy_name AS name,
-    s.relation::text AS relation,
     ARRAY(SELECT name FROM bridge.columns_of(s.relation)) AS columns,
     ARRAY(
         SELECT name FROM bridge.columns_of(s.relation)
@@ -102,77 +122,119 @@ SELECT
 FROM bridge.source AS s
 LEFT JOIN r ON r.source = s.legacy_name
 LEFT JOIN known AS k ON k.token = r.token AND k.source <> r.source
+WHERE NOT s.created_here
 GROUP BY s.legacy_name, s.relation
 ORDER BY s.legacy_name DESC
 """
-# Encrypted: initialisation vector, tag and ciphertext in base64.
+# Encrypted: initialisation vector, tag and ciphertext in base64. further: of an earlier attempt, of the
+# new tables, or kept from before a downgrade; gone: deleted there, though a legacy row goes on telling.
 TOTALS = """
+WITH raw AS MATERIALIZED (
+    SELECT source, token, bridge.known_email(student_email) AS email
+    FROM bridge.raw WHERE source <> 'sessions'
+),
+tokens AS MATERIALIZED (
+    SELECT token, bool_or(source = 'workshop_students') AS p, bool_or(source = 'student_configs') AS c
+    FROM raw
+    GROUP BY token
+),
+emails AS MATERIALIZED (
+    SELECT DISTINCT email FROM raw WHERE email IS NOT NULL
+),
+notes AS MATERIALIZED (
+    SELECT session_token, event_data AS note FROM public.events
+    WHERE event_type = 'merge_note' AND jsonb_typeof(event_data) = 'object'
+)
 SELECT *
 FROM (
     SELECT
         count(*) FILTER (WHERE p AND c) AS in_both,
         count(*) FILTER (WHERE p AND NOT c) AS only_workshop_students,
         count(*) FILTER (WHERE c AND NOT p) AS only_student_configs
-    FROM (
-        SELECT bool_or(source = 'workshop_students') AS p, bool_or(source = 'student_configs') AS c
-        FROM bridge.raw
-        GROUP BY token
-    ) AS t
-) AS tokens, (
-    SELECT count(DISTINCT bridge.known_email(student_email)) AS addresses FROM bridge.raw
-) AS raw, (
-    SELECT count(*) AS students FROM bridge.students
+    FROM tokens
+) AS k, (
+    SELECT
+        count(e.email) AS addresses,
+        count(st.student_email) AS students,
+        count(*) FILTER (WHERE st.student_email LIKE 'anonymous+%@workshop.invalid') AS placeholders,
+        count(*) FILTER (WHERE e.email IS NULL
+                           AND st.student_email NOT LIKE 'anonymous+%@workshop.invalid') AS further_students,
+        count(*) FILTER (WHERE st.student_email IS NULL) AS students_gone
+    FROM emails AS e FULL JOIN public.students AS st ON st.student_email = e.email
 ) AS students, (
     SELECT
-        count(*) AS sessions,
+        count(v.session_token) AS sessions,
+        count(*) FILTER (WHERE t.token IS NULL) AS further_sessions,
+        count(*) FILTER (WHERE v.session_token IS NULL) AS sessions_gone
+    FROM tokens AS t FULL JOIN public.sessions AS v ON v.session_token = t.token
+) AS sessions, (
+    SELECT
         count(*) FILTER (WHERE openai_api_key IS NULL) AS keys_none,
         count(*) FILTER (
             WHERE openai_api_key ~ '^([A-Za-z0-9+/=]+:){2}[A-Za-z0-9+/=]+$') AS keys_encrypted,
         count(*) FILTER (WHERE openai_api_key LIKE 'sk-%') AS keys_plaintext
-    FROM plan
-) AS sessions, (
+    FROM public.sessions
+) AS keys, (
     SELECT count(*) AS steps, count(*) FILTER (WHERE validation_passed) AS steps_completed
-    FROM plan CROSS JOIN LATERAL unnest(steps)
+    FROM public.step_progress
 ) AS steps, (
     SELECT
-        count(note) AS decided,
-        count(*) FILTER (WHERE note ? 'placeholder_address') AS placeholders,
+        count(DISTINCT session_token) AS decided,
         count(*) FILTER (WHERE note -> 'conflicts' ? 'student_email') AS disagreeing
-    FROM plan
+    FROM notes
 ) AS notes
 """
+EVENTS = "SELECT event_type, count(*) FROM public.events GROUP BY 1 ORDER BY 1"
 UNKNOWN_KEYS = r"""
 SELECT
     CASE WHEN k.key ~ '^\d+$' THEN '0, 1, 2, ... (text spread into characters)'
          ELSE regexp_replace(left(k.key, 40), '[[:cntrl:]]', '?', 'g') END AS key,
     count(*) AS entries
-FROM plan
+FROM public.sessions
 CROSS JOIN LATERAL jsonb_object_keys(exercises) AS k(key)
-WHERE step_number_of(k.key) IS NULL
+WHERE public.step_number_of(k.key) IS NULL
 GROUP BY 1
 ORDER BY entries DESC, key
 """
 # A note is {kind: true}, {kind: [column]} or {kind: {column: which source wins, or a value}}.
 DECIDED = """
 SELECT k.kind, d.detail AS column, count(DISTINCT session_token) AS sessions
-FROM plan
-CROSS JOIN LATERAL jsonb_each(note) AS k(kind, value)
+FROM public.events
+CROSS JOIN LATERAL jsonb_each(event_data) AS k(kind, value)
 LEFT JOIN LATERAL (
-    SELECT o.key || CASE WHEN k.kind = 'conflicts' THEN ': ' || o.value || ' wins' ELSE '' END
+    SELECT o.key || CASE WHEN k.kind IN ('conflicts', 'written_on_both_sides')
+                         THEN ': ' || o.value || ' wins' ELSE '' END
     FROM jsonb_each_text(CASE jsonb_typeof(k.value) WHEN 'object' THEN k.value ELSE '{}' END) AS o
     UNION ALL
     SELECT a FROM jsonb_array_elements_text(
         CASE jsonb_typeof(k.value) WHEN 'array' THEN k.value ELSE '[]' END) AS a
 ) AS d(detail) ON true
+WHERE event_type = 'merge_note' AND jsonb_typeof(event_data) = 'object'
 GROUP BY GROUPING SETS ((k.kind), (k.kind, d.detail))
 HAVING grouping(d.detail) = 1 OR d.detail IS NOT NULL
 ORDER BY k.kind, d.detail NULLS FIRST
 """
+ATTEMPT = "SELECT original_name, relation::text FROM public.prior_attempt ORDER BY 1"
+BYTES = """
+SELECT sum(pg_total_relation_size(to_regclass('{}.' || name)))::bigint
+FROM unnest(ARRAY[{}]) AS name WHERE to_regclass('{}.' || name) IS NOT NULL
+"""
+
+REHEARSAL = """
+The rehearsal runs the revisions themselves on the tables of database {database}, in one transaction, and
+takes all of it back. Until then ({seconds}) it holds locks on the old tables: the application can neither
+save nor, towards the end, read. It is meant for a copy of the database, or for a quiet moment.
+Ctrl+C takes it back as well. Nothing stays but unused space in tables that it wrote to, and numbers
+of events that are skipped."""
 
 
 @dataclass
 class Report:
-    """The answer: the verdict, and what the merge will read and write."""
+    """The answer: the verdict, and what the merge will read and write.
+
+    ``checks`` are the bridge's, of the merge on temporary tables; ``expected`` holds seconds, bytes
+    and what they are based on; ``rehearsal`` is None unless it was asked for.
+    """
 
     database: str
     revision: str | None
@@ -180,92 +242,217 @@ class Report:
     reasons: list[str] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
     totals: dict[str, int] = field(default_factory=dict)
+    earlier_attempt: dict[str, int] = field(default_factory=dict)
+    events: dict[str, int] = field(default_factory=dict)
     unknown_exercise_keys: dict[str, int] = field(default_factory=dict)
     decided: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    expected: dict[str, Any] = field(default_factory=dict)
+    rehearsal: dict[str, Any] | None = None
 
 
-def examine(connection: Connection) -> Report:
-    """Find out what the migration would do. The caller rolls the transaction back."""
+def examine(connection: Connection, say: Callable[[str], None] = lambda _: None) -> Report:
+    """Find out what the migration would do. The connection is in AUTOCOMMIT.
+
+    Raises ConnectionProblem where that cannot be found out: on a standby, behind a transaction
+    pooler, while a migration runs.
+    """
     run(connection, (SQL / "session.sql").read_text(encoding="utf-8"))
-    run(connection, "SET LOCAL lock_timeout = '2s'")
     has = run(connection, HAS).mappings().one()
-    report = Report(has["database"], revision_of(connection))
-    if not has["bridge"]:
-        report.reasons = _obstacles(connection, report.revision, has["legacy"])
-        if report.reasons:
-            return report
-        if not has["legacy"]:
-            report.go = True
-            report.reasons = ["neither legacy table exists: a fresh install has nothing to merge"]
-            return report
-        for path in sorted((SQL / "0003_legacy_bridge").glob("0[1-9]_*.sql")):
-            run(connection, path.read_text(encoding="utf-8"))
-        run(connection, BUILD)
-    _count(connection, report)
-    totals = report.totals
-    rows = sum(t["rows"] - t["repeated"] for t in report.tables) - totals["in_both"]
-    report.reasons = [
-        f"the counts contradict each other: {expected:,} {what} by the legacy tables, "
-        f"{totals[what]:,} by the mapping"
-        for what, expected in (
-            ("sessions", rows),
-            ("students", totals["addresses"] + totals["placeholders"]),
-        )
-        if expected != totals[what]
-    ]
-    if not report.reasons:
-        report.go = True
-        report.reasons = ["every row has a place, and the counts add up"]
-        if has["bridge"]:
-            report.reasons.append("python -m scripts.verify compares what has arrived")
+    revision = revision_of(connection)
+    report = Report(has["database"], revision)
+    merged = run(connection, MERGED).mappings().first() if revision and has["bridge"] else None
+    bridged = has["bridge"] and revision == "0003_legacy_bridge"
+    if merged or not (revision in BEFORE_BRIDGE or bridged):
+        _after(connection, report, has, merged)
+        return report
+
+    report.reasons = list(run(connection, NOT_ORDINARY).scalars())
+    if report.reasons:
+        return report
+    if revision is None:
+        try:
+            preflight = SQL / "0001_unified_schema" / "00_preflight.sql"
+            run(connection, preflight.read_text(encoding="utf-8"))
+        except DBAPIError as error:
+            if not isinstance(error.orig, psycopg.errors.RaiseException):
+                raise
+            report.reasons = [explain(error)]
+    else:
+        report.reasons = list(run(connection, NOT_OWNED).scalars())
+
+    prior = has["unified"] if revision is None else _has_prior(connection)
+    if not has["legacy"] and not prior:
+        report.go = not report.reasons
+        report.reasons = report.reasons or [
+            "neither legacy table exists: a fresh install has nothing to merge"
+        ]
+        return report
+    shadow = build(connection, revision, say)
+    if revision_of(connection) != revision:
+        raise ConnectionProblem("a migration ran meanwhile; run this again when it has ended")
+    report.reasons += shadow.refused
+    if not shadow.refused:
+        _count(connection, report, shadow)
+        report.reasons += [
+            f"{check['check_name']}: expected {check['expected']:,}, would be {check['actual']:,}"
+            for check in report.checks
+            if not check["ok"]
+        ]
+    run(connection, "DISCARD TEMP")
+    report.go = not report.reasons
+    if report.go:
+        report.reasons = [
+            f"every row has a place, and the merge passes all of its {len(report.checks)} checks"
+        ]
     return report
 
 
-def _obstacles(connection: Connection, revision: str | None, legacy: list[str]) -> list[str]:
-    """Create the unified schema in this transaction; say what forbids it, or the merge."""
-    if revision not in BEFORE_BRIDGE and legacy:
-        return [
-            f"the database reached revision {revision} without {' and '.join(legacy)}, which no "
-            f"later revision merges: run alembic downgrade {UNIFIED} first"
+def _has_prior(connection: Connection) -> bool:
+    return bool(run(connection, "SELECT to_regclass('public.prior_attempt') IS NOT NULL").scalar())
+
+
+def _after(connection: Connection, report: Report, has: Any, merged: Any) -> None:
+    if not merged and has["bridge"]:
+        report.reasons = [
+            "a downgrade has begun: alembic downgrade base goes on with it, alembic upgrade head returns"
         ]
-    if revision in BEFORE_BRIDGE:
-        config = Config(str(ROOT / "alembic.ini"))
-        config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, UNIFIED)
-        except CommandError as error:
-            # a refusal that the SQL words itself, unlike a lock or a permission
-            if isinstance(getattr(error.__cause__, "orig", None), psycopg.errors.RaiseException):
-                return [str(error)]
-            raise ConnectionProblem(str(error)) from error
-    return list(run(connection, OBSTACLES).scalars())
+        return
+    if not merged and has["legacy"]:
+        report.reasons = [
+            f"the database reached revision {report.revision} without "
+            f"{' and '.join(has['legacy'])}, which no later revision merges: run alembic downgrade "
+            f"{BEFORE_BRIDGE[-1]} first"
+        ]
+        return
+    report.go = True
+    if has["unified"]:
+        report.totals = dict(run(connection, ARRIVED).mappings().one())
+    report.reasons = ["there is nothing to merge: no legacy table is left"]
+    if merged:
+        report.reasons = [
+            f"merged already, at {merged['merged_at']} UTC",
+            "python -m scripts.verify compares what has arrived",
+            "python -m scripts.merge merges again",
+        ]
+        if merged["pending"]:
+            report.reasons.append(f"{merged['pending']:,} sessions wait to be carried over")
 
 
-def _count(connection: Connection, report: Report) -> None:
-    for counted in run(connection, TABLES).mappings():
+def _count(connection: Connection, report: Report, shadow: Shadow) -> None:
+    for counted in shadow.run(TABLES).mappings():
         entry = dict(counted)
         found = entry.pop("columns")
         entry["lacking"] = [c for c in EXPECTED[counted["name"]].split() if c not in found]
         entry["with_token"] = 0
         if "session_token" in found:
-            counting = WITH_TOKEN.format(counted["relation"])
+            counting = WITH_TOKEN.format(counted["name"])
             entry["with_token"] = run(connection, counting).scalar_one()
         report.tables.append(entry)
-    run(connection, PLAN)
-    report.totals = dict(run(connection, TOTALS).mappings().one())
-    report.unknown_exercise_keys = {key: entries for key, entries in run(connection, UNKNOWN_KEYS)}
-    report.decided = [dict(row) for row in run(connection, DECIDED).mappings()]
+    report.totals = dict(shadow.run(TOTALS).mappings().one())
+    report.events = {kind: rows for kind, rows in shadow.run(EVENTS)}
+    report.unknown_exercise_keys = {
+        masked(key): entries for key, entries in shadow.run(UNKNOWN_KEYS)
+    }
+    report.decided = [dict(row) for row in shadow.run(DECIDED).mappings()]
+    report.checks = shadow.checks
+    if run(connection, "SELECT to_regclass('pg_temp.prior_attempt') IS NOT NULL").scalar():
+        for name, relation in shadow.run(ATTEMPT).all():
+            rows = run(connection, f"SELECT count(*) FROM {relation}").scalar_one()
+            report.earlier_attempt[name] = rows
+
+    legacy = ", ".join(f"'{entry['name']}'" for entry in report.tables)
+    unified = "'students', 'sessions', 'step_progress', 'events'"
+    seconds = shadow.seconds
+    report.expected = {
+        # what temporary tables are spared: the write-ahead log; what 0007 does: verify again
+        "seconds": round(
+            1.5 * (seconds["merge"] + seconds["indexes"]) + 2 * seconds["verify"] + 1, 1
+        ),
+        "bytes": run(connection, BYTES.format("pg_temp", unified, "pg_temp")).scalar_one(),
+        "legacy_bytes": run(connection, BYTES.format("public", legacy, "public")).scalar() or 0
+        if legacy
+        else 0,
+        "measured": {part: round(took, 2) for part, took in seconds.items()},
+    }
+
+
+def left(report: Report) -> list[str]:
+    """The revisions that an upgrade to head would run."""
+    scripts = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
+    revisions = [script.revision for script in scripts.walk_revisions()][::-1]
+    done = revisions.index(report.revision) + 1 if report.revision in revisions else 0
+    return revisions[done:]
+
+
+def rehearse(connection: Connection, report: Report, say: Callable[[str], None]) -> None:
+    """Upgrade to head in one transaction, verify, and roll it back; ``report`` gets the result.
+
+    Raises ConnectionProblem where it could not be done: a lock was not free, another migration runs.
+    """
+    config = Config(str(ROOT / "alembic.ini"), stdout=StringIO())
+    seconds: dict[str, float] = {}
+    result: dict[str, Any] = {"ok": False, "seconds": seconds, "failed": []}
+    report.rehearsal = result
+    with connect(connection.engine) as own:
+        transaction = own.begin()
+        config.attributes["connection"] = own
+        try:
+            for revision in left(report):
+                say(f"rehearsing {revision}")
+                began = time.monotonic()
+                command.upgrade(config, revision)
+                seconds[revision] = round(time.monotonic() - began, 2)
+            say("verifying")
+            began = time.monotonic()
+            verified = verify.examine(own)
+            seconds["verification"] = round(time.monotonic() - began, 2)
+            result["failed"] = [c["check_name"] for c in verified.checks if not c["ok"]]
+            result["failed"] += [name for name, met in verified.criteria.items() if met is False]
+            result["ok"] = verified.ok
+            result["totals"] = dict(run(own, ARRIVED).mappings().one())
+        except CommandError as error:
+            cause = error.__cause__
+            if not isinstance(cause, DBAPIError) or passes(cause):
+                raise ConnectionProblem(f"the rehearsal broke off: {error}") from error
+            result["failed"] = [str(error)]
+        finally:
+            if own.invalidated is False:
+                transaction.rollback()
+    if not result["ok"]:
+        report.go = False
+        report.reasons = [f"the rehearsal failed: {'; '.join(result['failed'])}"]
 
 
 def show(report: Report, out: Console) -> None:
     """Print the report for people."""
     out.print(f"Database {escape(report.database)}, revision {report.revision or '(base)'}")
     out.print("A dry run: nothing is changed.\n")
-    for part in _parts(report) if report.totals else ():
+    parts = _parts(report) if report.expected else _arrived(report)
+    for part in (*parts, *_rehearsed(report)):
         out.print(part)
         out.print()
     verdict = "[green]GO[/]" if report.go else "[red]NO-GO[/]"
     out.print(f"{verdict}: {escape('; '.join(report.reasons))}")
+
+
+def _rehearsed(report: Report) -> Iterator[RenderableType]:
+    if report.rehearsal:
+        yield table(
+            "The rehearsal",
+            ("Revision", "Seconds"),
+            ((name, f"{took:.2f}") for name, took in report.rehearsal["seconds"].items()),
+        )
+        yield (
+            "Rolled back. Verification: every check holds."
+            if report.rehearsal["ok"]
+            else f"Rolled back. FAILED: {escape('; '.join(report.rehearsal['failed']))}"
+        )
+
+
+def _arrived(report: Report) -> Iterator[RenderableType]:
+    if report.totals:
+        yield table("Rows there are", ("Table", "Rows"), list(report.totals.items()))
 
 
 def _parts(report: Report) -> Iterator[RenderableType]:
@@ -280,9 +467,18 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     )
     if len(tables) == 1:
         yield "The other legacy table does not exist: it will be created, empty."
+    if report.earlier_attempt:
+        yield table(
+            "An earlier attempt: moved aside as ..._prior_backup_YYYYMMDD, its rows are merged in",
+            ("Table", "Rows"),
+            list(report.earlier_attempt.items()),
+        )
 
     def total(name: str) -> int:
         return sum(t[name] for t in tables)
+
+    def unless_none(*lines: tuple[str, int, str]) -> list[tuple[str, int, str]]:
+        return [line for line in lines if line[1]]
 
     yield calculation(
         "Sessions",
@@ -290,6 +486,10 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         ("+", total("rows") - total("with_token"), "rows without one: a session each"),
         ("-", total("repeated"), "rows that repeat a token of their own table"),
         ("-", n["in_both"], "tokens in both tables: two rows become one"),
+        *unless_none(
+            ("+", n["further_sessions"], "only in an earlier attempt, or in the new tables"),
+            ("-", n["sessions_gone"], "deleted in the new tables"),
+        ),
         ("=", n["sessions"], "sessions will result"),
         *(("", n[f"only_{t['name']}"], f"of them only in {t['name']}") for t in tables),
     )
@@ -301,6 +501,10 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         ("-", total("not_addresses"), "are none: empty, or unknown@example.com"),
         ("-", total("clean_addresses") - n["addresses"], "stand in both tables"),
         ("+", n["placeholders"], "placeholders, one for each session without any address"),
+        *unless_none(
+            ("+", n["further_students"], "only in an earlier attempt, or in the new tables"),
+            ("-", n["students_gone"], "deleted or given another address in the new tables"),
+        ),
         ("=", n["students"], "students will result"),
     )
     yield calculation(
@@ -323,24 +527,70 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         ("", other, "with one of another form"),
     )
     yield table(
-        f"Decided in {n['decided']:,} sessions",
-        ("What", "Sessions"),
+        f"Decided in {n['decided']:,} sessions, each noted in an event",
+        ("What", "Sessions", "Why"),
         (
-            (escape(f"  {d['column']}" if d["column"] else d["kind"]), d["sessions"])
+            (
+                escape(f"  {d['column']}" if d["column"] else d["kind"]),
+                d["sessions"],
+                "" if d["column"] else WHY.get(d["kind"], ""),
+            )
             for d in report.decided
         ),
     )
+    yield "\n".join(_expected(report))
 
 
-def main(url: Url = None, as_json: Json = False) -> None:
+def _expected(report: Report) -> Iterator[str]:
+    expected, measured = report.expected, report.expected["measured"]
+    yield (
+        f"Expected: about {expected['seconds']:,.0f} s for all revisions, "
+        f"{size_of(expected['bytes'])} for the new tables with their indexes "
+        f"(the old ones have {size_of(expected['legacy_bytes'])}, and stay)."
+    )
+    yield (
+        f"Measured just now, on temporary copies of all rows: merge {measured['merge']:.1f} s, indexes "
+        f"{measured['indexes']:.1f} s, verification {measured['verify']:.1f} s. Temporary tables write no "
+        "log: merge and indexes are counted 1.5 times, verification twice, because 0007 repeats it, "
+        "and a second for the rest."
+    )
+
+
+def main(
+    url: Url = None,
+    as_json: Json = False,
+    with_rehearsal: Annotated[
+        bool,
+        typer.Option(
+            "--rehearse",
+            help="Then run the whole migration for real, in one transaction that is rolled back, and "
+            "verify it. Locks the old tables for as long as it takes: for a copy, or a quiet moment.",
+        ),
+    ] = False,
+) -> None:
     """Show what the migration would do: how many students and sessions, from where, what is odd.
 
-    Changes nothing. Exits with 0 (go), 1 (no-go) or 2 (could not tell).
+    Changes nothing, and keeps nobody waiting: the tables are read in transactions of some 40 ms,
+    and merged as temporary copies, which need about three times their space until the end.
+    Exits with 0 (go), 1 (no-go) or 2 (could not tell).
 
     Example: python -m scripts.dry_run --url postgresql://localhost/workshop
+
+    Example: python -m scripts.dry_run --rehearse
     """
-    with database(url, "REPEATABLE READ") as connection:
-        report = examine(connection)
+    with database(url, "AUTOCOMMIT") as connection:
+        with progress("dry run") as say:
+            report = examine(connection, say)
+        if with_rehearsal and report.go and left(report):
+            seconds = report.expected.get("seconds")
+            expected = f"some {seconds:,.0f} s" if seconds else "for as long as it takes"
+            typer.echo(REHEARSAL.format(database=report.database, seconds=expected), err=True)
+            if not sys.stdin.isatty() or typer.confirm("Go on?", err=True):
+                with progress("rehearsal") as say:
+                    rehearse(connection, report, say)
+        elif with_rehearsal:
+            why = "the last revision is reached" if report.go else "the answer is NO-GO without it"
+            typer.echo(f"Nothing was rehearsed: {why}.", err=True)
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=2))
     else:

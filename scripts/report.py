@@ -4,6 +4,7 @@ A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell).
 """
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,9 +71,16 @@ def revision_of(connection: Connection) -> str | None:
     return revision
 
 
+UNCHANGED = "Nothing was changed; put that right, then run this again."
+
+
 @contextmanager
-def database(url: str | None, isolation_level: IsolationLevel) -> Iterator[Connection]:
+def database(
+    url: str | None, isolation_level: IsolationLevel, advice: str = UNCHANGED
+) -> Iterator[Connection]:
     """Yield a connection; whatever goes wrong with the database in the block ends the command.
+
+    ``advice`` follows the reason: what was not changed, and what to do.
 
     ``REPEATABLE READ`` sees one moment of the database, and is rolled back at the end.
     ``AUTOCOMMIT`` is for what takes longer: the old application runs ALTER TABLE on every save, and
@@ -83,19 +91,27 @@ def database(url: str | None, isolation_level: IsolationLevel) -> Iterator[Conne
         with connect(make_engine(resolve_url(named))) as connection:
             yield connection.execution_options(isolation_level=isolation_level)
     except ConnectionProblem as problem:
-        give_up(str(problem))
+        give_up(str(problem), advice)
     except (DataError, IntegrityError) as error:
         # the server quotes the value that it objects to, which may be a secret
-        give_up(f"the server refused a value ({type(error.orig).__name__}); its log says which")
+        kind = type(error.orig).__name__
+        give_up(f"the server refused a value ({kind}); its log says which", advice)
     except DBAPIError as error:
         locked = isinstance(error.orig, psycopg.errors.LockNotAvailable)
-        give_up(("somebody else holds a lock on a table: " if locked else "") + explain(error))
+        held = "somebody else holds a lock on a table: " if locked else ""
+        give_up(held + explain(error), advice)
 
 
-def give_up(reason: str) -> NoReturn:
+def passes(error: DBAPIError) -> bool:
+    """True for trouble that says nothing about the data: a lock, a right, a full disk, a lost server."""
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    return sqlstate is None or sqlstate.startswith(("08", "40", "42501", "53", "55", "57", "58"))
+
+
+def give_up(reason: str, advice: str = UNCHANGED) -> NoReturn:
     """End the command: one line on stderr, exit code 2."""
     if "nothing was changed" not in reason.lower():
-        reason = f"{reason.rstrip('.')}. Nothing was changed; put that right, then run this again."
+        reason = f"{reason.rstrip('.')}. {advice}"
     typer.echo(f"error: could not tell: {reason}", err=True)
     raise typer.Exit(2)
 
@@ -173,3 +189,26 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
     finally:
         log.removeHandler(shown)
         log.setLevel(level)
+
+
+SECRETS = (
+    (re.compile(r"sk-[\w-]{6,}"), "sk-..."),
+    (re.compile(r"://[^/@\s]*@"), "://***@"),
+    (re.compile(r"\b(ws_\d+_|legacy-\S+?-\d)\w+(\w{4})\b"), r"...\2"),
+)
+
+
+def masked(text: str) -> str:
+    """Free text without what looks like an API key, a password in a URL or a session token."""
+    for pattern, instead in SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def size_of(count: float) -> str:
+    """Bytes for people."""
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while count >= 1024 and len(units) > 1:
+        count /= 1024
+        units.pop(0)
+    return f"{count:,.0f} {units[0]}"

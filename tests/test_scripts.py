@@ -29,7 +29,7 @@ def script(name: str, *args: str, url: str | None = None) -> "subprocess.Complet
     )
 
 
-@pytest.mark.parametrize("name", ["dry_run", "verify", "status", "rollback_check"])
+@pytest.mark.parametrize("name", ["dry_run", "verify", "merge", "status", "rollback_check"])
 def test_every_command_explains_itself(name: str) -> None:
     done = script(name, "--help")
     assert done.returncode == 0

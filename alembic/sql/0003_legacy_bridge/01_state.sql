@@ -43,7 +43,8 @@ CREATE TABLE bridge.pending (
 CREATE INDEX ON bridge.pending (token);
 COMMENT ON TABLE bridge.pending IS 'Tokens that were written on one side and not yet carried over.';
 COMMENT ON COLUMN bridge.pending.side IS 'Which world was written.';
-COMMENT ON COLUMN bridge.pending.at IS 'When; of two sides the later one decides.';
+COMMENT ON COLUMN bridge.pending.at IS
+    'When; of two sides the later one decides. -infinity: nobody wrote, it is to be looked at again.';
 COMMENT ON COLUMN bridge.pending.xact IS 'The writer''s transaction, which syncs as it commits.';
 COMMENT ON COLUMN bridge.pending.deleted IS 'Of the unified side: the session itself was deleted.';
 

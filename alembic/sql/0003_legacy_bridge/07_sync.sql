@@ -129,11 +129,12 @@ DECLARE
     combined text[];
     unified_first text[];
     legacy_first text[];
+    overtaken text[] := '{}';
     changed bigint := 0;
 BEGIN
     WITH notes AS (
         SELECT p.token, array_agg(p.id) AS ids,
-               max(p.at) FILTER (WHERE p.side = 'legacy') AS legacy_at,
+               max(p.at) FILTER (WHERE p.side = 'legacy' AND p.at > '-infinity') AS legacy_at,
                max(p.at) FILTER (WHERE p.side = 'unified') AS unified_at,
                max(p.at) FILTER (WHERE p.deleted) AS deleted_at
         FROM bridge.pending AS p
@@ -177,8 +178,16 @@ BEGIN
             bridge.combine(legacy_first, 'legacy');
     IF pushed IS NOT NULL THEN
         changed := changed + bridge.push(pushed);
+        -- Written in the legacy tables meanwhile, and committed before the remainder was worked out: it would keep
+        -- our values over theirs. Both notes stay: the next look combines.
+        overtaken := ARRAY(
+            SELECT DISTINCT p.token FROM bridge.pending AS p
+            WHERE p.token = ANY (pushed) AND p.side = 'legacy' AND p.id <> ALL (noted)
+              AND p.xact <> pg_current_xact_id());
+        DELETE FROM bridge.remainder AS r
+        WHERE r.table_name IN ('sessions', 'step_progress') AND r.key = ANY (overtaken);
     END IF;
-    DELETE FROM bridge.pending AS p WHERE p.id = ANY (noted);
+    DELETE FROM bridge.pending AS p WHERE p.id = ANY (noted) AND p.token <> ALL (overtaken);
     RETURN changed;
 END
 $$;

@@ -153,6 +153,15 @@ END
 $$;
 COMMENT ON FUNCTION bridge.next_range(boolean, text, text[]) IS 'Keys cut off at the next verified range; the range''s last.';
 
+-- Not a write, which would have a time: what is noted here loses against whatever somebody writes.
+CREATE FUNCTION bridge.look_again(tokens text[]) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO bridge.pending (side, token, at) SELECT 'legacy', t, '-infinity' FROM unnest(tokens) AS t
+$$;
+COMMENT ON FUNCTION bridge.look_again(text[]) IS 'Notes sessions that could not be merged just now.';
+
 -- A session of which the unified schema has nothing is inserted, and its range is verified with that. One that
 -- is there already is compared, and left to drain() while somebody is writing it. Students of the first merge are
 -- there, and complete: from the sessions that have arrived so far nobody could tell.
@@ -193,21 +202,21 @@ BEGIN
         ELSE
             changed := changed + bridge.pull(free);
         END IF;
-        INSERT INTO bridge.pending (side, token) SELECT 'legacy', t FROM unnest(present) AS t WHERE t <> ALL (free);
+        PERFORM bridge.look_again(ARRAY(SELECT t FROM unnest(present) AS t WHERE t <> ALL (free)));
     END IF;
     IF arrived.unequal > 0 THEN
         -- a student was not there: written since the students were merged
-        INSERT INTO bridge.pending (side, token)
-        SELECT 'legacy', t FROM unnest(tokens) AS t
-        WHERE t <> ALL (noted)
-          AND t NOT IN (SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens));
+        PERFORM bridge.look_again(ARRAY(
+            SELECT t FROM unnest(tokens) AS t
+            WHERE t <> ALL (noted)
+              AND t NOT IN (SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens))));
     ELSIF present = '{}' AND noted = '{}' THEN
         PERFORM bridge.note_verified(false, after, last, versions # bridge.unified_versions(after, last));
     END IF;
     RETURN changed;
 EXCEPTION
     WHEN unique_violation OR lock_not_available OR deadlock_detected THEN
-        INSERT INTO bridge.pending (side, token) SELECT 'legacy', t FROM unnest(tokens) AS t;
+        PERFORM bridge.look_again(tokens);
         RETURN 0;
 END
 $$;
@@ -230,8 +239,8 @@ BEGIN
     RETURN arrived.changed;
 EXCEPTION
     WHEN unique_violation OR lock_not_available OR deadlock_detected THEN
-        INSERT INTO bridge.pending (side, token)
-        SELECT DISTINCT 'legacy', o.token FROM bridge.collected_source AS o WHERE o.student_email = ANY (emails);
+        PERFORM bridge.look_again(ARRAY(
+            SELECT DISTINCT o.token FROM bridge.collected_source AS o WHERE o.student_email = ANY (emails)));
         RETURN 0;
 END
 $$;
@@ -402,19 +411,30 @@ BEGIN
         size := bridge.next_size(size, 4 * chunk, clock_timestamp() - looked);
         looked := clock_timestamp();
     END LOOP;
-
-    -- addresses that lost to another one in the same session
-    DELETE FROM bridge.other_address AS a
-    WHERE NOT EXISTS (SELECT FROM bridge.collected_source AS o
-                      WHERE o.student_email = a.student_email AND o.token = a.token AND NOT o.is_session_s);
-    INSERT INTO bridge.other_address (token, student_email)
-    SELECT o.token, o.student_email FROM bridge.collected_source AS o WHERE NOT o.is_session_s
-    ON CONFLICT DO NOTHING;
-    TRUNCATE bridge.collected_source;
-    CALL bridge.commit_chunk();
 END
 $$;
 COMMENT ON PROCEDURE bridge.merge_students(integer, bigint) IS 'Merges the students of all sessions.';
+
+-- What was collected about a student and is not where the session went: it lost to another address, or the
+-- session was changed or deleted since. That write is noted, and finds the student by this.
+CREATE PROCEDURE bridge.remember_addresses()
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    DELETE FROM bridge.other_address AS a
+    WHERE NOT EXISTS (SELECT FROM bridge.collected_source AS o
+                      WHERE o.student_email = a.student_email AND o.token = a.token);
+    INSERT INTO bridge.other_address (token, student_email)
+    SELECT DISTINCT o.token, o.student_email
+    FROM bridge.collected_source AS o
+    LEFT JOIN public.sessions AS v ON v.session_token = o.token
+    LEFT JOIN public.students AS st ON st.student_id = v.student_id
+    WHERE st.student_email IS DISTINCT FROM o.student_email
+    ON CONFLICT DO NOTHING;
+    TRUNCATE bridge.collected_source;
+END
+$$;
+COMMENT ON PROCEDURE bridge.remember_addresses() IS 'Fills other_address at the end of the first merge.';
 
 -- A range that has been verified, and that nobody has written to since, is not read again.
 CREATE PROCEDURE bridge.merge(chunk integer DEFAULT 2000)
@@ -438,7 +458,8 @@ DECLARE
         FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.relation);
 BEGIN
     cursor_at := (SELECT merge_cursor FROM bridge.state);
-    IF first AND cursor_at = '' THEN
+    -- a crash of the server empties what was collected
+    IF first AND (cursor_at = '' OR NOT EXISTS (SELECT FROM bridge.collected_source)) THEN
         PERFORM bridge.restore_addresses();
         PERFORM bridge.restore_events();
         CALL bridge.merge_students(chunk, changed);
@@ -477,6 +498,7 @@ BEGIN
 
     PERFORM set_config('bridge.pulling', 'on', true);
     IF first THEN
+        CALL bridge.remember_addresses();
         PERFORM bridge.adopt_students();
         PERFORM bridge.adopt_rest();
         PERFORM bridge.adopt_own_columns();
@@ -497,7 +519,7 @@ BEGIN
         'step_progress', (SELECT count(*) FROM public.step_progress),
         'merge_notes', (SELECT count(*) FROM public.events WHERE event_type = 'merge_note'));
     PERFORM set_config('bridge.pulling', '', true);
-    UPDATE bridge.state SET merge_cursor = '', merged_at = clock_timestamp();
+    UPDATE bridge.state SET merge_cursor = '', merged_at = coalesce(merged_at, clock_timestamp());
     CALL bridge.commit_chunk();
     RAISE NOTICE 'merged % sessions, % rows written', read, changed;
 END

@@ -1,0 +1,221 @@
+"""The merge, done for real on temporary tables: what a dry run counts.
+
+The legacy tables, and what else the merge reads, are copied as they were at one moment (``moment``).
+Over the copies run the SQL files of 0001 to 0003 and the procedures of 0004, the same text that an
+upgrade runs, with the schemas ``public`` and ``bridge`` replaced by the session's temporary one (and the
+views of the mapping that have the name of a table renamed, there being but one schema for both).
+After the copy no transaction of it touches a table of anybody else. All of it goes when the
+connection ends.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from models import Base
+from scripts.connection import explain
+from scripts.moment import Moment, moment
+from scripts.report import ROOT, passes, run
+
+SQL = ROOT / "alembic" / "sql"
+LEGACY = ("workshop_students", "student_configs")
+UNIFIED = ("students", "sessions", "step_progress", "events")
+# of 0003, which creates them before the bridge; the others come with 0005
+EARLY_INDEXES = ("ix_sessions_student_id", "ix_events_session_token")
+FUNCTIONS = re.compile(r"CREATE (?:OR REPLACE )?FUNCTION (?:public\.)?(\w+)\(")
+OF_SCHEMA = re.compile(r"^(?:CREATE|COMMENT ON) SCHEMA bridge\b[^;]*;\n", re.MULTILINE)
+
+COPIED = """
+SELECT c.relname::text
+FROM pg_class AS c
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND (
+    c.relname IN ('workshop_students', 'student_configs', 'workshop_step_progress')
+    OR c.relname IN ('students', 'sessions', 'step_progress', 'events') AND NOT {unified}
+    OR c.oid = (
+        SELECT k.oid FROM pg_class AS k
+        WHERE k.relnamespace = c.relnamespace AND k.relkind = 'r' AND NOT {bridge}
+          AND k.relname ~ '^bridge_remainder_backup_[0-9]{{8}}(_[0-9]+)?$'
+        ORDER BY k.oid DESC LIMIT 1))
+"""
+COLUMNS = """
+SELECT quote_ident(attname) FROM pg_attribute
+WHERE attrelid = 'pg_temp.{}'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+ORDER BY attnum
+"""
+LIKE = """
+CREATE TEMPORARY TABLE {name} (LIKE public.{name}
+    INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY INCLUDING INDEXES)
+"""
+PRIOR = "SELECT original_name, relation::text FROM public.prior_attempt"
+PRIOR_TABLE = """
+CREATE TEMPORARY TABLE prior_attempt (original_name text PRIMARY KEY, relation regclass NOT NULL)
+"""
+READ_ONLY = """
+SELECT EXISTS (SELECT FROM pg_trigger
+               WHERE tgrelid = to_regclass('public.sessions') AND tgname = 'read_only')
+"""
+MEMORY = {
+    "remainder": ("table_name", "key", "step_number", "column_name", "value", "over"),
+    "other_address": ("token", "student_email"),
+    "pending": ("side", "token", "at", "xact", "deleted"),
+    "state": ("only_row", "sync", "merge_cursor", "merged_at", "retired_at"),
+}
+"""Tables of the bridge, and columns, that a merge which goes on has to know."""
+
+
+@dataclass
+class Shadow:
+    """``refused``: why an upgrade would break off; there is nothing to count then.
+
+    ``checks`` are those of ``bridge.run_checks``; ``seconds`` tell how long each part took.
+    """
+
+    moment: Moment
+    functions: str = ""
+    refused: list[str] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, sql: str) -> CursorResult[*tuple[Any, ...]]:
+        """Execute SQL about ``public`` and ``bridge`` on the temporary tables."""
+        return run(self.moment.connection, self.moved(sql))
+
+    def moved(self, sql: str) -> str:
+        """The SQL, with the temporary schema in the place of ``public`` and ``bridge``."""
+        schema = self.moment.schema
+        sql = OF_SCHEMA.sub("", sql).replace("CREATE UNLOGGED TABLE", "CREATE TABLE")
+        # pg_temp is never searched for a function: each is named with it
+        sql = re.sub(rf"(?<![\w.])({self.functions})(?=\(| IS\b)", rf"{schema}.\1", sql)
+        sql = re.sub(rf"\bbridge\.({'|'.join(UNIFIED)})\b", rf"{schema}.bridge_\1", sql)
+        sql = re.sub(r"\bbridge\.", f"{schema}.", sql)
+        return re.sub(r"\bpublic\.", f"{schema}.", sql).replace("'public'", f"'{schema}'")
+
+
+def build(connection: Connection, revision: str | None, say: Callable[[str], None]) -> Shadow:
+    """Copy, merge and verify. The connection is in AUTOCOMMIT; ``revision`` is below 0004.
+
+    Raises ConnectionProblem as ``moment`` does.
+    """
+    files = [
+        (path.parent.name, path)
+        for name in ("0001_unified_schema", "0002_progress_tracking", "0003_legacy_bridge")
+        for path in sorted((SQL / name).glob("[01]*.sql"))
+    ]
+    names = {name for _, path in files for name in FUNCTIONS.findall(path.read_text("utf-8"))}
+    run(connection, "SET client_min_messages = warning; SET temp_buffers = '64MB'")
+    with moment(connection, say) as now:
+        shadow = Shadow(now, "|".join(sorted(names)))
+        began = time.monotonic()
+        unified, bridge = revision is not None, revision is not None and revision >= "0003"
+        for name in run(connection, COPIED.format(unified=unified, bridge=bridge)).scalars():
+            _copy(now, name)
+        if unified:
+            _copy_unified(shadow)
+        shadow.seconds["copy"] = time.monotonic() - began
+
+        read_only = run(connection, READ_ONLY).scalar_one()
+        for folder, path in files:
+            if path.name == "00_preflight.sql" or (
+                unified
+                and path.name
+                in (
+                    "01_make_way.sql",
+                    "02_copy_prior.sql",
+                )
+            ):
+                continue
+            if path.name == "02_copy_prior.sql":
+                _create_unified(shadow)
+            if path.name == "12_install.sql" and read_only:
+                shadow.run("SELECT bridge.make_read_only()")
+            say(f"building {folder}")
+            if not _succeeds(shadow, path.read_text("utf-8")):
+                return shadow
+        if bridge:
+            for name, columns in MEMORY.items():
+                shadow.run(f"DELETE FROM bridge.{name}")
+                now.copy(f"bridge.{name}", name, [(c, f"t.{c}") for c in columns])
+    _merge(shadow)
+    return shadow
+
+
+def _succeeds(shadow: Shadow, sql: str) -> bool:
+    """Run one step of the migration; what it refuses, or stumbles over, an upgrade would as well."""
+    try:
+        shadow.run(sql)
+    except DBAPIError as error:
+        if passes(error):
+            raise
+        shadow.refused = [explain(error)]
+    return not shadow.refused
+
+
+def _copy(now: Moment, name: str) -> None:
+    quoted = run(now.connection, f"SELECT quote_ident('{name}')").scalar_one()
+    run(now.connection, LIKE.format(name=quoted))
+    columns = list(run(now.connection, COLUMNS.format(quoted)).scalars())
+    now.copy(f"public.{quoted}", quoted, [(c, f"t.{c}") for c in columns])
+    run(now.connection, f"ANALYZE pg_temp.{quoted}")
+
+
+def _copy_unified(shadow: Shadow) -> None:
+    now = shadow.moment
+    _create_unified(shadow)
+    for name in UNIFIED:
+        columns = list(run(now.connection, COLUMNS.format(name)).scalars())
+        now.copy(f"public.{name}", name, [(c, f"t.{c}") for c in columns])
+    # the next event gets the next number
+    run(
+        now.connection,
+        "SELECT setval(pg_get_serial_sequence('pg_temp.events', 'id'), max(id)) FROM pg_temp.events",
+    )
+    if run(now.connection, "SELECT to_regclass('public.prior_attempt') IS NOT NULL").scalar():
+        prior = run(now.connection, PRIOR).all()
+        run(now.connection, PRIOR_TABLE)
+        for original, relation in prior:
+            _copy(now, relation)
+            run(
+                now.connection,
+                f"INSERT INTO pg_temp.prior_attempt VALUES ('{original}', 'pg_temp.{relation}')",
+            )
+
+
+def _create_unified(shadow: Shadow) -> None:
+    """The four tables as the models describe them; a test holds the models to the revisions."""
+    dialect = postgresql.dialect()
+    for table in Base.metadata.sorted_tables:
+        ddl = str(CreateTable(table, include_foreign_key_constraints=[]).compile(dialect=dialect))
+        run(shadow.moment.connection, ddl.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1))
+    _create_indexes(shadow, early=True)
+
+
+def _create_indexes(shadow: Shadow, *, early: bool) -> None:
+    dialect = postgresql.dialect()
+    for table in Base.metadata.sorted_tables:
+        for index in table.indexes:
+            if (index.name in EARLY_INDEXES) == early:
+                run(shadow.moment.connection, str(CreateIndex(index).compile(dialect=dialect)))
+
+
+def _merge(shadow: Shadow) -> None:
+    connection = shadow.moment.connection
+    began = time.monotonic()
+    run(connection, "SET client_min_messages = notice")
+    if not all(_succeeds(shadow, f"CALL bridge.{step}") for step in ("merge()", "drain(false)")):
+        return
+    merged = time.monotonic()
+    _create_indexes(shadow, early=False)
+    indexed = time.monotonic()
+    shadow.checks = shadow.run("CALL bridge.run_checks(NULL)").scalar_one()
+    shadow.seconds |= {
+        "merge": merged - began,
+        "indexes": indexed - merged,
+        "verify": time.monotonic() - indexed,
+    }
