@@ -86,23 +86,30 @@ ORDER BY s.legacy_name DESC
 PENDING = "SELECT count(DISTINCT token) FROM bridge.pending"
 # Ranges of tokens, each read in a transaction of its own. Done: what the merge's cursor has passed.
 MERGED = """
+WITH n AS MATERIALIZED (SELECT bridge.next_tokens(CAST(:after AS text), :size) AS tokens)
 SELECT n.tokens[cardinality(n.tokens)] AS last, cardinality(n.tokens) AS total,
        (SELECT count(*) FROM unnest(n.tokens) AS t WHERE t <= s.merge_cursor) AS done
-FROM bridge.state AS s, (SELECT bridge.next_tokens(CAST(:after AS text), :size) AS tokens) AS n
+FROM bridge.state AS s, n
 WHERE n.tokens IS NOT NULL
 """
 # Sessions by their tokens alone: what each world has that the other one lacks, pending ones left out.
 DRIFT = """
-SELECT
-    n.tokens[cardinality(n.tokens)] AS last,
-    count(*) FILTER (WHERE v.session_token IS NULL) AS not_in_unified,
-    count(*) FILTER (WHERE t.token IS NULL) AS not_in_legacy
-FROM (SELECT bridge.next_tokens(CAST(:after AS text), :size, unified => true) AS tokens) AS n
-CROSS JOIN LATERAL unnest(n.tokens) AS k(token)
-LEFT JOIN bridge.tokens AS t ON t.token = k.token AND t.token = ANY (n.tokens)
-LEFT JOIN public.sessions AS v ON v.session_token = k.token
-WHERE NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = k.token)
-GROUP BY 1
+WITH n AS MATERIALIZED (
+    SELECT bridge.next_tokens(CAST(:after AS text), :size, unified => true) AS tokens
+),
+found AS (
+    -- LIMIT: looked up one by one, whatever the planner thinks of the array
+    SELECT n.tokens[cardinality(n.tokens)] AS last,
+           (SELECT true FROM public.sessions AS v WHERE v.session_token = k.token LIMIT 1) AS unified,
+           (SELECT true FROM bridge.tokens AS t WHERE t.token = k.token LIMIT 1) AS legacy,
+           (SELECT true FROM bridge.pending AS p WHERE p.token = k.token LIMIT 1) AS pending
+    FROM n CROSS JOIN LATERAL unnest(n.tokens) AS k(token)
+)
+SELECT last,
+       count(*) FILTER (WHERE unified IS NULL AND pending IS NULL) AS not_in_unified,
+       count(*) FILTER (WHERE legacy IS NULL AND pending IS NULL) AS not_in_legacy
+FROM found
+GROUP BY last
 """
 OLD_TABLES = "^(workshop_students|student_configs)(_backup_[0-9]{8}(_[0-9]+)?)?$"
 LOCKS = """
@@ -233,7 +240,7 @@ def _add_up(
         seen += size
         say(f"{what}: some {seen:,} sessions")
         took = time.monotonic() - began
-        size = min(2 * size, 4_000, max(100, int(size * 0.04 / max(took, 0.001))))
+        size = min(2 * size, 2_000, max(100, int(size * 0.04 / max(took, 0.001))))
 
 
 # --- what was done by hand ------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -153,27 +154,28 @@ class Line:
         self.thread.start()
 
     def _carry(self) -> None:
-        while not self.over.is_set():
-            for key, _ in self.peers.select(0.05):
-                if key.fileobj is self.listener:
-                    near, far = self.listener.accept()[0], socket.socket(socket.AF_UNIX)
-                    far.connect(self.target)
-                    self.peers.register(near, selectors.EVENT_READ, far)
-                    self.peers.register(far, selectors.EVENT_READ, near)
-                    continue
-                assert isinstance(key.fileobj, socket.socket)
-                data = b""
-                with suppress(ConnectionError):
-                    data = key.fileobj.recv(65536)
-                    key.data.sendall(data)
-                if not data:
-                    for end in (key.fileobj, key.data):
-                        with suppress(KeyError):
-                            self.peers.unregister(end)
-                        end.close()
-        for end in [key.fileobj for key in self.peers.get_map().values()]:
-            assert isinstance(end, socket.socket)
-            end.close()
+        with self.listener, ExitStack() as ends:
+            while not self.over.is_set():
+                for key, _ in self.peers.select(0.05):
+                    if key.fileobj is self.listener:
+                        near = ends.enter_context(self.listener.accept()[0])
+                        far = ends.enter_context(socket.socket(socket.AF_UNIX))
+                        far.connect(self.target)
+                        self.peers.register(near, selectors.EVENT_READ, far)
+                        self.peers.register(far, selectors.EVENT_READ, near)
+                    else:
+                        self._pass_on(key.fileobj, key.data)
+
+    def _pass_on(self, source: Any, sink: socket.socket) -> None:
+        data = b""
+        with suppress(OSError):  # one of them has gone
+            data = source.recv(65536)
+            sink.sendall(data)
+        if not data:
+            for end in (source, sink):
+                with suppress(KeyError, ValueError):
+                    self.peers.unregister(end)
+                end.close()
 
     def cut(self) -> None:
         self.over.set()
@@ -232,7 +234,7 @@ def strike(scene: Scene, database: Database, point: str, way: str, folder: Path)
             restart_server(scene.embedded)
             struck = time.monotonic()
         gone_after(database, struck)
-        process.wait()
+        process.wait(30)
 
 
 def go_on(database: Database, command: tuple[str, str], way: str, folder: Path) -> None:
