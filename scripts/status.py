@@ -18,7 +18,7 @@ from alembic.script import ScriptDirectory
 from rich.console import Console
 from rich.markup import escape
 from sqlalchemy import Connection, RowMapping, text
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from scripts.connection import ADVISORY_LOCK, explain
 from scripts.report import ROOT, Json, Url, console, database, progress, run, table
@@ -76,11 +76,15 @@ FROM bridge.state AS s
 """
 SOURCES = """
 SELECT s.legacy_name AS name, s.relation::text AS relation, c.relkind IS NOT NULL AS exists,
-       s.signature IS DISTINCT FROM bridge.signature_of(s.relation) AS changed,
-       n.relkind::text AS kind, c.relname <> s.legacy_name AS retired
+       n.relkind::text AS kind
 FROM bridge.source AS s
 LEFT JOIN pg_class AS c ON c.oid = s.relation
 LEFT JOIN pg_class AS n ON n.oid = to_regclass(format('public.%I', s.legacy_name))
+ORDER BY s.legacy_name DESC
+"""
+CHANGED = """
+SELECT s.relation::text FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.relation
+WHERE s.signature IS DISTINCT FROM bridge.signature_of(s.relation)
 ORDER BY s.legacy_name DESC
 """
 PENDING = "SELECT count(DISTINCT token) FROM bridge.pending"
@@ -189,6 +193,8 @@ def examine(connection: Connection, say: Callable[[str], None]) -> Status:
     """Look at everything that ``Status`` tells; ``say`` hears how far it is."""
     script = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
     head = str(script.get_current_head())
+    # a table that is locked is told of, not waited for
+    run(connection, "SET lock_timeout = '200ms'")
     has = run(connection, FACTS).mappings().one()
     found = run(connection, VERSIONS).scalars().all() if has["versioned"] else []
     status = Status(has["database"], ", ".join(found) or None, head)
@@ -209,15 +215,40 @@ def examine(connection: Connection, say: Callable[[str], None]) -> Status:
     # a step that is under way is seen in part, and is nothing to be mended
     if status.migrator is None:
         _find_damage(status, unknown, has, bridge, sources)
-    if bridge and not status.problems:
-        if bridge["cursor"]:
-            status.merge = _add_up(connection, MERGED, ("done", "total"), say, "merged so far")
-        elif bridge["merged"] and not has["missing"]:
-            names = ("not_in_unified", "not_in_legacy")
-            status.drift = _add_up(connection, DRIFT, names, say, "compared")
-    if not status.problems:
+    if bridge and not status.problems and not has["missing"]:
+        try:
+            _read_tables(connection, status, bridge, say)
+        except OperationalError as error:
+            if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                raise
+            status.problems.append(
+                "the sessions could not be counted: somebody holds a lock on a table. Look again when "
+                "that has ended"
+            )
+    if status.problems:
+        status.next = status.problems[0]
+    else:
         _what_next(status, has)
     return status
+
+
+def _read_tables(
+    connection: Connection, status: Status, bridge: RowMapping, say: Callable[[str], None]
+) -> None:
+    """What is found out from the old tables themselves, which may be locked."""
+    if bridge["cursor"]:
+        status.merge = _add_up(connection, MERGED, ("done", "total"), say, "merged so far")
+    elif bridge["merged"]:
+        names = ("not_in_unified", "not_in_legacy")
+        status.drift = _add_up(connection, DRIFT, names, say, "compared")
+    changed = run(connection, CHANGED).scalars().all()
+    # the revisions on the way read new columns by themselves
+    if changed and status.revision == status.head and status.migrator is None:
+        status.problems.append(
+            f"columns of {' and '.join(changed)} changed, and the bridge does not read the new ones yet: "
+            "CALL bridge.refresh_adapters(), then CALL bridge.merge()"
+        )
+        status.commands = [_psql("CALL bridge.refresh_adapters()"), _psql("CALL bridge.merge()")]
 
 
 def _add_up(
@@ -309,19 +340,6 @@ def _find_damage(
     for source in sources:
         if not status.problems and said == "0007" and source["kind"] != "v":
             _mend_view(status, source)
-    # the revisions on the way read new columns by themselves
-    changed = [s["relation"] for s in sources if s["exists"] and s["changed"]]
-    if changed and said == "0007" and not status.problems:
-        status.problems.append(
-            f"columns of {' and '.join(changed)} changed, and the bridge does not read the new ones yet: "
-            "CALL bridge.refresh_adapters(), then CALL bridge.merge()"
-        )
-        status.commands = [
-            _psql("CALL bridge.refresh_adapters()"),
-            _psql("CALL bridge.merge()"),
-        ]
-    if status.problems:
-        status.next = status.problems[0]
 
 
 def _mend_view(status: Status, source: RowMapping) -> None:

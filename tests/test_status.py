@@ -234,20 +234,29 @@ def test_it_tells_who_holds_and_who_waits(clone: Clone) -> None:
     database = clone("0006")
     with database.connect(autocommit=False) as holder, database.connect() as other:
         holds, waits_for_it = holder.info.backend_pid, other.info.backend_pid
-        holder.execute("LOCK TABLE student_configs IN SHARE ROW EXCLUSIVE MODE")
+        holder.execute("LOCK TABLE student_configs IN ACCESS EXCLUSIVE MODE")
         waiter = threading.Thread(
             target=other.execute, args=("UPDATE student_configs SET ivr_greeting = '' WHERE false",)
         )
         waiter.start()
         while not database.query("SELECT FROM pg_locks WHERE NOT granted AND relation > 0"):
             time.sleep(0.02)
-        locks = {lock["pid"]: lock for lock in status(database)[1]["locks"]}
-        holder.rollback()
-        waiter.join()
+        try:
+            code, said = status(database)
+            shown = CliRunner().invoke(app, ["--url", database.url], env={"COLUMNS": "200"}).stdout
+        finally:
+            holder.rollback()
+            waiter.join()
+    # what cannot be read because of it is no reason to wait, nor to be silent about it
+    assert code == 2
+    assert "somebody holds a lock" in said["next"]
+    locks = {lock["pid"]: lock for lock in said["locks"]}
     held, waits = locks[holds], locks[waits_for_it]
-    assert (held["granted"], held["mode"]) == (True, "ShareRowExclusiveLock")
+    assert (held["granted"], held["mode"]) == (True, "AccessExclusiveLock")
     assert (waits["granted"], waits["waits_for"]) == (False, [holds])
     assert {held["table"], waits["table"]} == {"student_configs"}
+    assert f"waits for {holds}" in shown
+    assert status(database)[0] == 1
 
 
 def test_a_drain_ends_though_something_is_locked(clone: Clone) -> None:
