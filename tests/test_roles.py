@@ -82,7 +82,7 @@ class Roles:
                 database.execute(f"ALTER ROLE {self.name(name)} PASSWORD '{name}'")
 
     def name(self, name: str) -> str:
-        return f"{name}_{os.getpid()}"
+        return f"{name}_of_{os.getpid()}"
 
     def of(self, database: Database, name: str) -> Database:
         """The database, as this role reaches it."""

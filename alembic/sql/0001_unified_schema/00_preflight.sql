@@ -77,7 +77,7 @@ BEGIN
     FROM pg_proc AS p
     WHERE p.pronamespace = 'public'::regnamespace
       AND p.oid::regprocedure::text IN (
-          'unwrap_json(jsonb)', 'parse_timestamp(text)', 'parse_count(jsonb)', 'parse_done(jsonb)',
+          'unwrap_json(jsonb)', 'parse_timestamp(text)', 'read_timestamp(text)', 'parse_count(jsonb)', 'parse_done(jsonb)',
           'clean_email(text)', 'workshop_steps()', 'step_number_of(text)', 'step_name_of(integer)',
           'exercise_steps(jsonb)', 'session_completion_rate(integer[])', 'touch_updated_at()',
           'refuse_student_id_change()', 'clean_students()', 'clean_sessions()',
