@@ -46,6 +46,7 @@ SELECT
     ARRAY(SELECT relname::text FROM pg_class
           WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
             AND relname ~ '^bridge_remainder_backup_[0-9]{8}(_[0-9]+)?$') AS kept_aside,
+    to_regclass('public.legacy_tables_dropped') IS NOT NULL AS dropped,
     to_regprocedure('public.refuse_write()') IS NOT NULL AS of_0001,
     to_regprocedure('public.clean_sessions()') IS NOT NULL AS of_0002,
     to_regclass('public.ix_sessions_student_id') IS NOT NULL AS of_0003,
@@ -54,6 +55,11 @@ SELECT
     to_regprocedure('bridge.cut_over()') IS NOT NULL AS of_0007
 """
 VERSIONS = "SELECT version_num FROM public.alembic_version ORDER BY 1"
+DROPPED = """
+SELECT format('the old tables were dropped on %s; %s', (dropped_at AT TIME ZONE 'UTC')::date,
+              coalesce('they are in the dump ' || dump, 'no dump of them was named'))
+FROM public.legacy_tables_dropped ORDER BY dump IS NULL, dropped_at DESC LIMIT 1
+"""
 MIGRATOR = f"""
 SELECT l.pid, a.usename::text AS "user", date_trunc('second', a.backend_start)::text AS since,
        round(extract(epoch FROM clock_timestamp() - a.backend_start))::integer AS seconds,
@@ -189,7 +195,7 @@ class Status:
         return 1 if waiting or self.migrator or self.revision != self.head else 0
 
 
-def examine(connection: Connection, say: Callable[[str], None]) -> Status:
+def examine(connection: Connection, say: Callable[[str], None] = lambda _: None) -> Status:
     """Look at everything that ``Status`` tells; ``say`` hears how far it is."""
     script = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
     head = str(script.get_current_head())
@@ -229,6 +235,8 @@ def examine(connection: Connection, say: Callable[[str], None]) -> Status:
         status.next = status.problems[0]
     else:
         _what_next(status, has)
+        if has["dropped"]:
+            status.next += f": {run(connection, DROPPED).scalar_one()}"
     return status
 
 
@@ -324,10 +332,19 @@ def _find_damage(
         )
         status.commands = [*stamp, _psql("DROP SCHEMA bridge CASCADE")]
         if len(gone) == len(sources):
+            status.problems[-1] += (
+                "; python -m scripts.drop_backups shows what is left, and takes it off"
+            )
             status.commands += [] if said == "0007" else [UPGRADE]
         else:
             status.problems[-1] += ", and can be built anew with the table that is left"
             status.commands += [*names_back, "alembic downgrade 0002", UPGRADE]
+    elif said and has["dropped"] and has["legacy"]:
+        status.problems.append(
+            f"{' and '.join(has['legacy'])} came after the old tables were dropped for good: an old endpoint "
+            "still creates and fills them, and nothing carries that over. Move that endpoint, take over by "
+            "hand what they hold, and drop them"
+        )
     elif said and said >= "0003" and not bridge and has["legacy"]:
         status.problems.append(
             f"nothing keeps {' and '.join(has['legacy'])} in step with the new tables: schema bridge was "
