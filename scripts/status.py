@@ -332,13 +332,14 @@ def _find_damage(
         )
         status.commands = [*stamp, _psql("DROP SCHEMA bridge CASCADE")]
         if len(gone) == len(sources):
-            status.problems[-1] += (
-                "; python -m scripts.drop_backups shows what is left, and takes it off"
-            )
             status.commands += [] if said == "0007" else [UPGRADE]
         else:
             status.problems[-1] += ", and can be built anew with the table that is left"
             status.commands += [*names_back, "alembic downgrade 0002", UPGRADE]
+        if said == "0007":
+            status.problems[-1] += (
+                ". Or, for good: python -m scripts.drop_backups shows what is left, and takes it off"
+            )
     elif said and has["dropped"] and has["legacy"]:
         status.problems.append(
             f"{' and '.join(has['legacy'])} came after the old tables were dropped for good: an old endpoint "
