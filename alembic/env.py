@@ -30,6 +30,9 @@ from sqlalchemy.exc import DBAPIError
 from models import Base
 from scripts.connection import (
     ADVISORY_LOCK,
+    PROBE_IS_HELD,
+    TAKE_PROBE,
+    VARIABLES,
     ConnectionProblem,
     connect,
     explain,
@@ -40,6 +43,7 @@ from scripts.connection import (
 
 SQL_FOLDER = Path(__file__).parent / "sql"
 OLDEST_SERVER = 150000
+
 OPTIONS: dict[str, Any] = {
     "target_metadata": Base.metadata,
     "transaction_per_migration": True,
@@ -162,6 +166,31 @@ HEADER = """\
 -- Run with: psql -X -f <this file> "$POSTGRES_URL_NON_POOLING"   (not with -1, not in a GUI: it commits in steps)
 \\set ON_ERROR_STOP on"""
 
+# What scripts.connection.refuse_pooler does online. The answer is brought into a DO block by a setting:
+# where that is lost at once, so is everything that the script sets.
+NO_POOLER = f"""\
+{TAKE_PROBE} \\gset
+\\connect
+SET bridge.probe = :probe;
+DO $pooler$
+DECLARE
+    probe CONSTANT bigint := nullif(current_setting('bridge.probe', true), '');
+    pooled boolean := probe IS NULL;
+BEGIN
+    FOR look IN 1 .. 60 LOOP
+        EXIT WHEN probe IS NULL;
+        pooled := {PROBE_IS_HELD.format(probe="probe")};
+        EXIT WHEN NOT pooled OR probe = pg_backend_pid();
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+    IF pooled THEN
+        RAISE EXCEPTION 'this is a transaction pooler, which loses session locks and settings'
+            USING HINT = 'Nothing was changed. Run the script at the direct address of the database, '
+                         'which belongs into {VARIABLES[0]}.';
+    END IF;
+END
+$pooler$;"""
+
 PREFLIGHT = """\
 DO $preflight$
 DECLARE
@@ -205,6 +234,7 @@ def run_offline() -> None:
     )
     start = _full_revision(context.get_starting_revision_argument())
     context.static_output(HEADER)
+    context.static_output(NO_POOLER)
     context.static_output(_settings() + ";")
     context.static_output(
         PREFLIGHT.format(

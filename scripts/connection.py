@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import os
 import re
+import time
 from collections.abc import Mapping
 
 import psycopg
@@ -27,6 +28,15 @@ _ACCEPTED = {
     "postgresql+psycopg",
     "postgresql+psycopg2",
 }
+
+_PROBES = 528_301_774  # first half of a key of two integers; the second one is the backend's pid
+TAKE_PROBE = f"SELECT pg_backend_pid() AS probe FROM pg_advisory_lock({_PROBES}, pg_backend_pid())"
+"""Takes a session lock of a session's own, and yields its second key."""
+PROBE_IS_HELD = f"""EXISTS (
+            SELECT FROM pg_locks
+            WHERE locktype = 'advisory' AND classid = {_PROBES} AND objid = {{probe}} AND objsubid = 2
+              AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
+"""Whether any session holds it; ``{probe}`` stands for what TAKE_PROBE yielded."""
 
 log = logging.getLogger("workshop.connection")
 
@@ -155,19 +165,25 @@ def connect(engine: Engine) -> Connection:
 def refuse_pooler(engine: Engine, connection: Connection) -> None:
     """Raise ConnectionProblem behind a transaction pooler, where session locks and SET are lost.
 
-    A second connection that begins a transaction while the first is idle gets a backend of its own
-    from PostgreSQL; a transaction pooler hands it the one that the first has just released, or
-    gives the first another one afterwards.
+    A second connection takes a session lock and ends. A server frees it with the session, a session
+    pooler before it hands the session on; a transaction pooler keeps it, or loses it at once.
     """
-    pid = text("SELECT pg_backend_pid()")
-    first = connection.scalar(pid)
-    connection.commit()
     with connect(engine) as second:
-        other = second.scalar(pid)
-        again = connection.scalar(pid)
+        probe = second.scalar(text(TAKE_PROBE))
+        held = text(f"SELECT {PROBE_IS_HELD.format(probe=probe)}, pg_backend_pid() = {probe}")
+        second.commit()
+        kept, _ = second.execute(held).one()
+        second.commit()
+    pooled = not kept
+    give_up_at = time.monotonic() + 3
+    while not pooled:
+        still_held, same_session = connection.execute(held).one()
         connection.commit()
-    if other == first or again != first:
-        raise ConnectionProblem(
-            "this URL leads to a transaction pooler, which loses session locks and settings: "
-            f"set {VARIABLES[0]} to the direct address of the database"
-        )
+        if not still_held:
+            return
+        pooled = same_session or time.monotonic() > give_up_at
+        time.sleep(0.02)
+    raise ConnectionProblem(
+        "this URL leads to a transaction pooler, which loses session locks and settings; nothing was "
+        f"changed. Set {VARIABLES[0]} to the direct address of the database"
+    )

@@ -1,42 +1,78 @@
-"""Where the migration stands: what is done, what waits to be carried over, what to do next.
+"""Where the migration stands: what is done, what waits, who locks what, and what to do next.
 
-Reads in short transactions, and changes nothing without ``--drain``.
+Reads in short transactions, and changes nothing without ``--drain``. Copes with what was dropped,
+renamed or stamped by hand, and names the commands that lead back on track.
 """
 
 import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import psycopg
 import typer
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from rich.console import Console
 from rich.markup import escape
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
-from scripts.report import ROOT, Json, Url, console, database, revision_of, run, table
+from scripts.connection import ADVISORY_LOCK, explain
+from scripts.report import ROOT, Json, Url, console, database, progress, run, table
 
-TABLES = """
+# What is there, whatever alembic_version says. A view of a legacy name stands over its backup.
+FACTS = """
 SELECT
     current_database()::text AS database,
-    to_regnamespace('bridge') IS NOT NULL AS bridge,
+    to_regclass('public.alembic_version') IS NOT NULL AS versioned,
+    to_regclass('bridge.state') IS NOT NULL AS bridge,
     ARRAY(SELECT name FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS name
           WHERE to_regclass('public.' || name) IS NULL) AS missing,
-    ARRAY(SELECT name FROM unnest(ARRAY['workshop_students', 'student_configs']) AS name
-          WHERE to_regclass('public.' || name) IS NOT NULL) AS legacy,
+    ARRAY(SELECT c.relname::text FROM pg_class AS c
+          WHERE c.oid IN (to_regclass('public.workshop_students'), to_regclass('public.student_configs'))
+          ORDER BY c.relname DESC) AS legacy,
+    ARRAY(SELECT DISTINCT format('DROP VIEW public.%I; ALTER TABLE %s RENAME TO %I',
+                                 v.relname, d.refobjid::regclass, v.relname)
+          FROM pg_class AS v
+          JOIN pg_rewrite AS r ON r.ev_class = v.oid
+          JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                             AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> v.oid
+          WHERE v.relkind = 'v' AND v.oid IN (to_regclass('public.workshop_students'),
+                                              to_regclass('public.student_configs'))
+          ORDER BY 1) AS names_back,
     ARRAY(SELECT relname::text FROM pg_class
           WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
             AND relname ~ '^bridge_remainder_backup_[0-9]{8}(_[0-9]+)?$') AS kept_aside,
-    to_regclass('public.legacy_tables_dropped') IS NOT NULL AS dropped
+    to_regclass('public.legacy_tables_dropped') IS NOT NULL AS dropped,
+    to_regprocedure('public.refuse_write()') IS NOT NULL AS of_0001,
+    to_regprocedure('public.clean_sessions()') IS NOT NULL AS of_0002,
+    to_regclass('public.ix_sessions_student_id') IS NOT NULL AS of_0003,
+    to_regprocedure('public.follow_step_progress()') IS NOT NULL AS of_0005,
+    to_regclass('public.session_overview') IS NOT NULL AS of_0006,
+    to_regprocedure('bridge.cut_over()') IS NOT NULL AS of_0007
 """
+VERSIONS = "SELECT version_num FROM public.alembic_version ORDER BY 1"
 DROPPED = """
 SELECT format('the old tables were dropped on %s; %s', (dropped_at AT TIME ZONE 'UTC')::date,
               coalesce('they are in the dump ' || dump, 'no dump of them was named'))
 FROM public.legacy_tables_dropped ORDER BY dump IS NULL, dropped_at DESC LIMIT 1
 """
+MIGRATOR = f"""
+SELECT l.pid, a.usename::text AS "user", date_trunc('second', a.backend_start)::text AS since,
+       round(extract(epoch FROM clock_timestamp() - a.backend_start))::integer AS seconds,
+       pg_blocking_pids(l.pid) AS waits_for
+FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.classid::bigint = {ADVISORY_LOCK >> 32} AND l.objid::bigint = {ADVISORY_LOCK & 0xFFFFFFFF}
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 BRIDGE = """
 SELECT
     s.sync,
+    s.merge_cursor AS cursor,
     s.merged_at IS NOT NULL AS merged,
     (SELECT count(DISTINCT p.token) FROM bridge.pending AS p WHERE p.side = 'legacy') AS legacy,
     (SELECT count(DISTINCT p.token) FROM bridge.pending AS p WHERE p.side = 'unified') AS unified,
@@ -46,49 +82,102 @@ FROM bridge.state AS s
 """
 SOURCES = """
 SELECT s.legacy_name AS name, s.relation::text AS relation, c.relkind IS NOT NULL AS exists,
-       s.signature IS DISTINCT FROM bridge.signature_of(s.relation) AS changed
-FROM bridge.source AS s LEFT JOIN pg_class AS c ON c.oid = s.relation
-ORDER BY s.legacy_name
+       n.relkind::text AS kind
+FROM bridge.source AS s
+LEFT JOIN pg_class AS c ON c.oid = s.relation
+LEFT JOIN pg_class AS n ON n.oid = to_regclass(format('public.%I', s.legacy_name))
+ORDER BY s.legacy_name DESC
+"""
+CHANGED = """
+SELECT s.relation::text FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.relation
+WHERE s.signature IS DISTINCT FROM bridge.signature_of(s.relation)
+ORDER BY s.legacy_name DESC
+"""
+PENDING = "SELECT count(DISTINCT token) FROM bridge.pending"
+# Ranges of tokens, each read in a transaction of its own. Done: what the merge's cursor has passed.
+MERGED = """
+WITH n AS MATERIALIZED (SELECT bridge.next_tokens(CAST(:after AS text), :size) AS tokens)
+SELECT n.tokens[cardinality(n.tokens)] AS last, cardinality(n.tokens) AS total,
+       (SELECT count(*) FROM unnest(n.tokens) AS t WHERE t <= s.merge_cursor) AS done
+FROM bridge.state AS s, n
+WHERE n.tokens IS NOT NULL
 """
 # Sessions by their tokens alone: what each world has that the other one lacks, pending ones left out.
 DRIFT = """
-SELECT
-    n.tokens[cardinality(n.tokens)] AS last,
-    count(*) FILTER (WHERE v.session_token IS NULL) AS not_in_unified,
-    count(*) FILTER (WHERE t.token IS NULL) AS not_in_legacy
-FROM (SELECT bridge.next_tokens(CAST(:after AS text), 2000, unified => true) AS tokens) AS n
-CROSS JOIN LATERAL unnest(n.tokens) AS k(token)
-LEFT JOIN bridge.tokens AS t ON t.token = k.token AND t.token = ANY (n.tokens)
-LEFT JOIN public.sessions AS v ON v.session_token = k.token
-WHERE NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = k.token)
-GROUP BY 1
+WITH n AS MATERIALIZED (
+    SELECT bridge.next_tokens(CAST(:after AS text), :size, unified => true) AS tokens
+),
+found AS (
+    -- LIMIT: looked up one by one, whatever the planner thinks of the array
+    SELECT n.tokens[cardinality(n.tokens)] AS last,
+           (SELECT true FROM public.sessions AS v WHERE v.session_token = k.token LIMIT 1) AS unified,
+           (SELECT true FROM bridge.tokens AS t WHERE t.token = k.token LIMIT 1) AS legacy,
+           (SELECT true FROM bridge.pending AS p WHERE p.token = k.token LIMIT 1) AS pending
+    FROM n CROSS JOIN LATERAL unnest(n.tokens) AS k(token)
+)
+SELECT last,
+       count(*) FILTER (WHERE unified IS NULL AND pending IS NULL) AS not_in_unified,
+       count(*) FILTER (WHERE legacy IS NULL AND pending IS NULL) AS not_in_legacy
+FROM found
+GROUP BY last
 """
+OLD_TABLES = "^(workshop_students|student_configs)(_backup_[0-9]{8}(_[0-9]+)?)?$"
 LOCKS = """
 SELECT c.relname::text AS "table", l.mode, l.granted, l.pid,
        coalesce(nullif(a.application_name, ''), '-') AS application, a.usename::text AS "user",
-       round(extract(epoch FROM clock_timestamp() - a.xact_start))::integer AS seconds
+       round(extract(epoch FROM clock_timestamp() - a.xact_start))::integer AS seconds,
+       CASE WHEN NOT l.granted THEN pg_blocking_pids(l.pid) END AS waits_for
 FROM pg_locks AS l
 JOIN pg_class AS c ON c.oid = l.relation
 LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.pid <> pg_backend_pid()
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
-  AND c.relname ~ '^(workshop_students|student_configs)(_backup_[0-9]{8}(_[0-9]+)?)?$'
+  AND c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname ~ :tables
   AND (NOT l.granted OR l.mode ~ 'Exclusive' OR a.xact_start < clock_timestamp() - interval '5 seconds')
 ORDER BY l.granted DESC, seconds DESC NULLS LAST
 LIMIT 20
 """
+# Who writes and has not committed: a row lock itself is to be seen in no catalog.
+WRITERS = """
+SELECT DISTINCT format('pid %s (%s, user %s, since %s)', l.pid, coalesce(nullif(a.application_name, ''), 'no name'),
+                       a.usename, date_trunc('second', a.xact_start))
+FROM pg_locks AS l
+JOIN pg_class AS c ON c.oid = l.relation
+JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.pid <> pg_backend_pid() AND l.granted AND l.mode IN ('RowShareLock', 'RowExclusiveLock', 'ShareLock',
+          'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND c.relnamespace = 'public'::regnamespace AND c.relname ~ :tables
+  AND a.xact_start < clock_timestamp() - interval '1 second'
+ORDER BY 1
+"""
+STAGES = {
+    None: "not migrated",
+    "0001": "the new tables are there, and empty",
+    "0002": "the new tables are there, and empty",
+    "0003": "writes to the old tables are noted; nothing is merged yet",
+    "0004": "merged; what is written now is carried over by the next revision",
+    "0005": "merged, and in step at once, both ways",
+    "0006": "merged, and in step at once, both ways",
+    "0007": "all done: the old names are views over dated backups",
+}
+DRAIN = "python -m scripts.status --drain"
+UPGRADE = "alembic upgrade head"
 
 
 @dataclass
 class Status:
-    """``problems`` need a person; ``next`` is what to do now, a command where there is one."""
+    """``problems`` need a person; ``commands`` are what ``next`` says, in order, for a shell."""
 
     database: str
     revision: str | None
     head: str
+    stage: str = ""
     next: str = ""
+    commands: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    migrator: dict[str, Any] | None = None
+    merge: dict[str, int] = field(default_factory=dict)
     syncs_at_once: bool = False
     read_only: bool = False
     pending: dict[str, int] = field(default_factory=dict)
@@ -103,123 +192,332 @@ class Status:
         if self.problems:
             return 2
         waiting = any(self.pending.values()) or any(self.drift.values())
-        return 1 if waiting or self.revision != self.head else 0
+        return 1 if waiting or self.migrator or self.revision != self.head else 0
 
 
-def examine(connection: Connection) -> Status:
-    """Look at everything that ``Status`` tells."""
-    head = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini"))).get_current_head()
-    has = run(connection, TABLES).mappings().one()
-    status = Status(has["database"], revision_of(connection), str(head))
-    if has["bridge"]:
-        _examine_bridge(connection, status, has["missing"])
-    elif has["dropped"] and has["legacy"]:
+def examine(connection: Connection, say: Callable[[str], None] = lambda _: None) -> Status:
+    """Look at everything that ``Status`` tells; ``say`` hears how far it is."""
+    script = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
+    head = str(script.get_current_head())
+    # a table that is locked is told of, not waited for
+    run(connection, "SET lock_timeout = '200ms'")
+    has = run(connection, FACTS).mappings().one()
+    found = run(connection, VERSIONS).scalars().all() if has["versioned"] else []
+    status = Status(has["database"], ", ".join(found) or None, head)
+    unknown = status.revision not in {None, *(known.revision for known in script.walk_revisions())}
+    status.stage = "unknown" if unknown else STAGES[status.revision and status.revision[:4]]
+    migrator = run(connection, MIGRATOR).mappings().first()
+    status.migrator = dict(migrator) if migrator else None
+    status.locks = [
+        dict(row) for row in connection.execute(text(LOCKS), {"tables": OLD_TABLES}).mappings()
+    ]
+    bridge = run(connection, BRIDGE).mappings().one() if has["bridge"] else None
+    if bridge:
+        status.syncs_at_once, status.read_only = bridge["sync"], bridge["read_only"]
+        status.pending = {"legacy": bridge["legacy"], "unified": bridge["unified"]}
+        status.kept = bridge["kept"]
+    sources = run(connection, SOURCES).mappings().all() if has["bridge"] else []
+    status.tables = {source["name"]: source["relation"] for source in sources}
+    # a step that is under way is seen in part, and is nothing to be mended
+    if status.migrator is None:
+        _find_damage(status, unknown, has, bridge, sources)
+    if bridge and not status.problems and not has["missing"]:
+        try:
+            _read_tables(connection, status, bridge, say)
+        except OperationalError as error:
+            if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                raise
+            status.problems.append(
+                "the sessions could not be counted: somebody holds a lock on a table. Look again when "
+                "that has ended"
+            )
+    if status.problems:
+        status.next = status.problems[0]
+    else:
+        _what_next(status, has)
+        if has["dropped"]:
+            status.next += f": {run(connection, DROPPED).scalar_one()}"
+    return status
+
+
+def _read_tables(
+    connection: Connection, status: Status, bridge: RowMapping, say: Callable[[str], None]
+) -> None:
+    """What is found out from the old tables themselves, which may be locked."""
+    if bridge["cursor"]:
+        status.merge = _add_up(connection, MERGED, ("done", "total"), say, "merged so far")
+    elif bridge["merged"]:
+        names = ("not_in_unified", "not_in_legacy")
+        status.drift = _add_up(connection, DRIFT, names, say, "compared")
+    changed = run(connection, CHANGED).scalars().all()
+    # the revisions on the way read new columns by themselves
+    if changed and status.revision == status.head and status.migrator is None:
+        status.problems.append(
+            f"columns of {' and '.join(changed)} changed, and the bridge does not read the new ones yet: "
+            "CALL bridge.refresh_adapters(), then CALL bridge.merge()"
+        )
+        status.commands = [_psql("CALL bridge.refresh_adapters()"), _psql("CALL bridge.merge()")]
+
+
+def _add_up(
+    connection: Connection,
+    query: str,
+    names: tuple[str, ...],
+    say: Callable[[str], None],
+    what: str,
+) -> dict[str, int]:
+    """Sums over all tokens, in ranges that take some 40 ms: the application may have to wait."""
+    sums, after, size, seen = dict.fromkeys(names, 0), "", 500, 0
+    while True:
+        began = time.monotonic()
+        row = connection.execute(text(query), {"after": after, "size": size}).mappings().first()
+        if row is None:
+            return sums
+        after = row["last"]
+        for name in names:
+            sums[name] += row[name]
+        seen += size
+        say(f"{what}: some {seen:,} sessions")
+        took = time.monotonic() - began
+        size = min(2 * size, 2_000, max(100, int(size * 0.04 / max(took, 0.001))))
+
+
+# --- what was done by hand ------------------------------------------------------------------------
+
+
+def _psql(*statements: str) -> str:
+    """A shell command; more statements than one are one transaction."""
+    return f"""psql "$POSTGRES_URL_NON_POOLING" -c '{"; ".join(statements)}'"""
+
+
+def _find_damage(
+    status: Status, unknown: bool, has: RowMapping, bridge: RowMapping | None, sources: Any
+) -> None:
+    """Say what was dropped, renamed or stamped by hand, and how to get back on track from there."""
+    names_back = [_psql("SET lock_timeout = 200", *has["names_back"])] if has["names_back"] else []
+    whole = not has["missing"]
+    possible = _revisions_of(has, bridge is not None, bridge is not None and bridge["merged"])
+    said = status.revision and status.revision[:4]
+    stamp: list[str] = []
+    if unknown or (said not in possible if whole or said is None else not has["of_0001"]):
+        is_at = possible[0 if whole else -1] or "base"
+        stamp = [f"alembic stamp --purge {is_at}"]
+        status.problems.append(
+            f"alembic_version says {status.revision or 'nothing'}, but what is there is of revision "
+            f"{is_at}: somebody changed it by hand"
+        )
+        said = None if is_at == "base" else is_at
+
+    gone = [source["name"] for source in sources if not source["exists"]]
+    if said and not whole and has["of_0001"]:
+        names = ", ".join(has["missing"])
+        if len(has["missing"]) == 4:
+            status.problems.append(
+                f"{names} dropped by hand; what only they held is gone, the old tables are as they "
+                "were. To start over: alembic downgrade base, then alembic upgrade head"
+            )
+            back = ["alembic downgrade base", UPGRADE]
+        else:
+            status.problems.append(
+                f"{names} dropped by hand; what only they held is gone, the old tables are as they "
+                "were. To start over from these, the rest of the new tables has to go as well: take a "
+                "copy first (pg_dump) if an application has written to them"
+            )
+            back = ["alembic -x drop_existing=true downgrade base", UPGRADE]
+        status.commands = [*stamp, *([] if bridge else names_back), *back]
+    elif said and gone:
+        status.problems.append(
+            f"the table behind {' and '.join(gone)} was dropped by hand: nothing keeps it in step any "
+            "more, and only a backup can bring back what the new tables do not hold. The bridge has to go"
+        )
+        status.commands = [*stamp, _psql("DROP SCHEMA bridge CASCADE")]
+        if len(gone) == len(sources):
+            status.commands += [] if said == "0007" else [UPGRADE]
+        else:
+            status.problems[-1] += ", and can be built anew with the table that is left"
+            status.commands += [*names_back, "alembic downgrade 0002", UPGRADE]
+        if said == "0007":
+            status.problems[-1] += (
+                ". Or, for good: python -m scripts.drop_backups shows what is left, and takes it off"
+            )
+    elif said and has["dropped"] and has["legacy"]:
         status.problems.append(
             f"{' and '.join(has['legacy'])} came after the old tables were dropped for good: an old endpoint "
             "still creates and fills them, and nothing carries that over. Move that endpoint, take over by "
             "hand what they hold, and drop them"
         )
-    elif status.revision and status.revision >= "0003" and has["legacy"]:
+    elif said and said >= "0003" and not bridge and has["legacy"]:
         status.problems.append(
-            f"{' and '.join(has['legacy'])} came after the migration, which does not know of them; "
-            "alembic downgrade 0002 and alembic upgrade head merge them"
+            f"nothing keeps {' and '.join(has['legacy'])} in step with the new tables: schema bridge was "
+            "dropped by hand, or the old tables came later. Merging anew: where the two differ the old "
+            "tables win, and what either of them still has comes back"
         )
-    if status.revision and has["missing"]:
+        status.commands = [*stamp, *names_back, "alembic downgrade 0002", UPGRADE]
+    elif stamp:
+        status.commands = [*stamp, UPGRADE]
+    for source in sources:
+        if not status.problems and said == "0007" and source["kind"] != "v":
+            _mend_view(status, source)
+
+
+def _mend_view(status: Status, source: RowMapping) -> None:
+    name, relation = source["name"], source["relation"]
+    aside = []
+    if source["kind"] is None:
+        status.problems.append(f"the view {name} was dropped by hand")
+    else:
+        aside = [f"ALTER TABLE public.{name} RENAME TO {name}_stray"]
         status.problems.append(
-            f"{', '.join(has['missing'])} dropped by hand; what only they held is gone, the old tables "
-            "are as they were. To start over: alembic downgrade base, then alembic upgrade head"
+            f"a new {name} stands where the view over {relation} was: its rows are in {name}_stray "
+            "afterwards; write those that you need to the view"
         )
-    status.next = _next(status, has["legacy"], has["kept_aside"])
-    if has["dropped"] and not status.problems:
-        status.next += f": {run(connection, DROPPED).scalar_one()}"
-    return status
+    status.commands += [
+        _psql(
+            *aside,
+            f"CREATE VIEW public.{name} WITH (security_invoker = true) AS SELECT * FROM {relation}",
+            f"SELECT bridge.copy_access($${relation}$$, $$public.{name}$$, true)",
+        )
+    ]
 
 
-def _examine_bridge(connection: Connection, status: Status, missing: list[str]) -> None:
-    bridge = run(connection, BRIDGE).mappings().one()
-    status.syncs_at_once, status.read_only = bridge["sync"], bridge["read_only"]
-    status.pending = {"legacy": bridge["legacy"], "unified": bridge["unified"]}
-    status.kept = bridge["kept"]
-    for source in run(connection, SOURCES).mappings():
-        status.tables[source["name"]] = source["relation"]
-        if not source["exists"]:
-            status.problems.append(
-                f"the table behind {source['name']} was dropped by hand: the new tables go on working, "
-                "nothing keeps an old one in step any more, and only a backup can bring it back; python -m "
-                "scripts.drop_backups shows what is left, and takes it off"
-            )
-        elif source["changed"]:
-            status.problems.append(
-                f"columns of {source['relation']} changed, and the bridge does not read the new ones "
-                "yet: CALL bridge.refresh_adapters()"
-            )
-    if bridge["merged"] and not missing and not status.problems:
-        status.drift = _drift(connection)
-    status.locks = [dict(row) for row in run(connection, LOCKS).mappings()]
+def _revisions_of(has: RowMapping, bridge: bool, merged: bool) -> list[str | None]:
+    """The revisions that the database may be at, by what is there; the lowest one first."""
+    if not has["of_0001"]:
+        return [None]
+    if not has["of_0002"]:
+        return ["0001"]
+    if not has["of_0005"]:
+        if bridge:
+            return ["0003", "0004"] if merged else ["0003"]
+        if has["missing"]:
+            return ["0002", "0003", "0004"]
+        # without legacy tables nothing tells these two apart
+        return ["0003", "0004"] if has["of_0003"] else ["0002"]
+    if has["missing"]:
+        return ["0007"] if has["of_0007"] or has["names_back"] else ["0005", "0006"]
+    if not has["of_0006"]:
+        return ["0005"]
+    if has["of_0007"] or has["names_back"]:
+        return ["0007"]
+    return ["0006"] if bridge else ["0006", "0007"]
 
 
-def _drift(connection: Connection) -> dict[str, int]:
-    drift = {"not_in_unified": 0, "not_in_legacy": 0}
-    after = ""
-    while True:
-        found = connection.execute(text(DRIFT), {"after": after}).mappings().first()
-        if found is None:
-            return drift
-        after = found["last"]
-        for name in drift:
-            drift[name] += found[name]
+# --- what to do -----------------------------------------------------------------------------------
 
 
-def _next(status: Status, legacy: list[str], kept_aside: list[str]) -> str:
-    if status.problems:
-        return status.problems[0]
-    if any(status.pending.values()) and status.syncs_at_once:
-        return "python -m scripts.status --drain carries over what is pending"
-    if any(status.drift.values()):
-        return "python -m scripts.verify shows what differs"
-    if status.revision is None or status.revision < "0003":
-        aside = f"; {', '.join(kept_aside)} will be taken up again" if kept_aside else ""
-        return f"python -m scripts.dry_run, then alembic upgrade head{aside if legacy else ''}"
+def _what_next(status: Status, has: RowMapping) -> None:
+    if status.migrator:
+        status.next = "a migration is running: look again when it has ended"
+    elif any(status.pending.values()) and status.syncs_at_once:
+        status.next, status.commands = f"{DRAIN} carries over what is pending", [DRAIN]
+    elif any(status.drift.values()):
+        status.next = "python -m scripts.verify shows what differs"
+        status.commands = ["python -m scripts.verify"]
+    elif status.revision is None or status.revision < "0003":
+        aside = (
+            f"; {', '.join(has['kept_aside'])} will be taken up again" if has["kept_aside"] else ""
+        )
+        status.next = f"python -m scripts.dry_run, then alembic upgrade head{aside}"
+        status.commands = ["python -m scripts.dry_run", UPGRADE]
+    elif status.read_only:
+        status.next = (
+            "alembic downgrade base goes on with the way back, alembic upgrade head returns"
+        )
+        status.commands = ["alembic downgrade base"]
+    elif status.revision != status.head:
+        status.next, status.commands = UPGRADE, [UPGRADE]
+        if status.merge:
+            status.next += " goes on with the merge where it was"
+    else:
+        endpoints = (
+            "nothing: move endpoints at your pace; python -m scripts.verify compares every value"
+        )
+        status.next = endpoints if status.tables else "nothing"
+
+
+def carry_over(connection: Connection, say: Callable[[str], None]) -> tuple[str, bool]:
+    """Drain; why something is still pending, and whether that is for a person to mend."""
+    with ThreadPoolExecutor(1) as worker, connection.engine.connect() as observer:
+        observer = observer.execution_options(isolation_level="AUTOCOMMIT")
+        draining = worker.submit(run, connection, "CALL bridge.drain()")
+        while not draining.done():
+            try:
+                time.sleep(0.2)
+                say(f"{run(observer, PENDING).scalar():,} sessions are still to be carried over")
+            except KeyboardInterrupt:
+                connection.connection.driver_connection.cancel()  # type: ignore[union-attr]
+                raise
+        error = draining.exception()
+        if error is None:
+            return "", False
+        if not isinstance(error, DBAPIError):
+            raise error
+        left = run(observer, PENDING).scalar()
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            tables = {"tables": f"{OLD_TABLES}|^(students|sessions|step_progress)$"}
+            holders = observer.execute(text(WRITERS), tables).scalars().all()
+            who = "; ".join(holders) or "nobody any more"
+            return f"{left:,} sessions were locked for too long. Held by: {who}", False
+        if isinstance(error, (DataError, IntegrityError)):
+            # the server quotes the value that it objects to, which may be a secret
+            reason = f"the server refused a value ({type(error.orig).__name__}); its log says which"
+        else:
+            reason = explain(error)
+        return f"{left:,} sessions could not be carried over: {reason}", True
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+def _facts(status: Status) -> Iterator[tuple[str, str | int]]:
+    yield "Stage", escape(status.stage)
+    if status.migrator:
+        pid, since = status.migrator["pid"], status.migrator["since"]
+        waits = ", ".join(str(other) for other in status.migrator["waits_for"])
+        yield (
+            "Migrator",
+            f"running, pid {pid}, since {since}{f', waits for pid {waits}' if waits else ''}",
+        )
+    if status.merge:
+        yield "Merged so far", f"{status.merge['done']:,} of {status.merge['total']:,} sessions"
+    for name, relation in status.tables.items():
+        yield name, "in use" if relation == name else f"a view over {escape(relation)}"
+    if status.pending:
+        mode = "at once" if status.syncs_at_once else "with the next revision"
+        yield "Writes are carried over", mode
+        yield "Pending: written to the old tables", status.pending["legacy"]
+        yield "Pending: written to the new tables", status.pending["unified"]
+    if status.drift:
+        yield "Sessions that only the old tables have", status.drift["not_in_unified"]
+        yield "Sessions that only the new tables have", status.drift["not_in_legacy"]
+    if status.tables:
+        yield "Values that the old tables cannot say", status.kept
     if status.read_only:
-        return "alembic downgrade base goes on with the way back, alembic upgrade head returns"
-    if status.revision != status.head:
-        return "alembic upgrade head"
-    return "nothing: move endpoints at your pace" if status.tables else "nothing"
+        yield "New tables", "read-only: a downgrade has begun"
 
 
 def show(status: Status, out: Console) -> None:
     """Print the status for people."""
-    out.print(f"Database {escape(status.database)}, revision {status.revision or '(base)'}\n")
-    facts: list[tuple[str, str | int]] = []
-    for name, relation in status.tables.items():
-        facts.append((name, "in use" if relation == name else f"a view over {escape(relation)}"))
-    if status.pending:
-        mode = "at once" if status.syncs_at_once else "with the next revision"
-        facts.append(("Writes are carried over", mode))
-        facts.append(("Pending: written to the old tables", status.pending["legacy"]))
-        facts.append(("Pending: written to the new tables", status.pending["unified"]))
-    if status.drift:
-        facts.append(("Sessions that only the old tables have", status.drift["not_in_unified"]))
-        facts.append(("Sessions that only the new tables have", status.drift["not_in_legacy"]))
-    if status.tables:
-        facts.append(("Values that the old tables cannot say", status.kept))
-    if status.read_only:
-        facts.append(("New tables", "read-only: a downgrade has begun"))
-    if facts:
-        out.print(table("State", ("What", ""), ((a, f"{b}") for a, b in facts)))
-        out.print()
+    out.print(
+        f"Database {escape(status.database)}, revision {escape(status.revision or '(base)')}\n"
+    )
+    out.print(table("State", ("What", ""), ((a, f"{b}") for a, b in _facts(status))))
+    out.print()
     if status.locks:
         out.print(
             table(
                 "Locks on the old tables",
-                ("Table", "Mode", "Held", "Pid", "Application", "Seconds"),
+                ("Table", "Mode", "Held", "Pid", "Application", "User", "Seconds"),
                 (
                     (
                         escape(k["table"]),
                         k["mode"],
-                        "yes" if k["granted"] else "[red]waits[/]",
+                        "yes"
+                        if k["granted"]
+                        else f"[red]waits for {', '.join(map(str, k['waits_for']))}[/]",
                         str(k["pid"]),
                         escape(k["application"]),
+                        escape(k["user"] or "-"),
                         str(k["seconds"]),
                     )
                     for k in status.locks
@@ -229,7 +527,12 @@ def show(status: Status, out: Console) -> None:
         out.print()
     for problem in status.problems:
         out.print(f"[red]PROBLEM:[/] {escape(problem)}")
-    out.print(f"Next: {escape(status.next)}")
+    if status.problems and status.commands:
+        out.print("Next:")
+        for command in status.commands:
+            out.print(f"    {escape(command)}", soft_wrap=True)
+    else:
+        out.print(f"Next: {escape(status.next)}")
 
 
 def main(
@@ -244,11 +547,18 @@ def main(
 
     Example: python -m scripts.status --drain
     """
-    with database(url, "AUTOCOMMIT") as connection:
-        status = examine(connection)
-        if drain and status.pending and not status.problems:
-            run(connection, "CALL bridge.drain()")
-            status = examine(connection)
+    with database(url, "AUTOCOMMIT") as connection, progress("looking") as say:
+        status = examine(connection, say)
+        if drain and any(status.pending.values()) and not status.problems:
+            reason, needs_a_person = carry_over(connection, say)
+            status = examine(connection, say)
+            if needs_a_person:
+                status.problems.append(reason)
+                status.next, status.commands = reason, []
+            elif reason:
+                status.next = (
+                    f"{reason}. Everything else is carried over; when that has ended: {DRAIN}"
+                )
     if as_json:
         typer.echo(json.dumps(asdict(status), indent=2))
     else:

@@ -1,22 +1,41 @@
-"""The migrator dies at named points, in three ways; the next run finishes to the identical result.
+"""The migrator dies at named points, in several ways; the next run finishes to the identical result.
 
-About ten cases run with the suite, the rest with ``make faults`` (``--faults``).
+About a dozen cases run with the suite, the rest with ``make faults`` (``--faults``).
 """
 
 import os
+import random
+import selectors
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from databases import ROOT, Database, Server, changes, cloned, downgrade, dump, upgrade
+from databases import (
+    HEAD,
+    ROOT,
+    Database,
+    Server,
+    changes,
+    cloned,
+    downgrade,
+    dump,
+    psql,
+    script_of,
+    upgrade,
+)
 from scripts.sample_data import fill
 from scripts.server import EmbeddedServer, ServerUnavailable, embedded_server, restart_server
 
@@ -45,11 +64,14 @@ POINTS = {
     "carried back": Point(("downgrade", "base"), AT.format("0003")),
     "bridge gone": Point(("downgrade", "base"), AT.format("0002")),
 }
-WAYS = ("kill -9", "terminate", "immediate stop")
+SCRIPTS = {"upgrade": "head", "downgrade": "head:base"}
+WAYS = ("kill -9", "terminate", "immediate stop", "dropped connection", "psql, kill -9")
 WITH_THE_SUITE = {
-    *((point, "kill -9") for point in POINTS if point not in ("views", "names back")),
-    ("merge begun", "terminate"),
-    ("merge begun", "immediate stop"),
+    *((point, "kill -9") for point in ("tables created", "merge done", "keys", "cut-over")),
+    *((point, "kill -9") for point in ("read-only", "bridge gone")),
+    *(("merge begun", way) for way in WAYS),
+    ("carried back", "dropped connection"),
+    ("carried back", "psql, kill -9"),
 }
 
 
@@ -83,9 +105,9 @@ def result(database: Database) -> list[str]:
     return [line for line in dump(database) if "legacy_merge\t" not in line]
 
 
-def fill_it(database: Database) -> None:
+def fill_it(database: Database, sessions: int = SESSIONS) -> None:
     with database.connect() as connection:
-        fill(connection, SESSIONS)
+        fill(connection, sessions)
 
 
 def make(
@@ -97,11 +119,11 @@ def make(
 
 
 @contextmanager
-def running(database: Database, *command: str) -> Iterator["subprocess.Popen[bytes]"]:
+def running(*command: str | Path, url: str = "") -> Iterator["subprocess.Popen[bytes]"]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "alembic", *command],
+        command,
         cwd=ROOT,
-        env={**os.environ, "POSTGRES_URL_NON_POOLING": database.url},
+        env={**os.environ, "POSTGRES_URL_NON_POOLING": url},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -113,6 +135,52 @@ def running(database: Database, *command: str) -> Iterator["subprocess.Popen[byt
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+class Line:
+    """A line to the server that can be cut: bytes go both ways until ``cut()`` closes both ends."""
+
+    def __init__(self, server: Server) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="line-", dir="/tmp")
+        self.server = replace(server, host=self.folder.name)
+        self.target = f"{server.host}/.s.PGSQL.{server.port}"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(f"{self.folder.name}/.s.PGSQL.{server.port}")
+        self.listener.listen()
+        self.peers = selectors.DefaultSelector()
+        self.peers.register(self.listener, selectors.EVENT_READ)
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._carry)
+        self.thread.start()
+
+    def _carry(self) -> None:
+        with self.listener, ExitStack() as ends:
+            while not self.over.is_set():
+                for key, _ in self.peers.select(0.05):
+                    if key.fileobj is self.listener:
+                        near = ends.enter_context(self.listener.accept()[0])
+                        far = ends.enter_context(socket.socket(socket.AF_UNIX))
+                        far.connect(self.target)
+                        self.peers.register(near, selectors.EVENT_READ, far)
+                        self.peers.register(far, selectors.EVENT_READ, near)
+                    else:
+                        self._pass_on(key.fileobj, key.data)
+
+    def _pass_on(self, source: Any, sink: socket.socket) -> None:
+        data = b""
+        with suppress(OSError):  # one of them has gone
+            data = source.recv(65536)
+            sink.sendall(data)
+        if not data:
+            for end in (source, sink):
+                with suppress(KeyError, ValueError):
+                    self.peers.unregister(end)
+                end.close()
+
+    def cut(self) -> None:
+        self.over.set()
+        self.thread.join()
+        self.folder.cleanup()
 
 
 def wait_for(database: Database, point: Point, process: "subprocess.Popen[bytes]") -> None:
@@ -131,14 +199,61 @@ MIGRATORS = """
 """
 
 
-def strike(scene: Scene, database: Database, way: str, process: "subprocess.Popen[bytes]") -> None:
-    if way == "kill -9":
-        process.kill()
-    elif way == "terminate":
-        database.query(f"SELECT pg_terminate_backend(pid) {MIGRATORS}")
-    else:
-        restart_server(scene.embedded)
-    process.wait()
+def gone_after(database: Database, struck: float) -> float:
+    """Seconds from the strike until no session of the migrator is left, and none of its locks."""
+    while database.query(f"SELECT count(*) {MIGRATORS}") != [(0,)]:
+        assert time.monotonic() - struck < 2, "its locks are still held"
+        time.sleep(0.02)
+    return time.monotonic() - struck
+
+
+def strike(scene: Scene, database: Database, point: str, way: str, folder: Path) -> None:
+    """Run the point's command until it is reached, and end the run in that way."""
+    command = POINTS[point].command
+    alembic: tuple[str | Path, ...] = (sys.executable, "-m", "alembic", *command)
+    url = database.url
+    with ExitStack() as stack:
+        if way == "dropped connection":
+            line = Line(database.server)
+            stack.callback(line.cut)
+            url = replace(database, server=line.server).url
+        elif way.startswith("psql"):
+            script = folder / "script.sql"
+            script.write_text(script_of(command[0], SCRIPTS[command[0]]), encoding="utf-8")
+            alembic = (database.server.bin_dir / "psql", "-X", "-f", script, database.url)
+        process = stack.enter_context(running(*alembic, url=url))
+        wait_for(database, POINTS[point], process)
+        struck = time.monotonic()
+        if way.endswith("kill -9"):
+            process.kill()
+        elif way == "dropped connection":
+            line.cut()
+        elif way == "terminate":
+            database.query(f"SELECT pg_terminate_backend(pid) {MIGRATORS}")
+        else:
+            restart_server(scene.embedded)
+            struck = time.monotonic()
+        gone_after(database, struck)
+        process.wait(30)
+
+
+def go_on(database: Database, command: tuple[str, str], way: str, folder: Path) -> None:
+    """What a person does next: the same command again, or a new script from where it stopped."""
+    if not way.startswith("psql"):
+        (upgrade if command[0] == "upgrade" else downgrade)(database)
+        return
+    direction, end = command
+    found = [row[0] for row in database.query("SELECT version_num FROM alembic_version")]
+    start = "".join(found) or "base"
+    if start == (HEAD if direction == "upgrade" else "base"):
+        return  # struck too late
+    if start not in (SCRIPTS[direction].split(":")[0], "base"):
+        refused = psql(database, script_of(direction, SCRIPTS[direction]), folder)
+        assert refused.returncode == 3
+        assert f"the database is at {start}" in refused.stderr
+        assert "write the script" in refused.stderr
+    done = psql(database, script_of(direction, f"{start}:{end}"), folder)
+    assert done.returncode == 0, done.stderr
 
 
 def cases() -> list[object]:
@@ -150,16 +265,34 @@ def cases() -> list[object]:
 
 
 @pytest.mark.parametrize(("point", "way"), cases())
-def test_the_next_run_finishes(scene: Scene, point: str, way: str) -> None:
+def test_the_next_run_finishes(scene: Scene, tmp_path: Path, point: str, way: str) -> None:
     command = POINTS[point].command
     start, end = ("base", "head") if command[0] == "upgrade" else ("head", "back")
     with cloned(scene.server, start) as database:
-        with running(database, *command) as process:
-            wait_for(database, POINTS[point], process)
-            strike(scene, database, way, process)
-        struck = time.monotonic()
-        while database.query(f"SELECT count(*) {MIGRATORS}") != [(0,)]:
-            assert time.monotonic() - struck < 5, "its locks are still held"
-            time.sleep(0.05)
-        (upgrade if command[0] == "upgrade" else downgrade)(database)
+        strike(scene, database, point, way, tmp_path)
+        go_on(database, command, way, tmp_path)
         assert changes(scene.expected[end], result(database)) == []
+
+
+@pytest.mark.faults
+def test_eight_kills_at_random_moments(scene: Scene) -> None:
+    """One upgrade of 3,000 sessions that is killed again and again, and then goes through."""
+    moments = random.Random(20261124)
+    make(scene.server, "large", None, lambda database: fill_it(database, 2 * SESSIONS))
+    with cloned(scene.server, "large") as database:
+        began = time.monotonic()
+        upgrade(database)
+        whole = time.monotonic() - began
+        expected = result(database)
+    with cloned(scene.server, "large") as database:
+        for _ in range(8):
+            alembic = (sys.executable, "-m", "alembic", "upgrade", "head")
+            with running(*alembic, url=database.url) as process:
+                while database.query(f"SELECT count(*) {MIGRATORS}") == [(0,)]:
+                    assert process.poll() is None, "it was over before the last kill"
+                    time.sleep(0.005)
+                time.sleep(moments.uniform(0, whole / 4))
+                process.kill()
+                gone_after(database, time.monotonic())
+        upgrade(database)
+        assert changes(expected, result(database)) == []

@@ -1,7 +1,10 @@
 """The scripts of ``--sql``, run by the real psql, do exactly what the online commands do."""
 
 import itertools
+import os
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from conftest import Clone
 from databases import (
     HEAD,
     REVISIONS,
+    ROOT,
     Database,
     alembic_cli,
     changes,
@@ -194,6 +198,35 @@ def test_a_script_is_refused_while_another_migration_runs(legacy: Database, tmp_
         done = psql(legacy, script_of("upgrade", "head"), tmp_path)
     assert_stopped(done, "another migration is running")
     assert changes(before, dump(legacy)) == []
+
+
+def test_script_and_command_exclude_each_other(clone: Clone, tmp_path: Path) -> None:
+    """Each of them stands in the middle, kept there by an application's transaction."""
+    first, second = clone("legacy"), clone("legacy")
+    script = tmp_path / "upgrade.sql"
+    script.write_text(script_of("upgrade", "head"), encoding="utf-8")
+    by_psql = (first.server.bin_dir / "psql", "-X", "-f", script, second.url)
+    waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"
+    for database, command in ((first, ("-m", "alembic", "upgrade", "head")), (second, by_psql)):
+        with database.connect(autocommit=False) as application:
+            application.execute("UPDATE student_configs SET ivr_greeting = 'x' WHERE false")
+            process = subprocess.Popen(
+                [sys.executable, *command] if database is first else command,
+                cwd=ROOT,
+                env={**os.environ, "POSTGRES_URL": database.url},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            while database.query(waits) != [(True,)]:
+                assert process.poll() is None
+                time.sleep(0.05)
+            done = alembic_cli("upgrade", "head", url=database.url)
+            assert "another migration is running" in done.stdout
+            refused = psql(database, script_of("upgrade", "head"), tmp_path, "other.sql")
+            assert_stopped(refused, "another migration is running")
+            application.rollback()
+        assert process.wait(60) == 0
+        assert failed_checks(database) == []
 
 
 def test_a_script_that_fails_midway_can_be_taken_up(legacy: Database, tmp_path: Path) -> None:

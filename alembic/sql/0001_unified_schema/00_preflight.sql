@@ -14,6 +14,11 @@ BEGIN
                                        current_user, current_database());
     END IF;
 
+    IF NOT has_database_privilege(current_database(), 'TEMPORARY') THEN
+        problems := problems || format('role %s may not create temporary tables in database %s',
+                                       current_user, current_database());
+    END IF;
+
     SELECT string_agg(c.relname, ', ' ORDER BY c.relname) INTO found
     FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
@@ -21,6 +26,19 @@ BEGIN
       AND NOT pg_has_role(c.relowner, 'USAGE');
     IF found IS NOT NULL THEN
         problems := problems || format('role %s does not own %s', current_user, found);
+    END IF;
+
+    IF NOT has_table_privilege(to_regclass('public.workshop_step_progress'), 'SELECT') THEN
+        problems := problems || format('role %s may not read workshop_step_progress', current_user);
+    END IF;
+
+    -- the merge would take what it sees for all there is
+    SELECT string_agg(c.relname, ', ' ORDER BY c.relname) INTO found
+    FROM pg_class AS c
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND c.relname = ANY (legacy)
+      AND row_security_active(c.oid);
+    IF found IS NOT NULL THEN
+        problems := problems || format('row security hides rows of %s from role %s', found, current_user);
     END IF;
 
     SELECT string_agg(c.relname, ', ' ORDER BY c.relname) INTO found
@@ -59,7 +77,7 @@ BEGIN
     FROM pg_proc AS p
     WHERE p.pronamespace = 'public'::regnamespace
       AND p.oid::regprocedure::text IN (
-          'unwrap_json(jsonb)', 'parse_timestamp(text)', 'parse_count(jsonb)', 'parse_done(jsonb)',
+          'unwrap_json(jsonb)', 'parse_timestamp(text)', 'read_timestamp(text)', 'parse_count(jsonb)', 'parse_done(jsonb)',
           'clean_email(text)', 'workshop_steps()', 'step_number_of(text)', 'step_name_of(integer)',
           'exercise_steps(jsonb)', 'session_completion_rate(integer[])', 'touch_updated_at()',
           'refuse_student_id_change()', 'clean_students()', 'clean_sessions()',

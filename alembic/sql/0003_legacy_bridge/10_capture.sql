@@ -173,7 +173,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.detach() IS 'Takes the triggers off again.';
 
--- Table grants, column grants and, if asked, the owner, for a relation that stands in for another one.
+-- Table grants, column grants and, if asked, the owner, for a relation that stands in for another one. An
+-- owner that may create nothing in the schema cannot be given one: it may do with it what it did before.
 CREATE FUNCTION bridge.copy_access(original regclass, stand_in regclass, with_owner boolean)
     RETURNS void
     LANGUAGE plpgsql
@@ -181,9 +182,15 @@ CREATE FUNCTION bridge.copy_access(original regclass, stand_in regclass, with_ow
 AS $$
 DECLARE
     command text;
+    can_become CONSTANT text := CASE WHEN current_setting('server_version_num')::integer < 160000
+                                     THEN 'MEMBER' ELSE 'SET' END;
 BEGIN
     FOR command IN
-        SELECT format('ALTER TABLE %s OWNER TO %I', stand_in, pg_get_userbyid(o.relowner))
+        SELECT format(CASE WHEN has_schema_privilege(o.relowner, 'public', 'CREATE')
+                                AND pg_has_role(o.relowner, can_become)
+                           THEN 'ALTER TABLE %1$s OWNER TO %2$I'
+                           ELSE 'GRANT ALL ON %1$s TO %2$I WITH GRANT OPTION' END,
+                      stand_in, pg_get_userbyid(o.relowner))
         FROM pg_class AS o JOIN pg_class AS s ON s.oid = stand_in
         WHERE with_owner AND o.oid = original AND o.relowner <> s.relowner
         UNION ALL

@@ -1,0 +1,259 @@
+"""What docs/dba-review.md tells: its roles, with its own statements and nothing beyond; its locks."""
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+from conftest import Clone
+from databases import (
+    REVISIONS,
+    ROOT,
+    Database,
+    Server,
+    alembic_cli,
+    alembic_config,
+    changes,
+    deviations,
+    downgrade,
+    dump,
+    failed_checks,
+    upgrade,
+)
+from writers import NewApplication, OldApplication
+
+DOCUMENT = (ROOT / "docs" / "dba-review.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sql\n(.*?)^```", DOCUMENT, re.M | re.S)
+(OWNER,) = (block for block in BLOCKS if "OWNER TO workshop_migrator" in block)
+(MEMBER,) = (block for block in BLOCKS if "GRANT workshop_app TO workshop_migrator" in block)
+(NEW_TABLES,) = (block for block in BLOCKS if "ON FUNCTION" in block)
+
+# What a hosted database does not always have: nothing is left to PUBLIC.
+HARDENED = """
+REVOKE ALL ON DATABASE workshop FROM PUBLIC;
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+GRANT CONNECT ON DATABASE workshop TO workshop_app, workshop_other;
+GRANT USAGE ON SCHEMA public TO workshop_app, workshop_other;
+"""
+# Other people's: a grant to everybody, one to another role, a foreign key, a view, rows that are hidden.
+NEIGHBOURS = """
+GRANT SELECT ON workshop_students TO PUBLIC;
+GRANT SELECT, REFERENCES ON student_configs TO workshop_other;
+CREATE TABLE conversations (session_token text REFERENCES student_configs ON DELETE CASCADE);
+INSERT INTO conversations SELECT session_token FROM student_configs ORDER BY 1 LIMIT 50;
+CREATE VIEW report AS SELECT session_token, student_email FROM workshop_students;
+ALTER TABLE conversations OWNER TO workshop_other;
+ALTER VIEW report OWNER TO workshop_other;
+ALTER TABLE student_configs ENABLE ROW LEVEL SECURITY;
+INSERT INTO student_configs (session_token, ivr_greeting) VALUES ('hidden_1', 'Hi'), ('hidden_2', 'Ho');
+CREATE POLICY own ON student_configs TO workshop_app USING (session_token NOT LIKE 'hidden%');
+CREATE POLICY every ON student_configs FOR SELECT TO workshop_other USING (true);
+"""
+APPLICATION = {
+    OWNER: "GRANT SELECT, INSERT, UPDATE, DELETE ON workshop_students, student_configs TO workshop_app",
+    MEMBER: "ALTER TABLE workshop_students OWNER TO workshop_app;"
+    "ALTER TABLE student_configs OWNER TO workshop_app",
+}
+
+
+class Roles:
+    """Three roles of this test, under names of its own; statements name them as the document does."""
+
+    names = ("workshop_migrator", "workshop_app", "workshop_other")
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def execute(self, database: Database, script: str) -> None:
+        for name in self.names:
+            script = re.sub(rf"\b{name}\b", self.name(name), script)
+        database.execute(script.replace("DATABASE workshop ", f"DATABASE {database.name} "))
+        for name in self.names:
+            if f"CREATE ROLE {self.name(name)} " in script:
+                database.execute(f"ALTER ROLE {self.name(name)} PASSWORD '{name}'")
+
+    def name(self, name: str) -> str:
+        return f"{name}_of_{os.getpid()}"
+
+    def of(self, database: Database, name: str) -> Database:
+        """The database, as this role reaches it."""
+        return replace(database, server=replace(self.server, user=self.name(name), password=name))
+
+
+@pytest.fixture
+def roles(server: Server) -> Iterator[Roles]:
+    made = Roles(server)
+    admin = Database(server, server.maintenance_dbname)
+    made.execute(admin, "CREATE ROLE workshop_app LOGIN; CREATE ROLE workshop_other LOGIN")
+    yield made
+    for name in made.names:
+        admin.execute(f"DROP ROLE IF EXISTS {made.name(name)}")
+
+
+def seen_by(roles: Roles, database: Database) -> list[Any]:
+    """What the application and the neighbours may do and see, by the old names."""
+    privileges = database.query(
+        "SELECT r, t, p, has_table_privilege(r, 'public.' || t, p) "
+        "FROM unnest(%s::text[]) AS r, unnest(ARRAY['workshop_students', 'student_configs']) AS t, "
+        "unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) AS p "
+        "ORDER BY 1, 2, 3",
+        [roles.name("workshop_app"), roles.name("workshop_other")],
+    )
+    app, other = (roles.of(database, name) for name in ("workshop_app", "workshop_other"))
+    return [
+        privileges,
+        app.query("SELECT session_token FROM student_configs ORDER BY 1"),
+        app.query("SELECT session_token FROM workshop_students ORDER BY 1"),
+        other.query("SELECT session_token, ivr_greeting FROM student_configs ORDER BY 1"),
+        other.query("SELECT * FROM report ORDER BY 1, 2"),
+        other.query("SELECT * FROM conversations ORDER BY 1"),
+    ]
+
+
+def denied(roles: Roles, database: Database, *relations: str) -> None:
+    with psycopg.connect(roles.of(database, "workshop_app").url, autocommit=True) as connection:
+        for relation in relations:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"SELECT * FROM {relation}".encode())
+
+
+def write(roles: Roles, database: Database, seed: int) -> None:
+    """A morning of the old application, as its own role."""
+    tokens = [row[0] for row in database.query("SELECT session_token FROM workshop_students")]
+    with closing(OldApplication(roles.of(database, "workshop_app").url, seed, tokens)) as writer:
+        writer.column("SELECT setseed(0.5)")  # one of its statements has random()
+        for _ in range(25):
+            writer.act()
+
+
+@pytest.mark.parametrize("block", [OWNER, MEMBER], ids=["owner", "member"])
+def test_the_migrating_role_has_all_it_needs(roles: Roles, legacy: Database, block: str) -> None:
+    roles.execute(legacy, HARDENED + NEIGHBOURS + APPLICATION[block])
+    roles.execute(legacy, block)
+    migrator = roles.of(legacy, "workshop_migrator")
+    before = seen_by(roles, legacy)
+    steps = [(upgrade, stage) for stage in ("0003", "0004", "0006", "head")]
+    for seed, (action, stage) in enumerate([*steps, (downgrade, "base"), (upgrade, "head")], 1):
+        action(migrator, stage)
+        # at rest nothing is different for anybody
+        assert seen_by(roles, legacy) == before, stage
+        if stage != "base":
+            denied(
+                roles, legacy, "students", "sessions", "step_progress", "events", "bridge.pending"
+            )
+        write(roles, legacy, seed)
+        before = [before[0], *seen_by(roles, legacy)[1:]]
+    legacy.execute("CALL bridge.drain()")
+    # a student keeps the name that a session told before it was deleted
+    assert [line for line in deviations(legacy) if line.startswith("session")] == []
+    assert failed_checks(legacy) == []
+
+
+def test_an_endpoint_that_has_moved(roles: Roles, legacy: Database) -> None:
+    roles.execute(legacy, HARDENED + APPLICATION[OWNER])
+    roles.execute(legacy, OWNER)
+    roles.execute(
+        legacy,
+        "ALTER DEFAULT PRIVILEGES FOR ROLE workshop_migrator REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
+    )
+    upgrade(roles.of(legacy, "workshop_migrator"))
+    roles.execute(roles.of(legacy, "workshop_migrator"), NEW_TABLES)
+    tokens = [row[0] for row in legacy.query("SELECT session_token FROM sessions")]
+    app = roles.of(legacy, "workshop_app")
+    with closing(NewApplication(app.url, 1, tokens)) as writer:
+        done = {writer.act() for _ in range(150)}
+    assert len(done) > 8
+    write(roles, legacy, 2)
+    denied(roles, legacy, "bridge.pending", "bridge.remainder")
+    legacy.execute("CALL bridge.drain()")
+    assert failed_checks(legacy) == []
+
+
+@pytest.mark.parametrize(
+    ("revoked", "clue"),
+    [
+        ("REVOKE CREATE ON DATABASE workshop FROM workshop_migrator", "may not create a schema"),
+        ("REVOKE TEMPORARY ON DATABASE workshop FROM workshop_migrator", "temporary"),
+        ("REVOKE CREATE ON SCHEMA public FROM workshop_migrator", "schema public"),
+        ("ALTER TABLE student_configs OWNER TO workshop_other", "does not own student_configs"),
+        ("CREATE TABLE workshop_step_progress (id integer)", "read workshop_step_progress"),
+        ("ALTER TABLE student_configs FORCE ROW LEVEL SECURITY", "row security"),
+    ],
+)
+def test_one_privilege_less_is_refused(roles: Roles, clone: Clone, revoked: str, clue: str) -> None:
+    database = clone("legacy")
+    roles.execute(database, HARDENED + NEIGHBOURS)
+    roles.execute(database, OWNER)
+    upgrade(roles.of(database, "workshop_migrator"), "0001")
+    downgrade(roles.of(database, "workshop_migrator"), "base")  # leaves alembic_version
+    roles.execute(database, revoked)
+    before = dump(database)
+    done = alembic_cli("upgrade", "head", url=roles.of(database, "workshop_migrator").url)
+    assert done.returncode != 0
+    assert clue in done.stdout
+    assert changes(before, dump(database)) == []
+
+
+# --- what else the document claims --------------------------------------------------------------------
+
+MODES = (
+    "ACCESS SHARE",
+    "ROW SHARE",
+    "ROW EXCLUSIVE",
+    "SHARE UPDATE EXCLUSIVE",
+    "SHARE",
+    "SHARE ROW EXCLUSIVE",
+    "EXCLUSIVE",
+    "ACCESS EXCLUSIVE",
+)
+HELD = """
+SELECT DISTINCT l.mode FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
+WHERE l.pid = pg_backend_pid() AND l.granted AND c.relkind = 'r'
+  AND c.relname ~ '^(workshop_students|student_configs)'
+"""
+
+
+def strongest(connection: Connection) -> str | None:
+    """The strongest lock that the transaction has on the old tables."""
+    names = {mode.replace(" ", "").lower() + "lock": mode for mode in MODES}
+    held = [names[mode.lower()] for mode in connection.scalars(text(HELD))]
+    return max(held, key=MODES.index, default=None)
+
+
+def test_the_locks_are_those_of_the_table(legacy: Database) -> None:
+    """Each step in a transaction of its own, where locks stay until they are looked at."""
+    rows = re.findall(r"^\| `(\d{4})`( undone)? \| ([A-Z ]+) \|", DOCUMENT, re.M)
+    told = {revision + undone: mode for revision, undone, mode in rows}
+    found: dict[str, str | None] = {}
+    states = ("base", *REVISIONS)
+    with legacy.engine() as engine, engine.connect() as connection:
+
+        def take(run: Callable[[Config, str], None], name: str, end: str) -> None:
+            config = alembic_config()
+            config.attributes["connection"] = connection
+            with connection.begin():
+                run(config, end)
+                found[name] = strongest(connection)
+
+        def write(table: str, state: str) -> None:
+            # something to carry over later: at 0004 it is noted only
+            if state.startswith("0004"):
+                with connection.begin():
+                    connection.execute(text(f"UPDATE {table} SET ivr_greeting = 'new'"))
+
+        for end in states[1:]:
+            take(command.upgrade, end[:4], end)
+            write("student_configs", end)
+        for end, start in reversed([*itertools.pairwise(states)]):
+            take(command.downgrade, f"{start[:4]} undone", end)
+            write("sessions", end)
+    assert {name: mode for name, mode in found.items() if mode} == told

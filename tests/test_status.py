@@ -1,0 +1,296 @@
+"""``python -m scripts.status``: what it tells, and that the way back it names leads back."""
+
+import json
+import os
+import shlex
+import subprocess
+import threading
+import time
+from typing import Any
+
+import psycopg
+import pytest
+import typer
+from alembic import command
+from typer.testing import CliRunner
+
+from conftest import Clone
+from databases import (
+    HEAD,
+    Database,
+    alembic_cli,
+    alembic_config,
+    deviations,
+    failed_checks,
+    upgrade,
+)
+from scripts.status import main
+
+FOUR = ("events", "step_progress", "sessions", "students")
+ADVISORY_LOCK = 5_283_017_740_012_345
+
+
+app = typer.Typer()
+app.command()(main)
+
+
+def status(database: Database, *args: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and JSON of the command."""
+    done = CliRunner().invoke(app, [*args, "--json", "--url", database.url])
+    assert isinstance(done.exception, SystemExit | None), done.exception
+    return done.exit_code, json.loads(done.stdout)
+
+
+def follow(database: Database, commands: list[str]) -> None:
+    """Run the commands as they stand."""
+    for line in commands:
+        program, *args = shlex.split(line)
+        if program == "alembic" and args[0] in ("upgrade", "downgrade"):
+            # what alembic_cli does in a process of its own
+            getattr(command, args[0])(alembic_config(database.url), *args[1:])
+        elif program == "alembic":
+            done = alembic_cli(*args, url=database.url)
+            assert done.returncode == 0, (line, done.stdout)
+        else:
+            subprocess.run(
+                line,
+                shell=True,
+                env={
+                    "PATH": f"{database.server.bin_dir}:{os.environ['PATH']}",
+                    "POSTGRES_URL_NON_POOLING": database.url,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                check=True,
+                timeout=120,
+            )
+
+
+def relations(database: Database) -> dict[str, str]:
+    return dict(database.query("SELECT legacy_name, relation::text FROM bridge.source"))
+
+
+def addresses(database: Database) -> list[tuple[Any, ...]]:
+    """Whose sessions there are, and one value of each."""
+    return database.query(
+        "SELECT session_token, student_email, ivr_greeting, completion_rate "
+        "FROM sessions JOIN students USING (student_id) ORDER BY 1"
+    )
+
+
+def drop_four(database: Database) -> None:
+    for name in FOUR:
+        database.execute(f"DROP TABLE IF EXISTS {name} CASCADE")
+
+
+def drop_bridge(database: Database) -> None:
+    database.execute("DROP SCHEMA bridge CASCADE")
+
+
+def drop_four_and_bridge(database: Database) -> None:
+    drop_four(database)
+    drop_bridge(database)
+
+
+def drop_some(database: Database) -> None:
+    database.execute("DROP TABLE students, step_progress CASCADE")
+
+
+def drop_configurations(database: Database) -> None:
+    database.execute(f"DROP TABLE {relations(database)['student_configs']} CASCADE")
+
+
+def drop_version(database: Database) -> None:
+    database.execute("DROP TABLE alembic_version")
+
+
+def stamp_unknown(database: Database) -> None:
+    database.execute("UPDATE alembic_version SET version_num = 'f00ba4'")
+
+
+def stamp_base(database: Database) -> None:
+    database.execute("DELETE FROM alembic_version")
+
+
+def stamp_another(database: Database) -> None:
+    database.execute(f"UPDATE alembic_version SET version_num = '{HEAD}'")
+
+
+def drop_version_and_four(database: Database) -> None:
+    drop_four(database)
+    drop_version(database)
+
+
+CASES = (
+    # the guide's own rollback, at every stage
+    *((drop_four, state) for state in ("0003", "0004", "0006", "head")),
+    *((drop_bridge, state) for state in ("0003", "0006", "head")),
+    (drop_four_and_bridge, "head"),
+    (drop_some, "0006"),
+    (drop_configurations, "0004"),
+    (drop_configurations, "head"),
+    (drop_version, "0003"),
+    (drop_version, "head"),
+    (stamp_unknown, "0006"),
+    (stamp_base, "head"),
+    (stamp_another, "0004"),
+    (drop_version_and_four, "0006"),
+)
+
+
+@pytest.mark.parametrize(("damage", "state"), CASES)
+def test_the_way_back_that_it_names_leads_to_head(clone: Clone, damage: Any, state: str) -> None:
+    database, whole = clone(state), clone("head")
+    assert status(database)[1]["problems"] == []
+    damage(database)
+    code, said = status(database)
+    assert code == 2
+    assert said["problems"]
+    assert "by hand" in said["problems"][0]
+    follow(database, said["commands"])
+    code, said = status(database)
+    assert (code, said["problems"], said["revision"]) == (0, [], HEAD)
+    assert failed_checks(database) == []
+    if damage is drop_configurations:
+        # what the table held is in the new ones, as far as they had it
+        kept = {row[0] for row in addresses(database)}
+        assert len(kept) >= len({*database.query("SELECT session_token FROM workshop_students")})
+    else:
+        assert deviations(database) == []
+        assert addresses(database) == addresses(whole)
+
+
+def test_both_backups_dropped_by_hand(clone: Clone) -> None:
+    database = clone("head")
+    before = addresses(database)
+    for backup in relations(database).values():
+        database.execute(f"DROP TABLE {backup} CASCADE")
+    code, said = status(database)
+    assert code == 2
+    assert "dropped by hand" in said["problems"][0]
+    follow(database, said["commands"])
+    code, said = status(database)
+    assert (code, said["next"]) == (0, "nothing")
+    assert addresses(database) == before
+
+
+def test_a_view_dropped_by_hand(clone: Clone, role: str) -> None:
+    database = clone("0006")
+    database.execute(f"GRANT SELECT ON student_configs TO {role}")
+    upgrade(database)
+    ((count,),) = database.query("SELECT count(*) FROM student_configs")
+    for statement in ("", "CREATE TABLE student_configs (session_token text PRIMARY KEY)"):
+        database.execute(f"DROP VIEW student_configs; {statement}")
+        code, said = status(database)
+        assert code == 2
+        follow(database, said["commands"])
+        assert status(database)[0] == 0
+        with psycopg.connect(database.server.url(database.name, role, role)) as connection:
+            rows = connection.execute("SELECT count(*) FROM student_configs").fetchall()
+        assert rows == [(count,)]
+
+
+def test_new_columns_are_read_as_it_says(clone: Clone) -> None:
+    early, late = clone("0006"), clone("head")
+    for database in (early, late):
+        name = relations(database)["student_configs"]
+        database.execute(f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS assistant_id text")
+        database.execute(f"UPDATE {name} SET assistant_id = 'asst_1'")
+    assert status(early)[0] == 1
+    follow(early, status(early)[1]["commands"])
+    assert status(late)[0] == 2
+    follow(late, status(late)[1]["commands"])
+    for database in (early, late):
+        assert status(database)[0] == 0
+        assert failed_checks(database) == []
+        assert deviations(database) == []
+        extra = "SELECT count(*) FROM sessions WHERE legacy_extra::text ~ 'asst_1'"
+        assert database.query(extra) == [(177,)]
+
+
+# --- what is going on -----------------------------------------------------------------------------
+
+
+def test_it_tells_of_a_migrator_and_of_the_merge(clone: Clone) -> None:
+    database = clone("0003")
+    database.execute(
+        "UPDATE bridge.state SET merge_cursor = (SELECT token FROM bridge.tokens ORDER BY 1 OFFSET 99 LIMIT 1)"
+    )
+    with database.connect() as migrator:
+        pid = migrator.info.backend_pid
+        migrator.execute("SELECT pg_advisory_lock(%s)", (ADVISORY_LOCK,))
+        code, said = status(database)
+    assert code == 1
+    assert said["migrator"]["pid"] == pid
+    assert said["migrator"]["seconds"] >= 0
+    assert said["merge"] == {"done": 100, "total": 213}
+    assert "running" in said["next"]
+    code, said = status(database)
+    assert (code, said["migrator"]) == (1, None)
+    assert said["next"] == "alembic upgrade head goes on with the merge where it was"
+
+
+def test_it_tells_who_holds_and_who_waits(clone: Clone) -> None:
+    database = clone("0006")
+    with database.connect(autocommit=False) as holder, database.connect() as other:
+        holds, waits_for_it = holder.info.backend_pid, other.info.backend_pid
+        holder.execute("LOCK TABLE student_configs IN ACCESS EXCLUSIVE MODE")
+        waiter = threading.Thread(
+            target=other.execute, args=("UPDATE student_configs SET ivr_greeting = '' WHERE false",)
+        )
+        waiter.start()
+        while not database.query("SELECT FROM pg_locks WHERE NOT granted AND relation > 0"):
+            time.sleep(0.02)
+        try:
+            code, said = status(database)
+            shown = CliRunner().invoke(app, ["--url", database.url], env={"COLUMNS": "200"}).stdout
+        finally:
+            holder.rollback()
+            waiter.join()
+    # what cannot be read because of it is no reason to wait, nor to be silent about it
+    assert code == 2
+    assert "somebody holds a lock" in said["next"]
+    locks = {lock["pid"]: lock for lock in said["locks"]}
+    held, waits = locks[holds], locks[waits_for_it]
+    assert (held["granted"], held["mode"]) == (True, "AccessExclusiveLock")
+    assert (waits["granted"], waits["waits_for"]) == (False, [holds])
+    assert {held["table"], waits["table"]} == {"student_configs"}
+    assert f"waits for {holds}" in shown
+    assert status(database)[0] == 1
+
+
+def test_a_drain_ends_though_something_is_locked(clone: Clone) -> None:
+    database = clone("head")
+    locked, free = (
+        token
+        for (token,) in database.query(
+            "SELECT session_token FROM student_configs ORDER BY 1 LIMIT 2"
+        )
+    )
+    update = "UPDATE student_configs SET ivr_greeting = 'late' WHERE session_token = ANY (%s)"
+    with database.connect(autocommit=False) as holder, database.connect() as application:
+        holder.execute("SELECT FROM sessions WHERE session_token = %s FOR UPDATE", (locked,))
+        application.execute("UPDATE bridge.state SET sync = false")
+        application.execute(update, ([locked, free],))
+        application.execute("UPDATE bridge.state SET sync = true")
+        code, said = status(database, "--drain")
+        assert code == 1
+        assert said["pending"] == {"legacy": 1, "unified": 0}
+        assert said["next"].startswith("1 sessions were locked for too long")
+        assert f"pid {holder.info.backend_pid} " in said["next"]
+    code, said = status(database, "--drain")
+    assert (code, said["pending"]) == (0, {"legacy": 0, "unified": 0})
+    assert deviations(database) == []
+
+
+def test_what_cannot_be_carried_over_needs_a_person(clone: Clone) -> None:
+    database = clone("head")
+    database.execute("ALTER TABLE sessions ADD CONSTRAINT odd CHECK (ivr_greeting <> 'geheim')")
+    database.execute(
+        "UPDATE student_configs SET ivr_greeting = 'geheim' WHERE session_token = "
+        "(SELECT min(session_token) FROM student_configs)"
+    )
+    code, said = status(database, "--drain")
+    assert code == 2
+    assert "CheckViolation" in said["problems"][0]
+    assert "geheim" not in json.dumps(said)
