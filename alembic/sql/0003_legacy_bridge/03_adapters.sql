@@ -130,6 +130,8 @@ AS $$
         WHEN wanted = 'text' THEN 'nullif(t.%I::text, '''')'
         WHEN wanted = 'jsonb' AND actual IN ('json', 'text', 'character varying', 'character')
             THEN 'public.unwrap_json(to_jsonb(t.%I::text))'
+        WHEN wanted = 'jsonb' AND actual = 'jsonb'
+            THEN 'CASE WHEN jsonb_typeof(t.%1$I) = ''string'' THEN public.unwrap_json(t.%1$I) ELSE t.%1$I END'
         WHEN wanted = 'jsonb' THEN 'public.unwrap_json(to_jsonb(t.%I))'
         -- a view cannot be replaced if a precision comes along: timestamp(3)
         WHEN wanted = actual AND wanted = 'timestamp with time zone'

@@ -429,7 +429,8 @@ BEGIN
     FROM bridge.collected_source AS o
     LEFT JOIN public.sessions AS v ON v.session_token = o.token
     LEFT JOIN public.students AS st ON st.student_id = v.student_id
-    WHERE st.student_email IS DISTINCT FROM o.student_email
+    WHERE (NOT o.is_session_s OR o.token IN (SELECT p.token FROM bridge.pending AS p))
+      AND st.student_email IS DISTINCT FROM o.student_email
     ON CONFLICT DO NOTHING;
     TRUNCATE bridge.collected_source;
 END
