@@ -63,7 +63,10 @@ BEGIN
             FROM public.students AS st JOIN public.sessions AS v USING (student_id)
             WHERE st.student_email = ANY (emails)
             UNION ALL
-            SELECT o.student_email, o.token FROM bridge.other_address AS o WHERE o.student_email = ANY (emails)
+            SELECT o.student_email, o.token
+            FROM bridge.student_sources(ARRAY(
+                SELECT a.token FROM bridge.other_address AS a WHERE a.student_email = ANY (emails))) AS o
+            WHERE o.student_email = ANY (emails)
         ) AS k
         GROUP BY k.student_email
     ),
