@@ -127,7 +127,8 @@ class Writer:
         return self.random.choice(self.tokens) if self.tokens else self.new_token()
 
     def email(self) -> str:
-        return f"Student{self.random.randrange(40)}@Example.edu"
+        # some three sessions each, however long the writers write
+        return f"Student{self.random.randrange(max(40, len(self.tokens) // 3))}@Example.edu"
 
     def text(self, column: str) -> str | None:
         form = self.random.randrange(12)
@@ -449,7 +450,7 @@ class OldApplication(Writer):
             self.execute(
                 f"UPDATE {CONFIG} SET system_prompt = %s WHERE session_token IN "
                 f"(SELECT session_token FROM {CONFIG} WHERE right(session_token, 1) = %s "
-                "ORDER BY 1 FOR UPDATE)",
+                "ORDER BY 1 LIMIT 50 FOR UPDATE)",
                 self.text("system_prompt"),
                 self.random.choice("0123456789abcdef"),
             )
