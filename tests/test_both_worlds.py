@@ -392,6 +392,28 @@ def test_a_rollback_that_is_rolled_back(migrated: Database) -> None:
     assert pending(migrated) == []
 
 
+def test_what_the_old_tables_say_of_a_student_since_the_downgrade_counts(
+    migrated: Database,
+) -> None:
+    """Even where no session is the student's: the address is the second one of somebody's session."""
+    ((token,),) = migrated.query(
+        "SELECT session_token FROM student_configs JOIN workshop_students USING (session_token) "
+        "ORDER BY 1 LIMIT 1"
+    )
+    migrated.execute(
+        "INSERT INTO students (student_email, student_name) VALUES ('lonely@example.com', 'Then')"
+    )
+    downgrade(migrated)
+    migrated.execute(
+        "UPDATE student_configs SET student_email = 'lonely@example.com', student_name = 'Now', "
+        f"updated_at = now() WHERE session_token = '{token}'"
+    )
+    upgrade(migrated)
+    assert migrated.query(
+        "SELECT student_name FROM students WHERE student_email = 'lonely@example.com'"
+    ) == [("Now",)]
+
+
 # --- conflicts, and what looks like one ------------------------------------------------------------
 
 

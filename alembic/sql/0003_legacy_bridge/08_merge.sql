@@ -278,7 +278,9 @@ BEGIN
         CROSS JOIN LATERAL jsonb_populate_record(st, k.said) AS p)
     WHERE st.student_email IN (SELECT r.key FROM bridge.remainder AS r
                                WHERE r.table_name = 'students' AND r.column_name IN ('student_name', 'created_at'))
-      AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.student_id = st.student_id);
+      AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.student_id = st.student_id)
+      -- of those the mapping tells: it weighs what was kept
+      AND NOT EXISTS (SELECT FROM bridge.other_address AS a WHERE a.student_email = st.student_email);
     UPDATE public.students AS st SET github_username = r.value #>> '{}'
     FROM bridge.remainder AS r
     WHERE r.table_name = 'students' AND r.key = st.student_email AND r.column_name = 'github_username'
