@@ -548,6 +548,52 @@ def test_what_leads_nowhere_gets_a_home_before_the_keys(clone: Clone) -> None:
     ) == [(1,)]
 
 
+def test_a_session_that_is_refused_keeps_nobody_else_waiting(migrated: Database) -> None:
+    """Neither a drain nor the writers that take along what is older; at the end it is named."""
+    odd, *others = some_tokens(migrated, 6)
+    migrated.execute(
+        f"""
+        ALTER TABLE sessions ADD CONSTRAINT no_odd_greeting CHECK (ivr_greeting <> 'odd') NOT VALID;
+        INSERT INTO student_configs (session_token) SELECT unnest(ARRAY{[odd, *others]})
+        ON CONFLICT DO NOTHING
+        """
+    )
+    greet = "UPDATE student_configs SET ivr_greeting = '{}' WHERE session_token = ANY (ARRAY{})"
+    arrived = "SELECT session_token FROM sessions WHERE ivr_greeting = '{}'"
+
+    def write_at_once(greeting: str) -> None:
+        migrated.execute(greet.format(greeting, others) + ";" + greet.format("odd", [odd]))
+
+    write_at_once("Good day")
+    with (
+        migrated.connect() as connection,
+        pytest.raises(psycopg.errors.RaiseException, match="no_odd_greeting") as raised,
+    ):
+        connection.execute("CALL bridge.drain()")
+    assert f"...{odd[-4:]}" in str(raised.value)
+    assert odd not in str(raised.value)
+    assert {token for (token,) in migrated.query(arrived.format("Good day"))} == set(others)
+    assert {token for _, token in pending(migrated)} == {odd}
+
+    # many notes of one session, and older than those of the others
+    for _ in range(5):
+        migrated.execute(greet.format("odd", [odd]))
+    write_at_once("Hello")
+    with migrated.connect() as connection:
+        for n in range(500):  # each takes some of the older notes along, whichever they are
+            connection.execute(greet.format(f"Hello {n}", [others[0]]).encode())
+            if {token for _, token in pending(migrated)} == {odd}:
+                break
+    assert {token for _, token in pending(migrated)} == {odd}
+    assert {token for (token,) in migrated.query(arrived.format("Hello"))} == set(others[1:])
+
+    migrated.execute(greet.format("even", [odd]))
+    with migrated.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    assert pending(migrated) == []
+    assert failed_checks(migrated) == []
+
+
 # --- side by side ---------------------------------------------------------------------------------
 
 
