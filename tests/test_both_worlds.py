@@ -414,6 +414,20 @@ def test_what_the_old_tables_say_of_a_student_since_the_downgrade_counts(
     ) == [("Now",)]
 
 
+def test_a_column_that_came_after_the_adapters_is_not_emptied_by_a_downgrade(
+    clone: Clone,
+) -> None:
+    database = clone("legacy")
+    database.execute("ALTER TABLE student_configs DROP COLUMN ivr_greeting")
+    upgrade(database, "0006")
+    database.execute("ALTER TABLE student_configs ADD COLUMN ivr_greeting text")
+    database.execute("UPDATE student_configs SET ivr_greeting = 'Hello'")
+    with database.connect() as connection:
+        connection.execute("CALL bridge.refresh_adapters()")  # as far as a killed downgrade came
+    downgrade(database)
+    assert database.query("SELECT DISTINCT ivr_greeting FROM student_configs") == [("Hello",)]
+
+
 # --- conflicts, and what looks like one ------------------------------------------------------------
 
 

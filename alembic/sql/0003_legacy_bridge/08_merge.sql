@@ -494,6 +494,7 @@ BEGIN
                 read, total, round(rate), ceil(greatest(total - read, 0) / rate);
         END IF;
     END LOOP;
+    UPDATE bridge.state SET adapters_changed = false WHERE adapters_changed;
     IF NOT first AND changed = 0 THEN
         RAISE NOTICE 'merged again: nothing differs';
         RETURN;
@@ -544,7 +545,7 @@ BEGIN
     END IF;
     RAISE NOTICE 'columns changed since the adapters were built: %', array_to_string(stale, ', ');
     PERFORM bridge.retry(format('SELECT bridge.build(%L)', name)) FROM unnest(stale) AS name;
-    UPDATE bridge.state SET merge_cursor = '';
+    UPDATE bridge.state SET merge_cursor = '', adapters_changed = true;
     TRUNCATE bridge.verified;
     CALL bridge.commit_chunk();
 END
