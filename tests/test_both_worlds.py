@@ -647,6 +647,34 @@ def test_an_old_and_a_new_writer_of_the_same_sessions(clone: Clone, state: str) 
     assert different(before, unified(database)) == []
 
 
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+def test_two_writers_that_do_not_see_each_other(migrated: Database, isolation: str) -> None:
+    """Each deletes one of the two legacy rows of a session: then there is nothing left of it."""
+    token = "ws_twice"  # each of its rows says all that there is to say
+    for table, time in ((PROGRESS, "last_activity"), (CONFIG, "updated_at")):
+        migrated.execute(
+            f"INSERT INTO {table} (session_token, student_email, created_at, {time}) "
+            f"VALUES ('{token}', 'twice@example.com', '2026-01-01', '2026-01-01')"
+        )
+    migrated.execute(
+        f"UPDATE {PROGRESS} SET started_at = created_at WHERE session_token = '{token}'"
+    )
+    with (
+        migrated.connect(autocommit=False) as one,
+        migrated.connect(autocommit=False) as other,
+    ):
+        for connection in (one, other):
+            connection.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}".encode())
+        one.execute("DELETE FROM student_configs WHERE session_token = %s", (token,))
+        other.execute("DELETE FROM workshop_students WHERE session_token = %s", (token,))
+        one.commit()
+        other.commit()
+    with migrated.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    assert migrated.query("SELECT FROM sessions WHERE session_token = %s", token) == []
+    assert failed_checks(migrated) == []
+
+
 def test_what_is_locked_waits_and_nobody_else_does(migrated: Database) -> None:
     """A transaction on one side stays open: the other side's write goes through, and is noted."""
     token = migrated.query("SELECT session_token FROM student_configs ORDER BY 1 LIMIT 1")[0][0]

@@ -316,6 +316,10 @@ DECLARE
     older text[];
     last_note bigint;
 BEGIN
+    -- under an old snapshot it would miss what others have committed since, and strike its own notes out
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RETURN NULL;
+    END IF;
     -- the first note of a transaction takes them all
     IF NEW.id <= coalesce(nullif(current_setting('bridge.synced', true), ''), '0')::bigint
        OR NOT (SELECT s.sync FROM bridge.state AS s)
