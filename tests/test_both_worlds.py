@@ -651,9 +651,9 @@ def test_an_old_and_a_new_writer_of_the_same_sessions(clone: Clone, state: str) 
 def test_two_writers_that_do_not_see_each_other(migrated: Database, isolation: str) -> None:
     """Each deletes one of the two legacy rows of a session: then there is nothing left of it."""
     token = "ws_twice"  # each of its rows says all that there is to say
-    for table, time in ((PROGRESS, "last_activity"), (CONFIG, "updated_at")):
+    for table, written in ((PROGRESS, "last_activity"), (CONFIG, "updated_at")):
         migrated.execute(
-            f"INSERT INTO {table} (session_token, student_email, created_at, {time}) "
+            f"INSERT INTO {table} (session_token, student_email, created_at, {written}) "
             f"VALUES ('{token}', 'twice@example.com', '2026-01-01', '2026-01-01')"
         )
     migrated.execute(
