@@ -392,6 +392,42 @@ def test_a_rollback_that_is_rolled_back(migrated: Database) -> None:
     assert pending(migrated) == []
 
 
+def test_what_the_old_tables_say_of_a_student_since_the_downgrade_counts(
+    migrated: Database,
+) -> None:
+    """Even where no session is the student's: the address is the second one of somebody's session."""
+    ((token,),) = migrated.query(
+        "SELECT session_token FROM student_configs JOIN workshop_students USING (session_token) "
+        "ORDER BY 1 LIMIT 1"
+    )
+    migrated.execute(
+        "INSERT INTO students (student_email, student_name) VALUES ('lonely@example.com', 'Then')"
+    )
+    downgrade(migrated)
+    migrated.execute(
+        "UPDATE student_configs SET student_email = 'lonely@example.com', student_name = 'Now', "
+        f"updated_at = now() WHERE session_token = '{token}'"
+    )
+    upgrade(migrated)
+    assert migrated.query(
+        "SELECT student_name FROM students WHERE student_email = 'lonely@example.com'"
+    ) == [("Now",)]
+
+
+def test_a_column_that_came_after_the_adapters_is_not_emptied_by_a_downgrade(
+    clone: Clone,
+) -> None:
+    database = clone("legacy")
+    database.execute("ALTER TABLE student_configs DROP COLUMN ivr_greeting")
+    upgrade(database, "0006")
+    database.execute("ALTER TABLE student_configs ADD COLUMN ivr_greeting text")
+    database.execute("UPDATE student_configs SET ivr_greeting = 'Hello'")
+    with database.connect() as connection:
+        connection.execute("CALL bridge.refresh_adapters()")  # as far as a killed downgrade came
+    downgrade(database)
+    assert database.query("SELECT DISTINCT ivr_greeting FROM student_configs") == [("Hello",)]
+
+
 # --- conflicts, and what looks like one ------------------------------------------------------------
 
 
@@ -526,6 +562,52 @@ def test_what_leads_nowhere_gets_a_home_before_the_keys(clone: Clone) -> None:
     ) == [(1,)]
 
 
+def test_a_session_that_is_refused_keeps_nobody_else_waiting(migrated: Database) -> None:
+    """Neither a drain nor the writers that take along what is older; at the end it is named."""
+    odd, *others = some_tokens(migrated, 6)
+    migrated.execute(
+        f"""
+        ALTER TABLE sessions ADD CONSTRAINT no_odd_greeting CHECK (ivr_greeting <> 'odd') NOT VALID;
+        INSERT INTO student_configs (session_token) SELECT unnest(ARRAY{[odd, *others]})
+        ON CONFLICT DO NOTHING
+        """
+    )
+    greet = "UPDATE student_configs SET ivr_greeting = '{}' WHERE session_token = ANY (ARRAY{})"
+    arrived = "SELECT session_token FROM sessions WHERE ivr_greeting = '{}'"
+
+    def write_at_once(greeting: str) -> None:
+        migrated.execute(greet.format(greeting, others) + ";" + greet.format("odd", [odd]))
+
+    write_at_once("Good day")
+    with (
+        migrated.connect() as connection,
+        pytest.raises(psycopg.errors.RaiseException, match="no_odd_greeting") as raised,
+    ):
+        connection.execute("CALL bridge.drain()")
+    assert f"...{odd[-4:]}" in str(raised.value)
+    assert odd not in str(raised.value)
+    assert {token for (token,) in migrated.query(arrived.format("Good day"))} == set(others)
+    assert {token for _, token in pending(migrated)} == {odd}
+
+    # many notes of one session, and older than those of the others
+    for _ in range(5):
+        migrated.execute(greet.format("odd", [odd]))
+    write_at_once("Hello")
+    with migrated.connect() as connection:
+        for n in range(500):  # each takes some of the older notes along, whichever they are
+            connection.execute(greet.format(f"Hello {n}", [others[0]]).encode())
+            if {token for _, token in pending(migrated)} == {odd}:
+                break
+    assert {token for _, token in pending(migrated)} == {odd}
+    assert {token for (token,) in migrated.query(arrived.format("Hello"))} == set(others[1:])
+
+    migrated.execute(greet.format("even", [odd]))
+    with migrated.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    assert pending(migrated) == []
+    assert failed_checks(migrated) == []
+
+
 # --- side by side ---------------------------------------------------------------------------------
 
 
@@ -563,6 +645,34 @@ def test_an_old_and_a_new_writer_of_the_same_sessions(clone: Clone, state: str) 
     downgrade(database)
     upgrade(database)
     assert different(before, unified(database)) == []
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+def test_two_writers_that_do_not_see_each_other(migrated: Database, isolation: str) -> None:
+    """Each deletes one of the two legacy rows of a session: then there is nothing left of it."""
+    token = "ws_twice"  # each of its rows says all that there is to say
+    for table, written in ((PROGRESS, "last_activity"), (CONFIG, "updated_at")):
+        migrated.execute(
+            f"INSERT INTO {table} (session_token, student_email, created_at, {written}) "
+            f"VALUES ('{token}', 'twice@example.com', '2026-01-01', '2026-01-01')"
+        )
+    migrated.execute(
+        f"UPDATE {PROGRESS} SET started_at = created_at WHERE session_token = '{token}'"
+    )
+    with (
+        migrated.connect(autocommit=False) as one,
+        migrated.connect(autocommit=False) as other,
+    ):
+        for connection in (one, other):
+            connection.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}".encode())
+        one.execute("DELETE FROM student_configs WHERE session_token = %s", (token,))
+        other.execute("DELETE FROM workshop_students WHERE session_token = %s", (token,))
+        one.commit()
+        other.commit()
+    with migrated.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    assert migrated.query("SELECT FROM sessions WHERE session_token = %s", token) == []
+    assert failed_checks(migrated) == []
 
 
 def test_what_is_locked_waits_and_nobody_else_does(migrated: Database) -> None:

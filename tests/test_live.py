@@ -488,3 +488,23 @@ def test_two_transactions_that_change_the_same_student(migrated: Database) -> No
     migrated.execute("CALL bridge.drain()")
     assert deviations(migrated) == []
     assert failed_checks(migrated) == []
+
+
+def test_grants_of_single_columns_go_on_to_be_enough(legacy: Database, role: str) -> None:
+    """Those of the table stand on the view; a column that was not granted stays closed."""
+    legacy.execute(
+        f"""
+        GRANT USAGE ON SCHEMA public TO {role};
+        GRANT SELECT (session_token, student_email), UPDATE (student_email) ON student_configs TO {role}
+        """
+    )
+    upgrade(legacy)
+    with psycopg.connect(legacy.server.url(legacy.name, role, role)) as reader:
+        reader.execute(
+            "UPDATE student_configs SET student_email = 'x@example.com' WHERE session_token = 'none'"
+        )
+        found = reader.execute("SELECT count(student_email) FROM student_configs").fetchall()
+        assert found[0][0] > 0
+        for closed in ("openai_api_key FROM student_configs", "* FROM sessions"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), reader.transaction():
+                reader.execute(f"SELECT {closed}".encode())

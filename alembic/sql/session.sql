@@ -11,4 +11,5 @@ SET client_min_messages = notice;
 SET default_transaction_isolation = 'read committed';
 SET default_transaction_read_only = off;
 SET standard_conforming_strings = on;
+SET quote_all_identifiers = off;
 SET jit = off

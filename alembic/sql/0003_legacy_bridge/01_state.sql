@@ -22,13 +22,16 @@ CREATE TABLE bridge.state (
     sync boolean NOT NULL DEFAULT false,
     merge_cursor text NOT NULL DEFAULT '',
     merged_at timestamptz,
-    retired_at timestamptz
+    retired_at timestamptz,
+    adapters_changed boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE bridge.state IS 'Where the migration stands; one row.';
 COMMENT ON COLUMN bridge.state.sync IS 'False: triggers only note. True: they also sync at once.';
 COMMENT ON COLUMN bridge.state.merge_cursor IS 'Last token, in key order, that the merge has done.';
 COMMENT ON COLUMN bridge.state.merged_at IS 'When the merge reached the end.';
 COMMENT ON COLUMN bridge.state.retired_at IS 'When a downgrade had carried everything back.';
+COMMENT ON COLUMN bridge.state.adapters_changed IS
+    'Adapters were rebuilt for other columns, and no merge has gone through all sessions since.';
 INSERT INTO bridge.state DEFAULT VALUES;
 
 -- Append-only: writers never meet here, and what an aborted transaction noted goes with it.

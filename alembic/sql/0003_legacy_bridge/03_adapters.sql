@@ -97,6 +97,7 @@ CREATE FUNCTION bridge.columns_of(relation regclass)
     RETURNS TABLE (name text, type text, not_null boolean, constant_default text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET quote_all_identifiers = off  -- of types as well
 AS $$
     SELECT
         a.attname::text,

@@ -263,6 +263,38 @@ END
 $$;
 COMMENT ON FUNCTION bridge.take_free(text[]) IS 'Carries over what nobody else is writing; rows changed.';
 
+-- One session whose values a table refuses must not keep the others of its batch from being carried over: halves
+-- of halves find it. What is no session's fault (the server, a missing privilege) goes up. A reason may be shown
+-- anywhere: not the server's message, which can have a value in it.
+CREATE FUNCTION bridge.take_each(tokens text[]) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    half CONSTANT integer := cardinality(tokens) / 2;
+    code text;
+    constraint_name text;
+BEGIN
+    BEGIN
+        PERFORM bridge.take_free(tokens);
+        RETURN '{}';
+    EXCEPTION
+        WHEN insufficient_resources OR operator_intervention OR system_error OR internal_error
+             OR invalid_transaction_state OR syntax_error_or_access_rule_violation THEN
+            RAISE;
+        WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, constraint_name = CONSTRAINT_NAME;
+    END;
+    IF half > 0 THEN
+        RETURN bridge.take_each(tokens[:half]) || bridge.take_each(tokens[half + 1:]);
+    END IF;
+    RETURN jsonb_build_object(
+        tokens[1], concat_ws(', ', 'SQLSTATE ' || code, 'constraint ' || nullif(constraint_name, '')));
+END
+$$;
+COMMENT ON FUNCTION bridge.take_each(text[]) IS
+    'Carries over what nobody else is writing; sessions that are refused, with the reasons.';
+
 -- Once 0005 has set state.sync, a transaction syncs what it noted as it commits: then it waits for
 -- nothing any more that somebody who waits for it could hold, which is why nobody deadlocks. An error in
 -- here never fails the application's write: what could not be taken stays pending, for the next
@@ -284,6 +316,10 @@ DECLARE
     older text[];
     last_note bigint;
 BEGIN
+    -- under an old snapshot it would miss what others have committed since, and strike its own notes out
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RETURN NULL;
+    END IF;
     -- the first note of a transaction takes them all
     IF NEW.id <= coalesce(nullif(current_setting('bridge.synced', true), ''), '0')::bigint
        OR NOT (SELECT s.sync FROM bridge.state AS s)
@@ -307,11 +343,14 @@ BEGIN
             RETURN NULL;
     END;
     BEGIN
-        SELECT array_agg(p.token) INTO older
-        FROM (SELECT n.token FROM bridge.pending AS n WHERE n.xact <> NEW.xact
+        -- from anywhere: what is refused again and again would be the oldest for good
+        SELECT array_agg(DISTINCT p.token) INTO older
+        FROM (SELECT n.token FROM bridge.pending AS n
+              WHERE n.xact <> NEW.xact
+                AND n.id >= (SELECT min(k.id) + random() * (max(k.id) - min(k.id)) FROM bridge.pending AS k)
               ORDER BY n.id LIMIT 3 FOR UPDATE SKIP LOCKED) AS p;
         IF older IS NOT NULL THEN
-            PERFORM bridge.take_free(older);
+            PERFORM bridge.take_each(older);
         END IF;
     EXCEPTION
         WHEN OTHERS THEN
@@ -340,14 +379,16 @@ COMMENT ON PROCEDURE bridge.commit_chunk() IS 'COMMIT, except in a rehearsal.';
 
 -- Carries over what was noted before the call, in batches with their own commits: an application that goes
 -- on writing would never let it reach the end of all. What is locked is passed over and tried again, with a
--- pause, for as many rounds; strict: then it is an error. No SET clause here and in the procedures below: it
--- would forbid COMMIT.
+-- pause, for as many rounds; what is refused stays pending, and is named at the end. strict: then either is an
+-- error. No SET clause here and in the procedures below: it would forbid COMMIT.
 CREATE PROCEDURE bridge.drain(strict boolean DEFAULT true, rounds integer DEFAULT 50, batch integer DEFAULT 500)
     LANGUAGE plpgsql
 AS $$
 DECLARE
     horizon CONSTANT bigint := (SELECT max(p.id) FROM bridge.pending AS p);
     tokens text[];
+    refused jsonb := '{}';
+    named text;
     last_id bigint;
     size integer := least(batch, 50);
     began timestamptz;
@@ -357,21 +398,37 @@ BEGIN
         LOOP
             began := clock_timestamp();
             SELECT array_agg(DISTINCT n.token), max(n.id) INTO tokens, last_id
-            FROM (SELECT p.id, p.token FROM bridge.pending AS p WHERE p.id > last_id AND p.id <= horizon
+            FROM (SELECT p.id, p.token FROM bridge.pending AS p
+                  WHERE p.id > last_id AND p.id <= horizon AND NOT refused ? p.token
                   ORDER BY p.id LIMIT size) AS n;
             EXIT WHEN tokens IS NULL;
             PERFORM set_config('lock_timeout', '200ms', true);
-            PERFORM bridge.take_free(tokens);
+            refused := refused || bridge.take_each(tokens);
             CALL bridge.commit_chunk();
             size := bridge.next_size(size, batch, clock_timestamp() - began);
         END LOOP;
-        IF NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.id <= horizon) THEN
-            RETURN;
-        END IF;
+        tokens := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p
+                        WHERE p.id <= horizon AND NOT refused ? p.token);
+        EXIT WHEN tokens = '{}';
         PERFORM pg_sleep(0.05 + 0.1 * random());
     END LOOP;
 
-    tokens := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p WHERE p.id <= horizon);
+    IF refused <> '{}' THEN
+        SELECT string_agg(format('...%s (%s)', right(r.key, 4), r.value), ', ' ORDER BY r.key) INTO named
+        FROM (SELECT * FROM jsonb_each_text(refused) LIMIT 5) AS r;
+        named := format('%s sessions could not be carried over, and stay pending: %s%s',
+                        (SELECT count(*) FROM jsonb_object_keys(refused)), named,
+                        CASE WHEN (SELECT count(*) > 5 FROM jsonb_object_keys(refused)) THEN ', ...' END);
+        IF strict THEN
+            RAISE EXCEPTION '%', named
+                USING HINT = 'All others were carried over. Change what is refused in these sessions, or what '
+                             'refuses it, then run this again.';
+        END IF;
+        RAISE WARNING '%', named;
+    END IF;
+    IF tokens = '{}' THEN
+        RETURN;
+    END IF;
     IF NOT strict THEN
         RAISE NOTICE '% sessions are being written all the time: left for the triggers', cardinality(tokens);
         RETURN;

@@ -278,7 +278,9 @@ BEGIN
         CROSS JOIN LATERAL jsonb_populate_record(st, k.said) AS p)
     WHERE st.student_email IN (SELECT r.key FROM bridge.remainder AS r
                                WHERE r.table_name = 'students' AND r.column_name IN ('student_name', 'created_at'))
-      AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.student_id = st.student_id);
+      AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.student_id = st.student_id)
+      -- of those the mapping tells: it weighs what was kept
+      AND NOT EXISTS (SELECT FROM bridge.other_address AS a WHERE a.student_email = st.student_email);
     UPDATE public.students AS st SET github_username = r.value #>> '{}'
     FROM bridge.remainder AS r
     WHERE r.table_name = 'students' AND r.key = st.student_email AND r.column_name = 'github_username'
@@ -492,6 +494,7 @@ BEGIN
                 read, total, round(rate), ceil(greatest(total - read, 0) / rate);
         END IF;
     END LOOP;
+    UPDATE bridge.state SET adapters_changed = false WHERE adapters_changed;
     IF NOT first AND changed = 0 THEN
         RAISE NOTICE 'merged again: nothing differs';
         RETURN;
@@ -542,7 +545,7 @@ BEGIN
     END IF;
     RAISE NOTICE 'columns changed since the adapters were built: %', array_to_string(stale, ', ');
     PERFORM bridge.retry(format('SELECT bridge.build(%L)', name)) FROM unnest(stale) AS name;
-    UPDATE bridge.state SET merge_cursor = '';
+    UPDATE bridge.state SET merge_cursor = '', adapters_changed = true;
     TRUNCATE bridge.verified;
     CALL bridge.commit_chunk();
 END

@@ -160,6 +160,10 @@ BEGIN
         CALL bridge.commit_chunk();
     END IF;
     CALL bridge.refresh_adapters();
+    -- what a new column holds is told by the old tables alone: nothing of it is a difference to carry back
+    IF merged AND (SELECT adapters_changed FROM bridge.state) THEN
+        CALL bridge.merge();
+    END IF;
 
     -- what differs though nobody noted it: somebody wrote with the triggers off
     WHILE merged LOOP
@@ -191,10 +195,11 @@ BEGIN
     -- nobody adds to the notes of the unified side any more
     CALL bridge.drain(strict => false);
     IF EXISTS (SELECT FROM bridge.pending WHERE side = 'unified') THEN
-        RAISE EXCEPTION 'sessions of the unified schema could not be carried back: they are locked'
+        RAISE EXCEPTION 'sessions of the unified schema could not be carried back: they are locked, or were refused'
             USING ERRCODE = 'lock_not_available',
                   HINT = 'The unified schema is read-only, nothing was dropped. End the long transactions on '
-                         'the workshop''s tables and run the downgrade again, or upgrade again.';
+                         'the workshop''s tables, change what a warning above names as refused, and run the '
+                         'downgrade again; or upgrade again.';
     END IF;
     IF merged THEN
         CALL bridge.require_verified();

@@ -31,9 +31,15 @@ BEGIN
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             backup := bridge.free_backup_name(src.legacy_name);
             EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, backup);
-            -- security_invoker: the writer's own grants and row security go on to apply
-            EXECUTE format('CREATE VIEW public.%I WITH (security_invoker = true) AS SELECT * FROM public.%I',
-                           src.legacy_name, backup);
+            -- security_invoker: the writer's own grants and row security go on to apply. It asks for every column
+            -- of the table, though: grants of single columns would no longer do. Where there are some, and no row
+            -- security, those of the view stand in for the table's.
+            EXECUTE format('CREATE VIEW public.%I WITH (security_invoker = %s) AS SELECT * FROM public.%I',
+                           src.legacy_name,
+                           (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = src.relation)
+                           OR NOT EXISTS (SELECT FROM pg_attribute AS a
+                                          WHERE a.attrelid = src.relation AND a.attacl IS NOT NULL),
+                           backup);
             EXECUTE format('COMMENT ON VIEW public.%I IS %L', src.legacy_name,
                            'Stands in for the table of this name, now ' || backup
                            || '; what is written here reaches the unified schema.');
