@@ -38,12 +38,13 @@ NOT_THERE = (
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.ForeignKeyViolation,
 )
-# Granted locks of anybody who is not one of the writers, on the legacy tables under either name.
+# Granted locks of clients that are no writers, by transaction, on the legacy tables under either name.
 HELD = """
-SELECT l.pid, l.mode, c.relname::text
+SELECT l.virtualtransaction, l.mode, c.relname::text
 FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
 JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.granted AND c.relkind = 'r' AND a.application_name <> 'writer' AND l.pid <> pg_backend_pid()
+  AND a.backend_type = 'client backend'
   AND c.relname ~ '^(workshop_students|student_configs)'
 """
 
