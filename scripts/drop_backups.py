@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from scripts import dumps
 from scripts.connection import ADVISORY_LOCK, ConnectionProblem
 from scripts.dumps import Manifest, Refused, doing
-from scripts.report import HAS, Json, Url, console, database, revision_of, run, table
+from scripts.report import HAS, Json, Url, console, database, revision_of, run, run_app, table
 
 CONFIRMATION = "DELETE OLD TABLES"
 DAYS = 30
@@ -585,4 +585,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

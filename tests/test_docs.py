@@ -598,9 +598,9 @@ def refusals() -> set[str]:
         text = path.read_text(encoding="utf-8")
         found.update(re.findall(r"RAISE EXCEPTION '([^']+)'", text))
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                if node.func.id in ("CommandError", "ConnectionProblem"):
-                    pieces = [c.value for c in ast.walk(node.args[0]) if isinstance(c, ast.Constant)]
+            match node:
+                case ast.Call(ast.Name("CommandError" | "ConnectionProblem"), [told]):
+                    pieces = [c.value for c in ast.walk(told) if isinstance(c, ast.Constant)]
                     found.update(["%".join(map(str, pieces))] if pieces else [])
     return found
 
