@@ -190,7 +190,7 @@ def show(report: Report, out: Console) -> None:
             for w in report.written_back
         )
         out.print(table("Not carried over yet", ("Column", "Sessions", "Goes to"), rows))
-    else:
+    elif not report.would_be_lost:
         out.print("Everything written to the new tables is in the old ones, or kept (below).")
     if report.deleted_sessions:
         out.print(f"{report.deleted_sessions:,} sessions deleted in the new tables will go.")

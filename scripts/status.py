@@ -235,6 +235,8 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
         status.next = status.problems[0]
     else:
         _what_next(status, has)
+        if status.revision == status.head and not has["bridge"]:
+            status.stage = "all done: there are no old tables"
         if has["dropped"]:
             status.next += f": {run(connection, DROPPED).scalar_one()}"
     return status
