@@ -33,7 +33,7 @@ from sqlalchemy.exc import DBAPIError
 from scripts import dumps
 from scripts.connection import ConnectionProblem, connect, explain, make_engine, resolve_url
 from scripts.dumps import Manifest, ProgramFailed, Refused, Relation, doing
-from scripts.report import Json, Url, console, database, revision_of, run, table
+from scripts.report import Json, Url, console, database, revision_of, run, run_app, table
 from scripts.server import ServerUnavailable, embedded_server
 
 FACTS = """
@@ -424,4 +424,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

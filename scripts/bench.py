@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from scripts.report import ROOT
+from scripts.report import ROOT, run_app
 from scripts.sample_data import fill
 from scripts.server import ServerUnavailable, embedded_server
 
@@ -57,4 +57,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from models.steps import FLAGS, STEPS
 from scripts import status, verify
 from scripts.connection import ConnectionProblem
-from scripts.report import Url, database, progress, run
+from scripts.report import Url, database, progress, run, run_app
 
 FOLDER = Path(__file__).parent
 STUCK_LISTED = 1000
@@ -153,7 +153,8 @@ def read(
         if missing:
             raise ConnectionProblem(
                 f"{', '.join(missing)} not found: the dashboard reads the views of revision "
-                "0006_reporting_views; next: alembic upgrade head"
+                "0006_reporting_views; next: alembic upgrade head, or where that has run python -m "
+                "scripts.status"
             )
         say("reading the new tables")
         facts: dict[str, Any] = dict(run(connection, MADE).mappings().one())
@@ -352,4 +353,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

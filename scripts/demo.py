@@ -6,6 +6,8 @@ whatever the environment or alembic.ini names.
 
 import json
 import logging
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import psycopg
@@ -21,7 +23,7 @@ from sqlalchemy import Connection
 
 from models.steps import FLAGS
 from scripts import dry_run, verify
-from scripts.report import ROOT, console, database, run, table
+from scripts.report import ROOT, console, database, run, run_app, table
 from scripts.sample_data import MEASURED, fill
 from scripts.server import EmbeddedServer, ServerUnavailable, start_server
 
@@ -196,16 +198,16 @@ def _old_name(url: str, token: str, out: Console) -> None:
 
 def _go_on(server: EmbeddedServer) -> None:
     url = server.url(DATABASE)
+    activate = Path(sys.prefix) / "bin" / "activate"
     typer.echo(f"""
 The server goes on running. To try more:
-
+{f"{chr(10)}source {activate}" if activate.exists() else ""}
 export POSTGRES_URL_NON_POOLING='{url}'
 export POSTGRES_URL='{url}'
-alembic current
+python -m scripts.status
 alembic downgrade base
-alembic upgrade head
 
-To stop and remove it:
+and from there on docs/guide.md, from its step 1. To stop and remove it:
 
 python -m scripts.server stop {server.data_dir}""")
 
@@ -241,4 +243,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from scripts import dumps
 from scripts.connection import ADVISORY_LOCK, ConnectionProblem
 from scripts.dumps import Manifest, Refused, doing
-from scripts.report import HAS, Json, Url, console, database, revision_of, run, table
+from scripts.report import HAS, Json, Url, console, database, revision_of, run, run_app, table
 
 CONFIRMATION = "DELETE OLD TABLES"
 DAYS = 30
@@ -179,8 +179,13 @@ def examine(connection: Connection, watch: float) -> Report:
     facts = run(connection, FACTS).mappings().one()
     report = Report(has["database"], revision_of(connection), bridge=has["bridge"])
     report.done = facts["dropped"]
-    if report.revision is None or not has["unified"]:
+    if report.revision is None:
         raise ConnectionProblem("the database is not migrated: there are no backups to drop")
+    if not has["unified"]:
+        raise ConnectionProblem(
+            "table sessions is not there, and the old tables are all there is; python -m scripts.status says "
+            "more"
+        )
     tables = {t["oid"]: t for t in run(connection, TABLES).mappings()}
     found: list[tuple[int, str, str]] = []
     for kind, query, there in (("legacy", LEGACY, has["bridge"]), ("prior", PRIOR, facts["prior"])):
@@ -585,4 +590,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

@@ -39,8 +39,10 @@ from scripts.report import (
     masked,
     passes,
     progress,
+    refuse_damage,
     revision_of,
     run,
+    run_app,
     size_of,
     table,
 )
@@ -261,6 +263,8 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     has = run(connection, HAS).mappings().one()
     revision = revision_of(connection)
     report = Report(has["database"], revision)
+    if has["bridge"]:
+        refuse_damage(connection)
     merged = run(connection, MERGED).mappings().first() if revision and has["bridge"] else None
     bridged = has["bridge"] and revision == "0003_legacy_bridge"
     if merged or not (revision in BEFORE_BRIDGE or bridged):
@@ -285,7 +289,8 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     if not has["legacy"] and not prior:
         report.go = not report.reasons
         report.reasons = report.reasons or [
-            "neither legacy table exists: a fresh install has nothing to merge"
+            f"neither legacy table exists in database {report.database}: a fresh install has nothing to "
+            "merge; did you mean another database?"
         ]
         return report
     shadow = build(connection, revision, say)
@@ -599,4 +604,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

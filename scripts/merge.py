@@ -26,8 +26,10 @@ from scripts.report import (
     console,
     database,
     progress,
+    refuse_damage,
     revision_of,
     run,
+    run_app,
     table,
 )
 
@@ -39,9 +41,7 @@ STATE = """
 SELECT
     s.merged_at IS NOT NULL AS merged,
     bridge.is_read_only() AS read_only,
-    (SELECT count(DISTINCT p.token) FROM bridge.pending AS p) AS pending,
-    ARRAY(SELECT o.legacy_name FROM bridge.source AS o
-          WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = o.relation)) AS dropped
+    (SELECT count(DISTINCT p.token) FROM bridge.pending AS p) AS pending
 FROM bridge.state AS s
 """
 PENDING = "SELECT count(DISTINCT token) FROM bridge.pending"
@@ -100,20 +100,12 @@ def examine(connection: Connection) -> Report:
         raise ConnectionProblem(
             f"at revision {report.revision} there are no legacy tables to merge from"
         )
-    if not has["unified"]:
-        raise ConnectionProblem(
-            "the new tables were dropped by hand; next: alembic downgrade base, then alembic upgrade head"
-        )
+    refuse_damage(connection)
     state = run(connection, STATE).mappings().one()
     if state["read_only"] or not state["merged"]:
         raise ConnectionProblem(
             "a downgrade has begun, and the new tables are read-only; alembic downgrade base goes on "
             "with it, alembic upgrade head returns"
-        )
-    if state["dropped"]:
-        raise ConnectionProblem(
-            f"the tables behind {' and '.join(state['dropped'])} were dropped by hand: there is "
-            "nothing to merge from"
         )
     report.carried_over = state["pending"]
     return report
@@ -199,4 +191,4 @@ def main(url: Url = None, as_json: Json = False) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

@@ -71,6 +71,24 @@ def revision_of(connection: Connection) -> str | None:
     return revision
 
 
+BY_HAND = """
+SELECT name FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS name
+WHERE to_regclass('public.' || name) IS NULL
+UNION ALL
+SELECT o.legacy_name FROM bridge.source AS o
+WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = o.relation)
+"""
+
+
+def refuse_damage(connection: Connection) -> None:
+    """Raise ConnectionProblem where a table that the bridge joins was dropped by hand."""
+    if dropped := run(connection, BY_HAND).scalars().all():
+        raise ConnectionProblem(
+            f"{', '.join(dropped)}: the tables were dropped by hand; python -m scripts.status says what "
+            "that means, and the way back"
+        )
+
+
 UNCHANGED = "Nothing was changed; put that right, then run this again."
 
 
@@ -114,6 +132,13 @@ def give_up(reason: str, advice: str = UNCHANGED) -> NoReturn:
         reason = f"{reason.rstrip('.')}. {advice}"
     typer.echo(f"error: could not tell: {reason}", err=True)
     raise typer.Exit(2)
+
+
+def run_app(main: Callable[..., None]) -> None:
+    """``typer.run``, with a help whose lines are as long as the terminal is wide."""
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    app.command()(main)
+    app()
 
 
 def console() -> Console:

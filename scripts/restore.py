@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 
 from scripts import dumps
 from scripts.dumps import Manifest, ProgramFailed, Refused, Relation, doing
-from scripts.report import Json, Url, console, database, run, table
+from scripts.report import Json, Url, console, database, run, run_app, table
 
 TARGET = """
 SELECT current_database()::text AS database, pg_encoding_to_char(encoding)::text AS encoding,
@@ -410,4 +410,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

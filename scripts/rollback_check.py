@@ -17,7 +17,19 @@ from rich.markup import escape
 from sqlalchemy import Connection, text
 
 from scripts.connection import ConnectionProblem
-from scripts.report import HAS, ROOT, Json, Url, console, database, revision_of, run, table
+from scripts.report import (
+    HAS,
+    ROOT,
+    Json,
+    Url,
+    console,
+    database,
+    refuse_damage,
+    revision_of,
+    run,
+    run_app,
+    table,
+)
 
 # Who was built on what a downgrade drops or renames: views, and foreign keys of other tables. From
 # which revision on the thing goes, with whom it belongs.
@@ -115,6 +127,8 @@ def examine(connection: Connection, target: str) -> Report:
         raise ConnectionProblem("the database is not migrated: there is nothing to take back")
     if target != "base" and target >= report.revision:
         raise ConnectionProblem(f"{target} is no way back from {report.revision}")
+    if has["bridge"]:
+        refuse_damage(connection)
     below = "0000" if target == "base" else target
     report.in_the_way = list(connection.execute(text(IN_THE_WAY), {"target": below[:4]}).scalars())
     if below < "0007":
@@ -176,7 +190,7 @@ def show(report: Report, out: Console) -> None:
             for w in report.written_back
         )
         out.print(table("Not carried over yet", ("Column", "Sessions", "Goes to"), rows))
-    else:
+    elif not report.would_be_lost:
         out.print("Everything written to the new tables is in the old ones, or kept (below).")
     if report.deleted_sessions:
         out.print(f"{report.deleted_sessions:,} sessions deleted in the new tables will go.")
@@ -227,4 +241,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

@@ -530,14 +530,19 @@ def main(
 ) -> None:
     """Fill a database with a made-up legacy workshop: workshop_students and student_configs.
 
-    Exits with 2 and changes nothing where one of the two tables exists already.
+    Exits with 0 (filled) or 2 (nothing was changed: one of the two tables exists already, ...).
+
+    Example: python -m scripts.sample_data --url postgresql://localhost/empty_database
     """
     try:
         target = resolve_url(url).set(drivername="postgresql")
         with psycopg.connect(target.render_as_string(hide_password=False)) as connection:
             fill(connection, sessions, seed)
     except psycopg.errors.DuplicateTable as error:
-        _refuse(f"{error.diag.message_primary}: the sample needs a database without the two tables")
+        _refuse(
+            f"{error.diag.message_primary}: the sample needs a database without the two tables; "
+            "nothing was changed"
+        )
     except (ConnectionProblem, psycopg.Error) as error:
         _refuse(" ".join(str(error).split()))
     typer.echo(f"{sessions:,} legacy sessions loaded (seed {seed})")

@@ -291,7 +291,7 @@ def _run(bin_dir: Path, command: str, *args: str, uid: int | None = None) -> str
 
 
 app = typer.Typer(
-    help="Start and stop a throw-away PostgreSQL server.",
+    help="Start and stop a throw-away PostgreSQL server. Example: python -m scripts.server start",
     no_args_is_help=True,
     add_completion=False,
 )

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, RowMapping, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from scripts.connection import ADVISORY_LOCK, explain
-from scripts.report import ROOT, Json, Url, console, database, progress, run, table
+from scripts.report import ROOT, Json, Url, console, database, progress, run, run_app, table
 
 # What is there, whatever alembic_version says. A view of a legacy name stands over its backup.
 FACTS = """
@@ -235,6 +235,8 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
         status.next = status.problems[0]
     else:
         _what_next(status, has)
+        if status.revision == status.head and not has["bridge"]:
+            status.stage = "all done: there are no old tables"
         if has["dropped"]:
             status.next += f": {run(connection, DROPPED).scalar_one()}"
     return status
@@ -481,7 +483,9 @@ def _facts(status: Status) -> Iterator[tuple[str, str | int]]:
     if status.merge:
         yield "Merged so far", f"{status.merge['done']:,} of {status.merge['total']:,} sessions"
     for name, relation in status.tables.items():
-        yield name, "in use" if relation == name else f"a view over {escape(relation)}"
+        gone = relation.isdigit()  # the number is all that is left of it
+        view = "dropped by hand" if gone else f"a view over {escape(relation)}"
+        yield name, "in use" if relation == name else view
     if status.pending:
         mode = "at once" if status.syncs_at_once else "with the next revision"
         yield "Writes are carried over", mode
@@ -567,4 +571,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

@@ -28,8 +28,10 @@ from scripts.report import (
     database,
     masked,
     progress,
+    refuse_damage,
     revision_of,
     run,
+    run_app,
     table,
 )
 
@@ -201,6 +203,7 @@ def examine(
     revision = revision_of(connection)
     report = Report(has["database"], revision, False, [], {}, 0, {})
     if has["bridge"]:
+        refuse_damage(connection)
         merge = run(connection, MERGE).mappings().one()
         if not merge["done"]:
             raise ConnectionProblem(
@@ -571,4 +574,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_app(main)

@@ -12,6 +12,7 @@ names the parameters. moving-endpoints.md has a test of its own, which compares 
 dba-review.md too: test_roles.py works as the roles that its blocks make.
 """
 
+import ast
 import json
 import os
 import re
@@ -581,3 +582,37 @@ def project_files() -> list[Path]:
         *(path for path in ROOT.iterdir() if path.is_file()),
         *(path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()),
     ]
+
+
+# --- every refusal is explained -------------------------------------------------------------------
+
+
+def refusals() -> set[str]:
+    """What the migration objects to: RAISE EXCEPTION, the preflight's reasons, and Python's two errors."""
+    found: set[str] = set()
+    for path in (ROOT / "alembic").rglob("*.sql"):
+        text = path.read_text(encoding="utf-8")
+        found.update(re.findall(r"RAISE EXCEPTION '((?:[^']|'')+)'", text))
+        found.update(
+            re.findall(r"(?:problems := problems \|\||named :=) (?:format\()?'([^']+)'", text)
+        )
+    for path in (ROOT / "alembic" / "env.py", ROOT / "scripts" / "connection.py"):
+        text = path.read_text(encoding="utf-8")
+        found.update(re.findall(r"RAISE EXCEPTION '([^']+)'", text))
+        for node in ast.walk(ast.parse(text)):
+            match node:
+                case ast.Call(ast.Name("CommandError" | "ConnectionProblem"), [told]):
+                    pieces = [c.value for c in ast.walk(told) if isinstance(c, ast.Constant)]
+                    found.update(["%".join(map(str, pieces))] if pieces else [])
+    return found - {"%"}
+
+
+def test_every_refusal_is_explained() -> None:
+    """Found by its first fixed words, up to where names or advice begin."""
+    guide = " ".join((ROOT / "docs" / "guide.md").read_text(encoding="utf-8").split())
+    messages = refusals()
+    assert len(messages) > 35
+    for message in messages:
+        pieces = re.split(r"%s?|[;:(]", message)
+        words = next((p for p in pieces if len(p.split()) > 2), max(pieces, key=len)).strip()
+        assert words in guide, f"docs/guide.md does not explain: {message}"

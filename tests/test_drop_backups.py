@@ -207,8 +207,13 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     status = run_command("status", url=database.url)
     assert status.returncode == 0
     assert "really-last.dump" in " ".join(status.stdout.split())
+    assert "there are no old tables" in " ".join(status.stdout.split())
     assert run_command("verify", url=database.url).returncode == 0
     assert run_command("rollback_check", "0006", url=database.url).returncode == 1
+    back = run_command("rollback_check", "base", url=database.url)
+    assert back.returncode == 1
+    assert "WOULD BE LOST" in back.stdout
+    assert "Everything written" not in back.stdout
     assert drop(database, *CONFIRM).returncode == 0
 
     # no way back from here, online or by script, and where there is one

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -29,7 +30,19 @@ def script(name: str, *args: str, url: str | None = None) -> "subprocess.Complet
     )
 
 
-@pytest.mark.parametrize("name", ["dry_run", "verify", "merge", "status", "rollback_check"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backup",
+        "dry_run",
+        "verify",
+        "merge",
+        "status",
+        "rollback_check",
+        "drop_backups",
+        "dashboard",
+    ],
+)
 def test_every_command_explains_itself(name: str) -> None:
     done = script(name, "--help")
     assert done.returncode == 0
@@ -209,6 +222,7 @@ def test_the_guides_rollback_taken_literally(clone: Clone) -> None:
     done = script("status", url=database.url)
     assert done.returncode == 2
     assert "alembic downgrade base, then alembic upgrade head" in " ".join(done.stdout.split())
+    assert_status_is_pointed_at(database)
     for command in (("downgrade", "base"), ("upgrade", "head")):
         done = alembic_cli(*command, url=database.url)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -228,3 +242,14 @@ def test_a_backup_dropped_by_hand(clone: Clone) -> None:
     done = script("status", url=database.url)
     assert done.returncode == 2
     assert "dropped by hand" in " ".join(done.stdout.split())
+    assert_status_is_pointed_at(database)
+
+
+def assert_status_is_pointed_at(database: Database) -> None:
+    """The other commands stop where a table was dropped by hand, and name the one that knows the way."""
+    others = ("dry_run", "verify", "merge", "rollback_check")
+    unified = database.query("SELECT to_regclass('public.sessions')")[0][0]
+    for command in others if unified else (*others, "drop_backups"):
+        done = script(command, url=database.url)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert re.match(r"error: could not tell: .*python -m scripts\.status", done.stderr)

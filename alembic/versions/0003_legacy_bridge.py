@@ -2,8 +2,8 @@
 
 Purpose
     Schema ``bridge``. From its commit on, each write to the legacy tables and to the new ones is
-    noted in ``bridge.pending``, so that the merge of 0004 can read in short transactions and lose
-    nothing. ``bridge.pull()`` carries a session from the legacy tables to the new ones,
+    noted in ``bridge.pending``, in its own transaction, so that the merge of 0004 can read in short ones
+    and lose nothing. ``bridge.pull()`` carries a session from the legacy tables to the new ones,
     ``bridge.push()`` the other way; what the legacy tables cannot say stays in ``bridge.remainder``.
     Two indexes on the new tables, still empty, because every pull looks up the sessions of a student
     and the notes of a session. What an earlier downgrade kept aside is taken up again.

@@ -1,16 +1,22 @@
 """Merge the legacy data: pull every session in chunks, carry over what came meanwhile, verify.
 
 Purpose
-    Fills students, sessions, step_progress and events from the mapping views of 0003. Chunks of
-    500 tokens in key order, each with a commit of its own; the cursor is stored with the data, so
-    that a killed run goes on where it was. Refuses to end if one check does not hold.
+    Fills students, sessions, step_progress and events from the mapping views of 0003: first the
+    students, then the sessions with all that belongs to them, in key order. Each chunk has a commit of its
+    own; the cursor is stored with the data, so that a killed run goes on where it was. Then, twice,
+    what was noted meanwhile is carried over, and everything is verified: refuses to end if one check
+    does not hold. A range that was verified is remembered with the versions of its rows
+    (``bridge.verified``), and not looked at again until somebody writes to it; so is one that the merge has
+    just inserted. ``scripts.merge`` runs the same procedures again.
 
 Mapping
     ``alembic/sql/0003_legacy_bridge/04_mapping.sql``, column by column.
 
 Locks
-    Reads the legacy tables (ACCESS SHARE) for some 100 ms at a time. Commits outside of the step's
-    transaction: the step is repeated as a whole after an interruption, and finds its work done.
+    Reads the legacy tables (ACCESS SHARE) for some 80 ms at a time: a chunk has as many sessions as
+    take that long, because the application's ALTER TABLE waits for it. A session that somebody is writing
+    is left for later. Commits outside of the step's transaction: after an interruption the step is
+    repeated as a whole, and finds its work done.
 
 Downgrade
     The new tables become read-only for applications. What was written to them and not yet carried

@@ -12,8 +12,9 @@ Mapping
     events.student_id, events.session_token            -> ON DELETE SET NULL: the trail stays
 
 Locks
-    The four new tables only. The old application goes on writing: until the commit its triggers
-    touch nothing but bridge.pending.
+    SHARE ROW EXCLUSIVE on the four new tables, all of them together: readers go on, endpoints that have
+    moved wait until the commit. The old application goes on writing: until then its triggers touch
+    nothing but bridge.pending.
 
 Downgrade
     Back to noting; drops triggers, indexes and foreign keys. This one and the others of its kind go

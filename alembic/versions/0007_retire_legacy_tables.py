@@ -1,8 +1,10 @@
 """Retire the legacy tables: verify, then rename them to dated backups with views in their place.
 
 Purpose
-    The cut-over. Everything is verified first, in short transactions. Then, in one transaction:
-    lock both tables, carry over the last writes, rename, create the views.
+    The cut-over. First, in short transactions: where a legacy table has changed its columns, adapters
+    are rebuilt and everything is merged again; what is pending is carried over; and all that was written
+    since it was last verified is. Then, in one transaction: lock both tables, carry over the last
+    writes and compare them, rename, create the views.
 
 Mapping
     workshop_students -> workshop_students_backup_YYYYMMDD, and a view workshop_students over it
