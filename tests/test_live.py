@@ -508,3 +508,24 @@ def test_grants_of_single_columns_go_on_to_be_enough(legacy: Database, role: str
         for closed in ("openai_api_key FROM student_configs", "* FROM sessions"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege), reader.transaction():
                 reader.execute(f"SELECT {closed}".encode())
+
+
+def test_a_session_deleted_while_it_is_carried_over_goes(clone: Clone) -> None:
+    """It is not in the new table yet: whoever deletes its last old row finds no row to lock there."""
+    database = clone("head")
+    token = "ws_1790000000000_gone"
+    with database.connect() as connection, database.connect(autocommit=False) as carrier:
+        connection.execute("UPDATE bridge.state SET sync = false")
+        connection.execute("INSERT INTO student_configs (session_token) VALUES (%s)", (token,))
+        connection.execute("UPDATE bridge.state SET sync = true")
+        noted = "SELECT id FROM bridge.pending WHERE token = %s"
+        ids = [found for (found,) in carrier.execute(noted, (token,))]
+        carrier.execute("SELECT bridge.free(ARRAY[%s])", (token,))
+        carrier.execute("SELECT bridge.pull(ARRAY[%s])", (token,))
+        connection.execute("DELETE FROM student_configs WHERE session_token = %s", (token,))
+        carrier.execute("DELETE FROM bridge.pending WHERE id = ANY (%s)", (ids,))
+        carrier.commit()
+        connection.execute("CALL bridge.drain()")
+    assert (
+        database.query("SELECT session_token FROM sessions WHERE session_token = %s", token) == []
+    )

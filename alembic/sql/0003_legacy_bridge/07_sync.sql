@@ -193,6 +193,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.take(text[]) IS 'Carries noted tokens over and strikes the notes out.';
 
+-- Whoever carries a session over holds its notes: a session that is not there yet has no row to lock, and one that
+-- somebody is about to insert must not be taken for done by whoever deletes its last legacy row meanwhile.
 -- A locked row of a session, its steps, its student or its legacy tables is being written by a
 -- transaction whose changes cannot be seen yet: its token is left alone, and nobody waits. Students as
 -- well, even where nothing of them changes: of two transactions that each remove a session of a student
@@ -206,6 +208,15 @@ DECLARE
     emails text[];
     busy text[];
 BEGIN
+    WITH free AS MATERIALIZED (
+        SELECT p.id FROM bridge.pending AS p WHERE p.token = ANY (tokens) FOR UPDATE SKIP LOCKED
+    )
+    SELECT array_agg(p.token) INTO busy
+    FROM bridge.pending AS p
+    WHERE p.token = ANY (tokens) AND p.id NOT IN (SELECT f.id FROM free AS f);
+    IF busy IS NOT NULL THEN
+        tokens := ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t <> ALL (busy));
+    END IF;
     WITH free AS MATERIALIZED (
         SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens)
         FOR NO KEY UPDATE SKIP LOCKED
