@@ -529,3 +529,30 @@ def test_a_session_deleted_while_it_is_carried_over_goes(clone: Clone) -> None:
     assert (
         database.query("SELECT session_token FROM sessions WHERE session_token = %s", token) == []
     )
+
+
+def test_two_that_bring_the_same_new_student_know_of_each_other(clone: Clone) -> None:
+    """Neither sees the other's session: the second one must not leave the student as the first one made it."""
+    database = clone("head")
+    address = "two.at.once@example.edu"
+    insert = (
+        "INSERT INTO student_configs (session_token, student_email, created_at) VALUES (%s, %s, %s)"
+    )
+    with database.connect() as connection, database.connect(autocommit=False) as carrier:
+        connection.execute("UPDATE bridge.state SET sync = false")
+        connection.execute(insert, ("ws_1790000000000_late", address, "2025-11-02"))
+        connection.execute("UPDATE bridge.state SET sync = true")
+        carrier.execute("SELECT bridge.take_free(ARRAY['ws_1790000000000_late'])")
+
+        def commit_soon() -> None:
+            time.sleep(0.02)
+            carrier.commit()
+
+        committing = threading.Thread(target=commit_soon)
+        committing.start()
+        connection.execute(insert, ("ws_1790000000001_early", address, "2025-11-01"))
+        committing.join()
+        connection.execute("CALL bridge.drain()")
+    query = "SELECT created_at::date::text FROM students WHERE student_email = %s"
+    assert database.query(query, address) == [("2025-11-01",)]
+    assert failed_checks(database) == []

@@ -44,14 +44,16 @@ COMMENT ON FUNCTION bridge.family(text[], text[]) IS 'Sessions of these students
 -- A student's row is written, and locked, only when something of the student changed: two transactions that
 -- each touch two students would deadlock otherwise. family: all sessions of these students; NULL: their
 -- sources have been collected.
-CREATE FUNCTION bridge.put_students(emails text[], family text[], OUT changed bigint, OUT unequal bigint)
+CREATE FUNCTION bridge.put_students(emails text[], family text[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     collected CONSTANT text[] := CASE WHEN family IS NULL THEN emails ELSE '{}' END;
     stale text[];
-    updated bigint;
+    inserted bigint;
+    updated bigint := 0;
+    unequal bigint;
 BEGIN
     WITH m AS MATERIALIZED (
         SELECT * FROM bridge.map_students(family, collected)
@@ -90,7 +92,7 @@ BEGIN
     SELECT (SELECT count(*) FROM missing),
            (SELECT count(*) FROM m) - (SELECT count(*) FROM there AS t WHERE t.as_mapped),
            ARRAY(SELECT t.student_email FROM there AS t WHERE NOT t.as_mapped)
-    INTO changed, unequal, stale;
+    INTO inserted, unequal, stale;
 
     -- not while the first merge goes on: it has not seen all that tells of a student
     IF EXISTS (SELECT FROM bridge.remainder AS r WHERE r.table_name = 'students' AND r.key = ANY (emails))
@@ -104,24 +106,27 @@ BEGIN
               WHEN 'created_at' THEN (r.over #>> '{}')::timestamptz IS DISTINCT FROM m.mapped_created_at
           END;
     END IF;
-    IF stale = '{}' THEN
-        RETURN;
+    IF stale <> '{}' THEN
+        -- looked at again once the lock is held: the row may have changed while waiting for it
+        PERFORM FROM public.students WHERE student_email = ANY (stale) ORDER BY student_email
+            FOR NO KEY UPDATE;
+        UPDATE public.students AS st
+        SET student_name = m.student_name, created_at = m.created_at
+        FROM bridge.map_students(family, collected) AS m
+        WHERE m.student_email IN (SELECT unnest(stale))
+          AND st.student_email = m.student_email
+          AND (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at);
+        GET DIAGNOSTICS updated = ROW_COUNT;
     END IF;
-    -- looked at again once the lock is held: the row may have changed while waiting for it
-    PERFORM FROM public.students WHERE student_email = ANY (stale) ORDER BY student_email
-        FOR NO KEY UPDATE;
-    UPDATE public.students AS st
-    SET student_name = m.student_name, created_at = m.created_at
-    FROM bridge.map_students(family, collected) AS m
-    WHERE m.student_email IN (SELECT unnest(stale))
-      AND st.student_email = m.student_email
-      AND (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at);
-    GET DIAGNOSTICS updated = ROW_COUNT;
-    changed := changed + updated;
-    unequal := unequal - updated;
+    IF updated < unequal THEN
+        -- who inserted it did not know of our sessions, and we did not see theirs: the next look sees both
+        RAISE EXCEPTION 'a student was inserted or changed by somebody else meanwhile'
+            USING ERRCODE = 'unique_violation';
+    END IF;
+    RETURN inserted + updated;
 END
 $$;
-COMMENT ON FUNCTION bridge.put_students(text[], text[]) IS 'Inserts and updates students; rows changed, and how many are not as mapped.';
+COMMENT ON FUNCTION bridge.put_students(text[], text[]) IS 'Inserts and updates students: all are as mapped then; rows changed.';
 
 CREATE FUNCTION bridge.pull_students(
     tokens text[],
@@ -138,7 +143,7 @@ BEGIN
     SELECT array_agg(s.token), array_agg(s.student_email) INTO seen_tokens, seen_emails
     FROM (SELECT DISTINCT o.token, o.student_email FROM bridge.student_sources(tokens) AS o) AS s;
     emails := ARRAY(SELECT unnest(seen_emails) UNION SELECT unnest(bridge.emails_of(tokens)));
-    changed := (bridge.put_students(emails, bridge.family(tokens, emails))).changed;
+    changed := bridge.put_students(emails, bridge.family(tokens, emails));
 END
 $$;
 COMMENT ON FUNCTION bridge.pull_students(text[]) IS

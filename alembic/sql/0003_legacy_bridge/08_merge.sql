@@ -230,13 +230,11 @@ CREATE FUNCTION bridge.merge_students_chunk(after text, emails text[]) RETURNS b
 AS $$
 DECLARE
     last CONSTANT text := emails[cardinality(emails)];
-    arrived record;
+    changed bigint;
 BEGIN
-    arrived := bridge.put_students(emails, NULL);
-    IF arrived.unequal = 0 THEN
-        PERFORM bridge.note_verified(true, after, last, bridge.student_versions(after, last));
-    END IF;
-    RETURN arrived.changed;
+    changed := bridge.put_students(emails, NULL);
+    PERFORM bridge.note_verified(true, after, last, bridge.student_versions(after, last));
+    RETURN changed;
 EXCEPTION
     WHEN unique_violation OR lock_not_available OR deadlock_detected THEN
         PERFORM bridge.look_again(ARRAY(
