@@ -51,5 +51,6 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: install ## time the whole migration of 10,000 sessions
-	@$(BIN)/python -m scripts.bench
+bench: install ## measure 10,000 and 100,000 sessions against the physical floor; N="1000000" for others
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m scripts.bench $(addprefix --sessions ,$(N)) --json docs/performance.json --plot docs/performance.svg

@@ -1,59 +1,336 @@
-"""Benchmark: how long ``alembic upgrade head`` takes, on a throw-away server.
+"""Benchmark: the whole way there and back, on a throw-away server, against the physical floor.
 
-Each revision is timed by itself; the total is what one command takes, Python's start left out.
+The floor is what no migration of these rows can beat: ``CREATE TABLE AS`` of the finished rows, then the
+same keys, indexes and foreign keys. It is measured in the same run on the same server, and every time is
+given as a multiple of it: seconds depend on the machine, ratios hardly do.
 """
 
+import json
+import statistics
+import subprocess
+import sys
+import threading
 import time
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
 
 import psycopg
 import typer
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
+from psycopg import sql
+from rich.markup import escape
 
-from scripts.report import ROOT, run_app
+from scripts.report import ROOT, console, run_app, table
 from scripts.sample_data import fill
-from scripts.server import ServerUnavailable, embedded_server
+from scripts.server import EmbeddedServer, ServerUnavailable, embedded_server
 
-DATABASE = "bench"
+TABLES = ("students", "sessions", "step_progress", "events")
+WRITES = 300
+"""Single writes that a median is taken of."""
+
+OBJECTS = """
+SELECT format('ALTER TABLE %I ADD CONSTRAINT %I %s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid))
+FROM pg_constraint AS c
+WHERE c.conrelid = ANY (%(tables)s::regclass[]) AND c.contype IN ('p', 'u')
+UNION ALL
+SELECT replace(pg_get_indexdef(i.indexrelid), ' ON public.', ' ON ')
+FROM pg_index AS i
+WHERE i.indrelid = ANY (%(tables)s::regclass[])
+  AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid)
+UNION ALL
+SELECT format('ALTER TABLE %I ADD CONSTRAINT %I %s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid))
+FROM pg_constraint AS c
+WHERE c.conrelid = ANY (%(tables)s::regclass[]) AND c.contype = 'f'
+"""
+"""Keys, indexes and foreign keys of the new tables, in this order."""
+
+Figures = dict[str, float]
 
 
-def measure(url: str) -> dict[str, float]:
-    """Upgrade revision by revision; seconds for each."""
-    config = Config(ROOT / "alembic.ini")
-    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    scripts = reversed(list(ScriptDirectory.from_config(config).walk_revisions()))
-    seconds: dict[str, float] = {}
-    for revision in [script.revision for script in scripts]:
-        began = time.perf_counter()
-        command.upgrade(config, revision)
-        seconds[revision] = time.perf_counter() - began
-    return seconds
+class Bench:
+    """One database of ``sessions`` sessions; ``figures`` has seconds, bytes and rows by name."""
+
+    def __init__(self, server: EmbeddedServer, sessions: int, say: Callable[[str], None]) -> None:
+        self.server = server
+        self.sessions = sessions
+        self.say = say
+        self.figures: Figures = {"sessions": sessions}
+        self.legacy, self.database = f"legacy_{sessions}", f"bench_{sessions}"
+        self._create(self.legacy, "template0")
+        with psycopg.connect(server.url(self.legacy)) as connection:
+            fill(connection, sessions)
+        with self.connect(self.legacy) as connection:
+            connection.execute("VACUUM ANALYZE workshop_students")
+            connection.execute("VACUUM ANALYZE student_configs")
+
+    def connect(self, name: str | None = None) -> psycopg.Connection[Any]:
+        """A connection in autocommit mode, to the benchmark's database unless named."""
+        return psycopg.connect(self.server.url(name or self.database), autocommit=True)
+
+    def _create(self, name: str, template: str) -> None:
+        with self.connect("postgres") as admin:
+            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+            admin.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                    sql.Identifier(name), sql.Identifier(template)
+                )
+            )
+
+    def fresh(self) -> None:
+        """Begin again with the legacy tables alone."""
+        self._create(self.database, self.legacy)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Measure what happens meanwhile: ``<name>``, and WAL and temporary files beside it."""
+        self.say(f"{self.sessions:,} sessions: {name}")
+        with self.connect("postgres") as admin:
+            before = self._written(admin)
+            began = time.perf_counter()
+            yield
+            self.figures[name] = time.perf_counter() - began
+            wal, temporary = (a - b for a, b in zip(self._written(admin), before, strict=True))
+        self.figures[f"{name}: WAL bytes"] = wal
+        self.figures[f"{name}: temporary bytes"] = temporary
+
+    def _written(self, admin: psycopg.Connection[Any]) -> tuple[float, float]:
+        admin.execute("SELECT pg_stat_clear_snapshot()")
+        row = admin.execute(
+            "SELECT pg_current_wal_insert_lsn() - '0/0', "
+            "coalesce((SELECT temp_bytes FROM pg_stat_database WHERE datname = %s), 0)",
+            (self.database,),
+        ).fetchone()
+        assert row is not None
+        return float(row[0]), float(row[1])
+
+    def alembic(self, *command: str) -> None:
+        """The command itself, as a process; its start is part of the time."""
+        subprocess.run(
+            [sys.executable, "-m", "alembic", "-x", "drop_existing=false", *command],
+            cwd=ROOT,
+            env={"POSTGRES_URL": self.server.url(self.database), "PATH": "/usr/bin:/bin"},
+            check=True,
+            capture_output=True,
+        )
+
+    def call(self, procedure: str) -> None:
+        """``CALL`` a procedure that commits as it goes."""
+        with self.connect() as connection:
+            connection.execute(f"CALL {procedure}".encode())
+
+    def floor(self) -> float:
+        """Seconds for copying the finished rows and building everything that is built on them."""
+        with self.connect() as connection:
+            connection.execute("SET search_path = public")
+            found = connection.execute(OBJECTS.encode(), {"tables": list(TABLES)}).fetchall()
+            connection.execute("CREATE SCHEMA floor")
+            connection.execute("SET search_path = floor")
+            began = time.perf_counter()
+            for name in TABLES:
+                connection.execute(
+                    sql.SQL("CREATE TABLE {0} AS SELECT * FROM public.{0}").format(
+                        sql.Identifier(name)
+                    )
+                )
+            for (statement,) in found:
+                connection.execute(statement)
+            seconds = time.perf_counter() - began
+            connection.execute("SET client_min_messages = warning")
+            connection.execute("DROP SCHEMA floor CASCADE")
+        return seconds
+
+    def write(self, name: str | None = None) -> float:
+        """Median milliseconds of one saved configuration, in a transaction of its own."""
+        with self.connect(name) as connection:
+            tokens = connection.execute(
+                "SELECT session_token FROM student_configs ORDER BY md5(session_token) LIMIT %s",
+                (WRITES,),
+            ).fetchall()
+            taken = []
+            for number, (token,) in enumerate(tokens):
+                began = time.perf_counter()
+                connection.execute(
+                    "UPDATE student_configs SET system_prompt = %s, updated_at = now() WHERE session_token = %s",
+                    (f"prompt {number}", token),
+                )
+                taken.append(time.perf_counter() - began)
+        return statistics.median(taken) * 1000
+
+    def overview(self) -> float:
+        """Median milliseconds of ``session_overview`` for one student."""
+        with self.connect() as connection:
+            addresses = connection.execute(
+                "SELECT student_email FROM students ORDER BY md5(student_email) LIMIT %s", (WRITES,)
+            ).fetchall()
+            taken = []
+            for address in addresses:
+                began = time.perf_counter()
+                connection.execute(
+                    "SELECT * FROM session_overview WHERE student_email = %s", address
+                ).fetchall()
+                taken.append(time.perf_counter() - began)
+        return statistics.median(taken) * 1000
+
+    def run(self) -> Figures:
+        """Everything, and the floor before and after."""
+        f = self.figures
+        self.fresh()
+        with self.timed("upgrade head"), self._memory():
+            self.alembic("upgrade", "head")
+        floors = [self.floor(), self.floor()]
+        with self.timed("second merge"):
+            self.call("bridge.merge()")
+        with self.timed("verify"):
+            self.call("bridge.run_checks(NULL)")
+        with self.timed("verify everything"):
+            self.call("bridge.run_checks(NULL, everything => true)")
+        floors.append(self.floor())
+        f["session_overview of one student, ms"] = self.overview()
+        with self.timed("downgrade base"):
+            self.alembic("downgrade", "base")
+        f["floor"] = statistics.median(floors)
+
+        self.fresh()
+        self.alembic("upgrade", "0003")
+        with self.timed("merge alone"):
+            self.call("bridge.merge()")
+        self.alembic("upgrade", "0004")
+        with self.timed("keys and indexes"):
+            self.alembic("upgrade", "0005")
+        self.alembic("upgrade", "head")
+        f["a write without the bridge, ms"] = self.write(self.legacy)
+        f["a write carried over, ms"] = self.write()
+        with self.connect("postgres") as admin:
+            for name in (self.database, self.legacy):
+                admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+        return f
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Peak of what one backend of the database holds for itself alone (RssAnon), sampled."""
+        stop, peak = threading.Event(), [0.0]
+
+        def sample() -> None:
+            with self.connect("postgres") as admin:
+                while not stop.wait(0.05):
+                    for (pid,) in admin.execute(
+                        "SELECT pid FROM pg_stat_activity WHERE datname = %s", (self.database,)
+                    ):
+                        try:
+                            status = Path(f"/proc/{pid}/status").read_text()
+                        except OSError:  # gone, or no Linux
+                            continue
+                        for line in status.splitlines():
+                            if line.startswith("RssAnon:"):
+                                peak[0] = max(peak[0], float(line.split()[1]) * 1024)
+
+        thread = threading.Thread(target=sample)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        self.figures["memory of a backend, bytes"] = peak[0]
+
+
+TARGETS = {
+    "upgrade head": 5.0,
+    "merge, keys and indexes": 3.0,
+    "verify": 1.0,
+    "verify everything": 1.0,
+    "second merge": 0.5,
+    "downgrade base": 1.0,
+}
+"""What is aimed for, as multiples of the floor."""
+
+
+def rows(figures: Figures) -> Iterator[tuple[str, str, str, str, str, str]]:
+    """For the table: name, seconds, multiple of the floor, aim, sessions a second, WAL."""
+    figures["merge, keys and indexes"] = figures["merge alone"] + figures["keys and indexes"]
+    yield "floor", f"{figures['floor']:.2f}", "1.0", "", "", ""
+    for name, aim in TARGETS.items():
+        seconds = figures[name]
+        wal = figures.get(f"{name}: WAL bytes")
+        yield (
+            name,
+            f"{seconds:.2f}",
+            f"{seconds / figures['floor']:.1f}",
+            f"{aim:.1f}",
+            f"{figures['sessions'] / seconds:,.0f}",
+            "" if wal is None else f"{wal / 1e6:,.1f}",
+        )
+
+
+def plot(measured: list[Figures], path: Path) -> None:
+    """Time against the number of sessions, both logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    sizes = [f["sessions"] for f in measured]
+    for name in ("floor", *TARGETS):
+        axes.plot(
+            sizes,
+            [f[name] for f in measured],
+            marker="o",
+            linewidth=3 if name == "floor" else 1.5,
+            color="black" if name == "floor" else None,
+            label=name,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="sessions", ylabel="seconds")
+    axes.grid(which="both", alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path)
 
 
 def main(
-    sessions: Annotated[int, typer.Option(min=1, help="How many sessions to migrate.")] = 10_000,
+    sessions: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="How many sessions; may be given several times."),
+    ] = None,
     major: Annotated[int | None, typer.Option(help="PostgreSQL version, for instance 18.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure to this file.")
+    ] = None,
+    plot_file: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Draw time against sessions (.svg; extra [bench])."),
+    ] = None,
 ) -> None:
-    """Fill a throw-away database with sample sessions, migrate it and print the rate."""
+    """Migrate throw-away databases there and back, and measure it against the physical floor.
+
+    Example: python -m scripts.bench --sessions 10000 --sessions 100000 --json bench.json
+    """
+    out = console()
+    measured = []
     try:
         with embedded_server(major=major) as server:
-            with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
-                admin.execute(f"CREATE DATABASE {DATABASE}")
-            with psycopg.connect(server.url(DATABASE)) as connection:
-                fill(connection, sessions)
-            seconds = measure(server.url(DATABASE))
-            version = server.version
+            for count in sessions or [10_000, 100_000]:
+                figures = Bench(server, count, lambda text: typer.echo(text, err=True)).run()
+                measured.append(figures)
+                out.print(
+                    table(
+                        f"PostgreSQL {server.version}, {count:,} sessions",
+                        ("", "Seconds", "x floor", "Aim", "Sessions/s", "WAL, MB"),
+                        rows(figures),
+                    )
+                )
+                out.print(
+                    f"a write: {figures['a write without the bridge, ms']:.2f} ms without the bridge, "
+                    f"{figures['a write carried over, ms']:.2f} ms carried over; session_overview of one "
+                    f"student: {figures['session_overview of one student, ms']:.2f} ms; a backend's memory: "
+                    f"{figures['memory of a backend, bytes'] / 1e6:.0f} MB; temporary files: "
+                    f"{figures['upgrade head: temporary bytes'] / 1e6:.0f} MB\n"
+                )
     except ServerUnavailable as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {escape(str(error))}", err=True)
         raise typer.Exit(2) from None
-    for revision, duration in seconds.items():
-        typer.echo(f"{revision:<28} {duration:7.2f} s")
-    total = sum(seconds.values())
-    typer.echo(
-        f"PostgreSQL {version}: {sessions:,} sessions in {total:.1f} s, {sessions / total:,.0f} a second"
-    )
+    if json_file is not None:
+        json_file.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    if plot_file is not None:
+        plot(measured, plot_file)
 
 
 if __name__ == "__main__":
