@@ -263,7 +263,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     has = run(connection, HAS).mappings().one()
     revision = revision_of(connection)
     report = Report(has["database"], revision)
-    if has["bridge"]:
+    if revision and has["bridge"]:  # else the schema is somebody else's
         refuse_damage(connection)
     merged = run(connection, MERGED).mappings().first() if revision and has["bridge"] else None
     bridged = has["bridge"] and revision == "0003_legacy_bridge"
