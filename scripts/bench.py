@@ -30,7 +30,7 @@ WRITES = 300
 """Single writes that a median is taken of."""
 
 OBJECTS = """
-SELECT format('ALTER TABLE %I ADD CONSTRAINT %I %s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid))
+SELECT format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid))
 FROM pg_constraint AS c
 WHERE c.conrelid = ANY (%(tables)s::regclass[]) AND c.contype IN ('p', 'u')
 UNION ALL
@@ -39,7 +39,7 @@ FROM pg_index AS i
 WHERE i.indrelid = ANY (%(tables)s::regclass[])
   AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid)
 UNION ALL
-SELECT format('ALTER TABLE %I ADD CONSTRAINT %I %s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid))
+SELECT format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid))
 FROM pg_constraint AS c
 WHERE c.conrelid = ANY (%(tables)s::regclass[]) AND c.contype = 'f'
 """
