@@ -65,8 +65,11 @@ class Load:
 class Traffic:
     """Writers on threads of their own, until stopped; ``with Traffic(...) as load``."""
 
-    def __init__(self, database: Database, *kinds: type[Writer], few: int = 200) -> None:
+    def __init__(
+        self, database: Database, *kinds: type[Writer], few: int = 200, pause: float = 0
+    ) -> None:
         self.load = Load()
+        self.pause = pause
         self.stop = threading.Event()
         query = "SELECT session_token FROM student_configs ORDER BY md5(session_token) LIMIT %s"
         tokens = [token for (token,) in database.query(query, few)]
@@ -89,7 +92,7 @@ class Traffic:
 
     def _write(self, kind: type[Writer], url: str, seed: int, tokens: list[str]) -> None:
         with closing(kind(url, seed, tokens)) as writer:
-            while not self.stop.is_set():
+            while not self.stop.wait(self.pause):
                 try:
                     self.load.requests[f"{kind.__name__} {writer.act()}"] += 1
                     self.load.waits.append(writer.seconds)
@@ -153,6 +156,7 @@ def main(
         int, typer.Option(help="Requests after which the last stage ends.")
     ] = 1_000_000,
     sessions: Annotated[int, typer.Option(help="Sessions to begin with.")] = 32_000,
+    pause: Annotated[float, typer.Option(help="Milliseconds between a writer's requests.")] = 10,
 ) -> None:
     """Write while upgrade, downgrade, upgrade run, then until there are enough; compare after each."""
     writers = (OldApplication, OldApplication, NewApplication, NewApplication)
@@ -161,20 +165,20 @@ def main(
         database = Database(server, server.maintenance_dbname)
         with database.connect() as connection:
             fill(connection, sessions)
-        with Traffic(database, *writers[:2]) as load:
+        with Traffic(database, *writers[:2], pause=pause / 1000) as load:
             time.sleep(10)
         report("without the migration", load, typer.echo)
         wrong, done = list(load.errors), sum(load.requests.values())
         for title, action in STAGES:
             began = time.monotonic()
-            with Traffic(database, *writers) as load:
+            with Traffic(database, *writers, pause=pause / 1000) as load:
                 action(database)
             report(f"{title} ({time.monotonic() - began:.0f} s)", load, typer.echo)
             wrong += load.errors
             done += sum(load.requests.values())
             if title != "downgrade base":
                 wrong += compare(database)
-        with Traffic(database, *writers) as load:
+        with Traffic(database, *writers, pause=pause / 1000) as load:
             while done + sum(load.requests.values()) < writes:
                 time.sleep(1)
         report("in step", load, typer.echo)
