@@ -556,3 +556,23 @@ def test_two_that_bring_the_same_new_student_know_of_each_other(clone: Clone) ->
     query = "SELECT created_at::date::text FROM students WHERE student_email = %s"
     assert database.query(query, address) == [("2025-11-01",)]
     assert failed_checks(database) == []
+
+
+def test_a_student_that_came_since_the_sessions_were_looked_up_is_left_alone(clone: Clone) -> None:
+    """Its first session may be one that was not there when this one's family was looked up."""
+    database = clone("head")
+    address = "came.since@example.edu"
+    insert = (
+        "INSERT INTO student_configs (session_token, student_email, created_at) VALUES (%s, %s, %s)"
+    )
+    with database.connect() as connection:
+        connection.execute("UPDATE bridge.state SET sync = false")
+        connection.execute(insert, ("ws_1790000000000_late", address, "2025-11-02"))
+        family = ["ws_1790000000000_late"]
+        connection.execute("UPDATE bridge.state SET sync = true")
+        connection.execute(insert, ("ws_1790000000001_early", address, "2025-11-01"))
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            connection.execute("SELECT bridge.put_students(%s, %s, '{}')", ([address], family))
+        connection.execute("CALL bridge.drain()")
+    query = "SELECT created_at::date::text FROM students WHERE student_email = %s"
+    assert database.query(query, address) == [("2025-11-01",)]

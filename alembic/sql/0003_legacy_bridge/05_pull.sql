@@ -43,8 +43,9 @@ COMMENT ON FUNCTION bridge.family(text[], text[]) IS 'Sessions of these students
 
 -- A student's row is written, and locked, only when something of the student changed: two transactions that
 -- each touch two students would deadlock otherwise. family: all sessions of these students; NULL: their
--- sources have been collected.
-CREATE FUNCTION bridge.put_students(emails text[], family text[]) RETURNS bigint
+-- sources have been collected. held: those of the students that were there, and locked, before family was
+-- looked up; one that came since may have sessions that are not in it.
+CREATE FUNCTION bridge.put_students(emails text[], family text[], held text[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -54,6 +55,7 @@ DECLARE
     inserted bigint;
     updated bigint := 0;
     unequal bigint;
+    strangers bigint;
 BEGIN
     WITH m AS MATERIALIZED (
         SELECT * FROM bridge.map_students(family, collected)
@@ -91,8 +93,10 @@ BEGIN
     )
     SELECT (SELECT count(*) FROM missing),
            (SELECT count(*) FROM m) - (SELECT count(*) FROM there AS t WHERE t.as_mapped),
-           ARRAY(SELECT t.student_email FROM there AS t WHERE NOT t.as_mapped)
-    INTO inserted, unequal, stale;
+           ARRAY(SELECT t.student_email FROM there AS t WHERE NOT t.as_mapped),
+           (SELECT count(*) FROM public.students AS s
+            WHERE family IS NOT NULL AND s.student_email = ANY (emails) AND s.student_email <> ALL (held))
+    INTO inserted, unequal, stale, strangers;
 
     -- not while the first merge goes on: it has not seen all that tells of a student
     IF EXISTS (SELECT FROM bridge.remainder AS r WHERE r.table_name = 'students' AND r.key = ANY (emails))
@@ -118,7 +122,7 @@ BEGIN
           AND (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at);
         GET DIAGNOSTICS updated = ROW_COUNT;
     END IF;
-    IF updated < unequal THEN
+    IF updated < unequal OR strangers > 0 THEN
         -- who inserted it did not know of our sessions, and we did not see theirs: the next look sees both
         RAISE EXCEPTION 'a student was inserted or changed by somebody else meanwhile'
             USING ERRCODE = 'unique_violation';
@@ -126,7 +130,7 @@ BEGIN
     RETURN inserted + updated;
 END
 $$;
-COMMENT ON FUNCTION bridge.put_students(text[], text[]) IS 'Inserts and updates students: all are as mapped then; rows changed.';
+COMMENT ON FUNCTION bridge.put_students(text[], text[], text[]) IS 'Inserts and updates students: all are as mapped then; rows changed.';
 
 CREATE FUNCTION bridge.pull_students(
     tokens text[],
@@ -139,11 +143,14 @@ CREATE FUNCTION bridge.pull_students(
 AS $$
 DECLARE
     emails text[];
+    held text[];
 BEGIN
     SELECT array_agg(s.token), array_agg(s.student_email) INTO seen_tokens, seen_emails
     FROM (SELECT DISTINCT o.token, o.student_email FROM bridge.student_sources(tokens) AS o) AS s;
     emails := ARRAY(SELECT unnest(seen_emails) UNION SELECT unnest(bridge.emails_of(tokens)));
-    changed := bridge.put_students(emails, bridge.family(tokens, emails));
+    held := ARRAY(SELECT st.student_email FROM public.students AS st WHERE st.student_email = ANY (emails)
+                  ORDER BY st.student_email FOR NO KEY UPDATE);
+    changed := bridge.put_students(emails, bridge.family(tokens, emails), held);
 END
 $$;
 COMMENT ON FUNCTION bridge.pull_students(text[]) IS

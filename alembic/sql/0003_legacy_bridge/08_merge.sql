@@ -232,7 +232,7 @@ DECLARE
     last CONSTANT text := emails[cardinality(emails)];
     changed bigint;
 BEGIN
-    changed := bridge.put_students(emails, NULL);
+    changed := bridge.put_students(emails, NULL, NULL);
     PERFORM bridge.note_verified(true, after, last, bridge.student_versions(after, last));
     RETURN changed;
 EXCEPTION
