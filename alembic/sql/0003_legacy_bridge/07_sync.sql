@@ -401,7 +401,7 @@ DECLARE
     refused jsonb := '{}';
     named text;
     last_id bigint;
-    size integer := least(batch, 50);
+    size integer := least(batch, 10);
     began timestamptz;
 BEGIN
     FOR round IN 1 .. rounds LOOP

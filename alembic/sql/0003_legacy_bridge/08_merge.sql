@@ -370,7 +370,7 @@ COMMENT ON FUNCTION bridge.restore_events() IS 'Events that the application wrot
 CREATE FUNCTION bridge.next_size(size integer, most integer, took interval) RETURNS integer
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
-RETURN least(most, 2 * size, greatest(20, (size * 0.08 / greatest(extract(epoch FROM took), 0.001))::integer));
+RETURN least(most, 2 * size, greatest(5, (size * 0.08 / greatest(extract(epoch FROM took), 0.001))::integer));
 COMMENT ON FUNCTION bridge.next_size(integer, integer, interval) IS 'Sessions of the next chunk.';
 
 -- Before any session: its student has to be there. The sources of all sessions are collected first, so that

@@ -71,11 +71,23 @@ BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         PERFORM bridge.note('legacy', ARRAY(SELECT t.token FROM bridge.tokens AS t));
     ELSIF TG_TABLE_NAME = 'sessions' AND TG_OP <> 'INSERT' THEN
+        -- the student that a session leaves has to be found, even where the old tables forget the address meanwhile
         IF TG_OP = 'UPDATE' THEN
+            INSERT INTO bridge.other_address (token, student_email)
+            SELECT o.session_token, st.student_email
+            FROM old_rows AS o
+            JOIN new_rows AS n USING (session_token)
+            JOIN public.students AS st ON st.student_id = o.student_id
+            WHERE o.student_id <> n.student_id
+            ON CONFLICT DO NOTHING;
             PERFORM bridge.note('unified', ARRAY(SELECT n.session_token FROM new_rows AS n), ARRAY(
                 SELECT o.session_token FROM old_rows AS o
                 EXCEPT SELECT n.session_token FROM new_rows AS n));
         ELSE
+            INSERT INTO bridge.other_address (token, student_email)
+            SELECT o.session_token, st.student_email
+            FROM old_rows AS o JOIN public.students AS st ON st.student_id = o.student_id
+            ON CONFLICT DO NOTHING;
             PERFORM bridge.note('unified', '{}', ARRAY(SELECT o.session_token FROM old_rows AS o));
         END IF;
     ELSIF TG_TABLE_NAME <> 'students' THEN
