@@ -576,3 +576,25 @@ def test_a_student_that_came_since_the_sessions_were_looked_up_is_left_alone(clo
         connection.execute("CALL bridge.drain()")
     query = "SELECT created_at::date::text FROM students WHERE student_email = %s"
     assert database.query(query, address) == [("2025-11-01",)]
+
+
+def test_a_placeholder_does_not_beat_an_address(clone: Clone) -> None:
+    """Both worlds wrote the session at the same time: the new one had no address, the old one learnt it."""
+    database = clone("head")
+    token = "ws_1790000000000_whose"
+    with database.connect() as connection:
+        connection.execute("INSERT INTO student_configs (session_token) VALUES (%s)", (token,))
+        connection.execute("UPDATE bridge.state SET sync = false")
+        for statement in (
+            "UPDATE student_configs SET student_email = 'learnt@example.edu' WHERE session_token = %s",
+            "UPDATE sessions SET system_prompt = 'mine' WHERE session_token = %s",
+        ):
+            connection.execute(statement.encode(), (token,))
+        connection.execute("CALL bridge.drain()")
+    found = database.query(
+        "SELECT student_email, system_prompt FROM sessions JOIN students USING (student_id) "
+        "WHERE session_token = %s",
+        token,
+    )
+    assert found == [("learnt@example.edu", "mine")]
+    assert failed_checks(database) == []

@@ -86,6 +86,13 @@ BEGIN
     END IF;
     PERFORM set_config('bridge.pulling', 'on', true);
     PERFORM bridge.pull_students(tokens);
+    -- whose session it is: a placeholder does not say
+    UPDATE public.sessions AS v SET student_id = m.student_id
+    FROM bridge.sessions AS m, public.students AS st
+    WHERE m.session_token = ANY (tokens) AND v.session_token = m.session_token AND st.student_id = v.student_id
+      AND v.student_id <> m.student_id
+      AND m.student_email <> bridge.placeholder_email(v.session_token)
+      AND (prefer = 'legacy' OR st.student_email = bridge.placeholder_email(v.session_token));
 
     -- one step told in both worlds merges as two keys do
     INSERT INTO public.step_progress AS v (
