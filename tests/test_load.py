@@ -12,7 +12,7 @@ from writers import NewApplication, OldApplication
 def test_nobody_notices(clone: Clone, writers: tuple[type, ...]) -> None:
     """No error in anybody's request, no write lost."""
     database = clone("legacy")
-    with Traffic(database, *writers, few=100) as load:
+    with Traffic(database, *writers, few=100, pause=0.01) as load:
         upgrade(database)
     assert load.errors == []
     assert sum(load.requests.values()) > 50
