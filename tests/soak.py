@@ -141,7 +141,7 @@ STAGES: tuple[tuple[str, Callable[[Database], None]], ...] = (
 
 
 def report(title: str, load: Load, out: Callable[[str], object]) -> None:
-    waits = sorted(load.waits)
+    waits = sorted(load.waits) or [0.0]
     out(
         f"{title}: {sum(load.requests.values()):,} requests, {len(load.errors)} errors, "
         f"median {waits[len(waits) // 2] * 1000:.0f} ms, "
