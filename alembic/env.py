@@ -7,20 +7,23 @@ The operations (both work online and offline):
 
 ``op.expect_revision(revision)``
     first statement of every step: refuses unless the database is at that revision.
-``op.run_sql(revision, name, commits=False)``
+``op.run_sql(revision, name, commits=False, helper=None)``
     runs ``alembic/sql/<revision>/<name>.sql`` as it stands; ``commits=True`` is for a CALL whose
-    procedure commits chunk by chunk, and runs outside the step's transaction.
+    procedure commits chunk by chunk, and runs outside the step's transaction. Online, a second session
+    then calls the procedure ``helper`` again and again until that has ended.
 """
 
 import io
 import logging
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import psycopg
 import sqlalchemy as sa
 from alembic import context
 from alembic.operations import MigrateOperation, Operations
@@ -112,16 +115,22 @@ $guard$"""
 class RunSql(MigrateOperation):
     """Run one SQL file of a revision, the same text online and offline."""
 
-    def __init__(self, revision: str, name: str, commits: bool) -> None:
+    def __init__(self, revision: str, name: str, commits: bool, helper: str | None) -> None:
         self.parts = (revision, name)
         self.commits = commits
+        self.helper = helper
 
     @classmethod
     def run_sql(
-        cls, operations: Operations, revision: str, name: str, commits: bool = False
+        cls,
+        operations: Operations,
+        revision: str,
+        name: str,
+        commits: bool = False,
+        helper: str | None = None,
     ) -> None:
         """Execute ``alembic/sql/<revision>/<name>.sql``; ``commits``: outside the transaction."""
-        operations.invoke(cls(revision, name, commits))
+        operations.invoke(cls(revision, name, commits, helper))
 
 
 @Operations.implementation_for(RunSql)
@@ -130,7 +139,43 @@ def _run_sql(operations: Operations, operation: RunSql) -> None:
     with ExitStack() as stack:
         if operation.commits and not migration.opts.get("single_transaction"):
             stack.enter_context(migration.autocommit_block())
+            if operation.helper is not None and not migration.as_sql:
+                stack.enter_context(_helped(operations.get_bind().engine, operation.helper))
         operations.execute(_ddl(_sql_file(*operation.parts)))
+
+
+@contextmanager
+def _helped(engine: sa.Engine, procedure: str) -> Iterator[None]:
+    """Let a second session do a share of the work meanwhile; where it cannot, one does it all."""
+    over = threading.Event()
+    sessions: list[psycopg.Connection[Any]] = []
+
+    def help_until_over() -> None:
+        try:
+            # not through the engine: what the second session says of its progress is half of the truth
+            arguments = engine.dialect.create_connect_args(engine.url)[1]
+            with psycopg.connect(
+                **{"connect_timeout": 10, **arguments}, autocommit=True
+            ) as session:
+                sessions.append(session)
+                session.execute(_sql_file("session").encode())
+                while not over.wait(0.1):
+                    session.execute(f"CALL {procedure}".encode())
+        except psycopg.Error as error:
+            if not over.is_set():
+                state = error.sqlstate or "no connection"
+                log.info("a second session could not help (%s): one goes on alone", state)
+
+    helper = threading.Thread(target=help_until_over, name="helper")
+    helper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        while helper.is_alive():
+            for session in sessions:
+                session.cancel_safe()
+            helper.join(0.2)
 
 
 # --- what autogenerate compares --------------------------------------------------------------------

@@ -65,7 +65,7 @@ MEMORY = {
     "remainder": ("table_name", "key", "step_number", "column_name", "value", "over"),
     "other_address": ("token", "student_email"),
     "pending": ("side", "token", "at", "xact", "deleted"),
-    "state": ("only_row", "sync", "merge_cursor", "merged_at", "retired_at"),
+    "state": ("only_row", "sync", "merged_at", "retired_at"),
 }
 """Tables of the bridge, and columns, that a merge which goes on has to know."""
 

@@ -72,7 +72,7 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 BRIDGE = """
 SELECT
     s.sync,
-    s.merge_cursor AS cursor,
+    EXISTS (SELECT FROM bridge.block AS b WHERE b.sessions > 0) AS merging,
     s.merged_at IS NOT NULL AS merged,
     (SELECT count(DISTINCT p.token) FROM bridge.pending AS p WHERE p.side = 'legacy') AS legacy,
     (SELECT count(DISTINCT p.token) FROM bridge.pending AS p WHERE p.side = 'unified') AS unified,
@@ -94,12 +94,12 @@ WHERE s.signature IS DISTINCT FROM bridge.signature_of(s.relation)
 ORDER BY s.legacy_name DESC
 """
 PENDING = "SELECT count(DISTINCT token) FROM bridge.pending"
-# Ranges of tokens, each read in a transaction of its own. Done: what the merge's cursor has passed.
+# Ranges of tokens, each read in a transaction of its own. Done: what blocks say, told with the first range.
 MERGED = """
 WITH n AS MATERIALIZED (SELECT bridge.next_tokens(CAST(:after AS text), :size) AS tokens)
 SELECT n.tokens[cardinality(n.tokens)] AS last, cardinality(n.tokens) AS total,
-       (SELECT count(*) FROM unnest(n.tokens) AS t WHERE t <= s.merge_cursor) AS done
-FROM bridge.state AS s, n
+       CASE WHEN CAST(:after AS text) = '' THEN (SELECT sum(b.sessions)::bigint FROM bridge.block AS b) ELSE 0 END AS done
+FROM n
 WHERE n.tokens IS NOT NULL
 """
 # Sessions by their tokens alone: what each world has that the other one lacks, pending ones left out.
@@ -246,7 +246,7 @@ def _read_tables(
     connection: Connection, status: Status, bridge: RowMapping, say: Callable[[str], None]
 ) -> None:
     """What is found out from the old tables themselves, which may be locked."""
-    if bridge["cursor"]:
+    if bridge["merging"]:
         status.merge = _add_up(connection, MERGED, ("done", "total"), say, "merged so far")
     elif bridge["merged"]:
         names = ("not_in_unified", "not_in_legacy")

@@ -35,7 +35,7 @@ depends_on = None
 def upgrade() -> None:
     """Merge, drain, verify."""
     op.expect_revision(down_revision)
-    op.run_sql(revision, "01_merge", commits=True)
+    op.run_sql(revision, "01_merge", commits=True, helper="bridge.help()")
 
 
 def downgrade() -> None:

@@ -58,9 +58,10 @@ COMMENT ON FUNCTION parse_timestamp(text) IS 'ISO time stamp, UTC where it names
 CREATE FUNCTION parse_count(value jsonb) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
+    WHEN jsonb_typeof(value) = 'number'
+    THEN least(greatest(trunc(value::numeric), 0), 2147483647)::integer
     WHEN length(value #>> '{}') < 400
-     AND (jsonb_typeof(value) = 'number'
-          OR (value #>> '{}') ~ '^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?\s*$')
+     AND (value #>> '{}') ~ '^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?\s*$'
     THEN least(greatest(trunc((value #>> '{}')::numeric), 0), 2147483647)::integer
     ELSE 0
 END;

@@ -69,16 +69,25 @@ CREATE FUNCTION exercise_steps(exercises jsonb)
     LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT
-        step_number_of(e.key),
-        min(CASE WHEN parse_done(e.value -> 'completed') THEN parse_timestamp(e.value ->> 'timestamp') END),
-        coalesce(max(parse_count(e.value -> 'timeSpent')), 0),
-        coalesce(max(parse_count(e.value -> 'attempts')), 0),
-        bool_or(CASE WHEN jsonb_typeof(e.value) = 'boolean' THEN true
-                     ELSE coalesce(parse_done(e.value -> 'completed'), false) END)
+        f.step_number,
+        min(CASE WHEN f.done THEN parse_timestamp(f.done_at) END),
+        coalesce(max(parse_count(f.time_spent)), 0),
+        coalesce(max(parse_count(f.attempts)), 0),
+        bool_or(f.done)
     FROM jsonb_each(exercises) AS e
-    WHERE step_number_of(e.key) IS NOT NULL
+    -- OFFSET 0: else each of these is worked out anew wherever it is used
+    CROSS JOIN LATERAL (
+        SELECT
+            step_number_of(e.key) AS step_number,
+            jsonb_typeof(e.value) = 'boolean' OR coalesce(parse_done(e.value -> 'completed'), false) AS done,
+            e.value ->> 'timestamp' AS done_at,
+            e.value -> 'timeSpent' AS time_spent,
+            e.value -> 'attempts' AS attempts
+        OFFSET 0
+    ) AS f
+    WHERE f.step_number IS NOT NULL
       AND (jsonb_typeof(e.value) = 'object' OR e.value = 'true')
-    GROUP BY step_number_of(e.key);
+    GROUP BY f.step_number;
 END;
 COMMENT ON FUNCTION exercise_steps(jsonb) IS 'Progress by step, as an exercises object has it.';
 

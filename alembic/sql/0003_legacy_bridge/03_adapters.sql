@@ -225,6 +225,8 @@ DECLARE
     reads text[];
     outputs text[] := '{}';
     json_reads text[] := '{}';
+    json_layers text[] := '{}';
+    jsonb_column text;
     clamps text[] := '{}';
     out_of_range text[] := '{}';
     extras text[] := '{}';
@@ -242,8 +244,9 @@ BEGIN
           AND a.attname NOT IN ('token', 'tokenless', 'extra', 'unreadable', 'clamped')
         ORDER BY a.attnum
     LOOP
-        SELECT array_agg(bridge.read_as(wanted.type, c.name, c.type) ORDER BY c.name)
-        INTO reads
+        SELECT array_agg(bridge.read_as(wanted.type, c.name, c.type) ORDER BY c.name),
+               min(format('t.%I', c.name)) FILTER (WHERE c.type = 'jsonb')
+        INTO reads, jsonb_column
         FROM bridge.columns_of(rel) AS c
         WHERE c.name = CASE WHEN wanted.name IN ('row_at', 'email') THEN NULL ELSE wanted.name END
            OR (c.name, wanted.name) IN (SELECT s.legacy_column, s.adapter_column FROM bridge.synonyms() AS s);
@@ -259,6 +262,15 @@ BEGIN
         ELSIF wanted.name = 'email' THEN
             reads[1] := 'bridge.known_email(' || reads[1] || ')';
         ELSIF json_types ? wanted.name AND reads IS NOT NULL THEN
+            IF jsonb_column IS NOT NULL AND current_setting('server_version_num')::integer >= 170000 THEN
+                json_layers := json_layers || format(
+                    'CASE WHEN jsonb_typeof(%1$s) = ''string'' THEN coalesce('
+                    'json_query(%1$s, ''$'' RETURNING jsonb OMIT QUOTES NULL ON ERROR), %1$s) ELSE %1$s END AS %2$I',
+                    jsonb_column, wanted.name);
+                reads[1] := format(
+                    'CASE WHEN jsonb_typeof(l.%1$I) = ''string'' THEN public.unwrap_json(l.%1$I) ELSE l.%1$I END',
+                    wanted.name);
+            END IF;
             json_reads := json_reads || format('%s AS %I', reads[1], wanted.name);
             reads[1] := format('bridge.json_of(j.%I, %L)', wanted.name, json_types ->> wanted.name);
         ELSIF wanted.type = 'boolean' AND reads IS NOT NULL THEN
@@ -331,10 +343,14 @@ BEGIN
         bridge.when_any(out_of_range, clamps) || ' AS clamped'];
 
     -- 3. The views. JSON is unwrapped once for each row: OFFSET 0 keeps the planner from copying the
-    --    call to every place that uses the value.
+    --    call to every place that uses the value. From PostgreSQL 17 on the first layer, mostly the only one, needs
+    --    no subtransaction to survive what is not JSON.
     EXECUTE format(
-        'CREATE OR REPLACE VIEW bridge.%I AS SELECT %s AS token, %s AS tokenless, %s FROM %s AS t%s',
+        'CREATE OR REPLACE VIEW bridge.%I AS SELECT %s AS token, %s AS tokenless, %s FROM %s AS t%s%s',
         'legacy_' || stem, token, tokenless, array_to_string(outputs, ', '), rel,
+        CASE WHEN json_layers <> '{}'
+             THEN format(' CROSS JOIN LATERAL (SELECT %s OFFSET 0) AS l',
+                         array_to_string(json_layers, ', ')) END,
         CASE WHEN json_reads <> '{}'
              THEN format(' CROSS JOIN LATERAL (SELECT %s OFFSET 0) AS j',
                          array_to_string(json_reads, ', ')) END);

@@ -50,19 +50,17 @@ BEGIN
         SELECT m.token, m.mapped_email, CASE WHEN o.key IS NULL THEN m.mapped_email ELSE o.value #>> '{}' END AS student_email
         FROM (
             SELECT
-                e.token,
-                coalesce(min(e.email) FILTER (WHERE e.source = 'p'), min(e.email) FILTER (WHERE e.source = 'a'),
-                         min(e.email) FILTER (WHERE e.source = 'c'), bridge.placeholder_email(e.token)) AS mapped_email
-            FROM (
-                SELECT 'p' AS source, p.token, p.email FROM bridge.token_progress AS p WHERE p.token = ANY (tokens)
-                UNION ALL
-                SELECT 'c', c.token, c.email FROM bridge.token_config AS c WHERE c.token = ANY (tokens)
-                UNION ALL
-                SELECT 'a', a.token, a.email FROM bridge.token_prior AS a WHERE a.token = ANY (tokens)
-                UNION ALL
-                SELECT NULL, r.token, NULL FROM r WHERE r.rank = 4
-            ) AS e
-            GROUP BY e.token
+                r.token,
+                coalesce(
+                    CASE WHEN count(*) FILTER (WHERE r.rank = 1) < 2 THEN min(r.email) FILTER (WHERE r.rank = 1)
+                         ELSE (SELECT p.email FROM bridge.token_progress AS p WHERE p.token = r.token) END,
+                    CASE WHEN count(*) FILTER (WHERE r.rank = 3) < 2 THEN min(r.email) FILTER (WHERE r.rank = 3)
+                         ELSE (SELECT a.email FROM bridge.token_prior AS a WHERE a.token = r.token) END,
+                    CASE WHEN count(*) FILTER (WHERE r.rank = 2) < 2 THEN min(r.email) FILTER (WHERE r.rank = 2)
+                         ELSE (SELECT c.email FROM bridge.token_config AS c WHERE c.token = r.token) END,
+                    bridge.placeholder_email(r.token)) AS mapped_email
+            FROM r
+            GROUP BY r.token
         ) AS m
         LEFT JOIN bridge.remainder AS o
           ON o.table_name = 'sessions' AND o.key = m.token AND o.column_name = 'student_email'

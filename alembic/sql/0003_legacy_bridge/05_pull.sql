@@ -272,14 +272,13 @@ COMMENT ON FUNCTION bridge.pull_sessions(text[]) IS
 CREATE FUNCTION bridge.insert_sessions(tokens text[], OUT changed bigint, OUT unequal bigint)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET enable_mergejoin = off
+    SET enable_memoize = off
 AS $body$
 #variable_conflict use_column
 BEGIN
-    WITH mapped AS MATERIALIZED (
-        SELECT * FROM bridge.sessions WHERE session_token = ANY (tokens)
-    ),
-    m AS (
-        SELECT * FROM mapped WHERE student_id IS NOT NULL
+    WITH m AS MATERIALIZED (
+        SELECT * FROM bridge.sessions WHERE session_token = ANY (tokens) AND student_id IS NOT NULL
     ),
     ms AS MATERIALIZED (
         SELECT m.session_token, m.student_id, e.* FROM m CROSS JOIN LATERAL unnest(m.steps) AS e

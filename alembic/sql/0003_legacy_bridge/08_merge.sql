@@ -2,17 +2,22 @@
 --
 -- Short transactions, because the old application runs ALTER TABLE on every save: behind one long
 -- reader it would queue, and every later reader behind it. The cursor is stored with the data, so
--- that a run that was killed goes on where it was.
+-- that a run that was killed goes on where it was. A second session of the migrator may do a share of the
+-- first merge (bridge.help()); nothing depends on it.
 --
 -- What the application writes meanwhile is safe: the triggers of this revision note every token that
 -- a statement touched, in that statement's own transaction. A chunk may read a row before or after
 -- such a write; the note outlives both, and drain() carries the token over again. A session that somebody
 -- is writing in the unified schema is left to drain() as well.
 
+-- Sorting or hashing what is left would read all of it for each chunk: the indexes have it in order.
 CREATE FUNCTION bridge.next_tokens(after text, chunk integer, unified boolean DEFAULT false)
     RETURNS text[]
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+    SET enable_hashagg = off
+    SET enable_sort = off
 AS $$
 BEGIN
     RETURN nullif(ARRAY(
@@ -136,22 +141,24 @@ END
 $$;
 COMMENT ON FUNCTION bridge.untouched(boolean, text) IS 'A verified range that nobody has written to since, else NULL.';
 
--- A chunk ends where the next verified range begins.
-CREATE FUNCTION bridge.next_range(p_of_students boolean, p_after text, INOUT keys text[], OUT last text)
+-- A chunk ends where the next verified range begins, or where its block ends.
+CREATE FUNCTION bridge.next_range(p_of_students boolean, p_after text, until text, INOUT keys text[], OUT last text)
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    boundary CONSTANT text := (SELECT min(v.after) FROM bridge.verified AS v
-                               WHERE v.of_students = p_of_students AND v.after > p_after);
+    boundary CONSTANT text := least(until, (
+        SELECT min(v.after) FROM bridge.verified AS v WHERE v.of_students = p_of_students AND v.after > p_after));
 BEGIN
-    IF keys[cardinality(keys)] > boundary THEN
+    last := keys[cardinality(keys)];
+    IF last > boundary THEN
         keys := ARRAY(SELECT k FROM unnest(keys) AS k WHERE k <= boundary ORDER BY k);
+        last := boundary;
     END IF;
-    last := coalesce(keys[cardinality(keys)], boundary);
 END
 $$;
-COMMENT ON FUNCTION bridge.next_range(boolean, text, text[]) IS 'Keys cut off at the next verified range; the range''s last.';
+COMMENT ON FUNCTION bridge.next_range(boolean, text, text, text[]) IS
+    'Keys cut off at the next verified range; the range''s last.';
 
 -- Not a write, which would have a time: what is noted here loses against whatever somebody writes.
 CREATE FUNCTION bridge.look_again(tokens text[]) RETURNS void
@@ -373,6 +380,132 @@ CREATE FUNCTION bridge.next_size(size integer, most integer, took interval) RETU
 RETURN least(most, 2 * size, greatest(5, (size * 0.08 / greatest(extract(epoch FROM took), 0.001))::integer));
 COMMENT ON FUNCTION bridge.next_size(integer, integer, interval) IS 'Sessions of the next chunk.';
 
+-- The first merge goes block by block. Who works on a block holds an advisory lock on its number, which ends with
+-- the session, however that ends: whoever finds it free again goes on at the block's cursor.
+CREATE TABLE bridge.block (
+    number integer PRIMARY KEY,
+    after text NOT NULL,
+    last text NOT NULL,
+    cursor_at text NOT NULL,
+    collected boolean NOT NULL DEFAULT false,
+    merged boolean NOT NULL DEFAULT false,
+    sessions bigint NOT NULL DEFAULT 0,
+    changed bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE bridge.block IS 'Ranges of tokens that the first merge goes through.';
+COMMENT ON COLUMN bridge.block.after IS 'The block begins behind this token.';
+COMMENT ON COLUMN bridge.block.last IS 'Last token of the block.';
+COMMENT ON COLUMN bridge.block.cursor_at IS 'Last token, in key order, that has been merged.';
+COMMENT ON COLUMN bridge.block.collected IS 'Its sources about students are in collected_source.';
+COMMENT ON COLUMN bridge.block.merged IS 'Merged to the end.';
+COMMENT ON COLUMN bridge.block.sessions IS 'Sessions merged so far.';
+COMMENT ON COLUMN bridge.block.changed IS 'Rows written for them.';
+
+CREATE FUNCTION bridge.block_end(after text, size integer) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+    SET enable_hashagg = off
+    SET enable_sort = off
+AS $$
+BEGIN
+    RETURN coalesce(
+        (SELECT t.token FROM bridge.token_source AS t WHERE t.token > after ORDER BY t.token OFFSET size LIMIT 1),
+        (SELECT t.token FROM bridge.token_source AS t WHERE t.token > after ORDER BY t.token DESC LIMIT 1));
+END
+$$;
+COMMENT ON FUNCTION bridge.block_end(text, integer) IS 'The token some legacy rows further on, else the last one.';
+
+CREATE PROCEDURE bridge.make_blocks(size integer)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    cursor_at text := '';
+    next_at text;
+    number integer := 0;
+BEGIN
+    TRUNCATE bridge.block, bridge.collected_source;
+    DROP INDEX IF EXISTS bridge.collected_source_by_email;
+    LOOP
+        next_at := bridge.block_end(cursor_at, size);
+        EXIT WHEN next_at IS NULL;
+        number := number + 1;
+        -- taken by nobody before all are there
+        INSERT INTO bridge.block VALUES (-number, cursor_at, next_at, cursor_at);
+        cursor_at := next_at;
+        CALL bridge.commit_chunk();
+    END LOOP;
+    UPDATE bridge.block AS b SET number = -b.number;
+    CALL bridge.commit_chunk();
+END
+$$;
+COMMENT ON PROCEDURE bridge.make_blocks(integer) IS 'Cuts the tokens into blocks of so many legacy rows.';
+
+-- In a rehearsal nobody else can see the blocks.
+CREATE FUNCTION bridge.lock_block(number integer) RETURNS boolean
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+RETURN current_setting('bridge.single_transaction', true) IS NOT DISTINCT FROM 'on'
+    OR pg_try_advisory_lock(hashoid('bridge.block'::regclass), number);
+COMMENT ON FUNCTION bridge.lock_block(integer) IS 'Takes a block, if nobody else has it.';
+
+CREATE FUNCTION bridge.unlock_block(number integer) RETURNS boolean
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+RETURN current_setting('bridge.single_transaction', true) IS NOT DISTINCT FROM 'on'
+    OR pg_advisory_unlock(hashoid('bridge.block'::regclass), number);
+COMMENT ON FUNCTION bridge.unlock_block(integer) IS 'Gives a block back.';
+
+-- The first session goes up, the second one down: they meet once.
+CREATE FUNCTION bridge.claim_block(to_merge boolean, downwards boolean) RETURNS bridge.block
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    candidate integer;
+    mine bridge.block;
+BEGIN
+    FOR candidate IN
+        SELECT b.number FROM bridge.block AS b
+        WHERE b.number > 0 AND NOT CASE WHEN to_merge THEN b.merged ELSE b.collected END
+        ORDER BY CASE WHEN downwards THEN -b.number ELSE b.number END
+    LOOP
+        IF bridge.lock_block(candidate) THEN
+            -- somebody may have had it, and done it, since the look
+            SELECT * INTO mine FROM bridge.block AS b
+            WHERE b.number = candidate AND NOT CASE WHEN to_merge THEN b.merged ELSE b.collected END;
+            IF FOUND THEN
+                RETURN mine;
+            END IF;
+            PERFORM bridge.unlock_block(candidate);
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION bridge.claim_block(boolean, boolean) IS 'Takes a block that is to be merged, else collected.';
+
+CREATE PROCEDURE bridge.collect_blocks(downwards boolean)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    mine bridge.block;
+BEGIN
+    LOOP
+        mine := bridge.claim_block(false, downwards);
+        EXIT WHEN mine.number IS NULL;
+        INSERT INTO bridge.collected_source
+        SELECT s.* FROM bridge.student_sources(ARRAY(
+            SELECT DISTINCT t.token FROM bridge.token_source AS t
+            WHERE t.token > mine.after AND t.token <= mine.last)) AS s;
+        UPDATE bridge.block SET collected = true WHERE number = mine.number;
+        CALL bridge.commit_chunk();
+        PERFORM bridge.unlock_block(mine.number);
+    END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE bridge.collect_blocks(boolean) IS 'Collects what legacy rows say about students.';
+
 -- Before any session: its student has to be there. The sources of all sessions are collected first, so that
 -- each student is written once, however many sessions there are, and the old tables are read but once for it.
 CREATE PROCEDURE bridge.merge_students(chunk integer, INOUT changed bigint)
@@ -382,23 +515,19 @@ DECLARE
     keys text[];
     cursor_at text := '';
     size integer := least(chunk, 200);
-    looked timestamptz := clock_timestamp();
+    looked timestamptz;
 BEGIN
-    TRUNCATE bridge.collected_source;
-    DROP INDEX IF EXISTS bridge.collected_source_by_email;
+    CALL bridge.make_blocks(2 * chunk);
     LOOP
-        keys := bridge.next_tokens(cursor_at, size);
-        EXIT WHEN keys IS NULL;
-        INSERT INTO bridge.collected_source SELECT * FROM bridge.student_sources(keys);
-        cursor_at := keys[cardinality(keys)];
+        CALL bridge.collect_blocks(false);
+        EXIT WHEN NOT EXISTS (SELECT FROM bridge.block AS b WHERE NOT b.collected);
         CALL bridge.commit_chunk();
-        size := bridge.next_size(size, 4 * chunk, clock_timestamp() - looked);
-        looked := clock_timestamp();
+        PERFORM pg_sleep(0.01);  -- somebody else has the last one
     END LOOP;
     CREATE INDEX collected_source_by_email ON bridge.collected_source (student_email);
+    CALL bridge.commit_chunk();
 
-    cursor_at := '';
-    size := least(chunk, 200);
+    looked := clock_timestamp();
     LOOP
         keys := ARRAY(SELECT DISTINCT o.student_email FROM bridge.collected_source AS o
                       WHERE o.student_email > cursor_at ORDER BY o.student_email LIMIT size);
@@ -411,6 +540,8 @@ BEGIN
         size := bridge.next_size(size, 4 * chunk, clock_timestamp() - looked);
         looked := clock_timestamp();
     END LOOP;
+    UPDATE bridge.state SET students_merged = true;
+    CALL bridge.commit_chunk();
 END
 $$;
 COMMENT ON PROCEDURE bridge.merge_students(integer, bigint) IS 'Merges the students of all sessions.';
@@ -437,61 +568,128 @@ END
 $$;
 COMMENT ON PROCEDURE bridge.remember_addresses() IS 'Fills other_address at the end of the first merge.';
 
--- A range that has been verified, and that nobody has written to since, is not read again.
-CREATE PROCEDURE bridge.merge(chunk integer DEFAULT 2000)
+CREATE FUNCTION bridge.say_merged(sessions bigint, took interval, before bigint DEFAULT 0) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    total CONSTANT bigint := (
+        SELECT sum(greatest(c.reltuples, 0))
+        FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.relation);
+    rate CONSTANT numeric := greatest((sessions - before) / extract(epoch FROM took), 1);
+BEGIN
+    RAISE NOTICE 'merged % sessions of at most % (legacy rows), % a second, less than % s left',
+        sessions, total, round(rate), ceil(greatest(total - sessions, 0) / rate);
+END
+$$;
+COMMENT ON FUNCTION bridge.say_merged(bigint, interval, bigint) IS
+    'Tells of the progress; before: sessions that had been merged when the time began.';
+
+-- A range that has been verified, and that nobody has written to since, is not read again. until NULL: to the
+-- end; block NULL: nobody goes on at its cursor.
+CREATE PROCEDURE bridge.merge_range(
+    block integer,
+    cursor_at text,
+    until text,
+    chunk integer,
+    INOUT size integer,
+    INOUT sessions bigint,
+    INOUT changed bigint
+)
     LANGUAGE plpgsql
 AS $$
 DECLARE
     tokens text[];
-    cursor_at text;
     known bridge.verified;
     range record;
-    read bigint := 0;
-    changed bigint := 0;
     began CONSTANT timestamptz := clock_timestamp();
-    looked timestamptz := began;
+    looked timestamptz;
     reported timestamptz := began;
-    size integer := least(chunk, 200);
-    rate numeric;
-    first CONSTANT boolean := (SELECT merged_at IS NULL FROM bridge.state);
-    total CONSTANT bigint := (
-        SELECT sum(greatest(c.reltuples, 0))
-        FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.relation);
 BEGIN
-    cursor_at := (SELECT merge_cursor FROM bridge.state);
-    -- a crash of the server empties what was collected
-    IF first AND (cursor_at = '' OR NOT EXISTS (SELECT FROM bridge.collected_source)) THEN
-        PERFORM bridge.restore_addresses();
-        PERFORM bridge.restore_events();
-        CALL bridge.merge_students(chunk, changed);
-    END IF;
     LOOP
+        EXIT WHEN cursor_at >= until;
         known := bridge.untouched(false, cursor_at);
         IF known.last IS NOT NULL THEN
             cursor_at := known.last;
             CALL bridge.commit_chunk();
             CONTINUE;
         END IF;
+        looked := clock_timestamp();
         tokens := bridge.next_tokens(cursor_at, size);
         EXIT WHEN tokens IS NULL;
-        looked := clock_timestamp();
-        range := bridge.next_range(false, cursor_at, tokens);
+        range := bridge.next_range(false, cursor_at, until, tokens);
         changed := changed + bridge.merge_chunk(cursor_at, range.last, range.keys);
         cursor_at := range.last;
-        IF first THEN
-            UPDATE bridge.state SET merge_cursor = cursor_at;
-        END IF;
+        sessions := sessions + cardinality(range.keys);
+        UPDATE bridge.block AS b
+        SET cursor_at = merge_range.cursor_at, sessions = merge_range.sessions, changed = merge_range.changed
+        WHERE b.number = block AND b.last = until;
         CALL bridge.commit_chunk();
-
-        read := read + cardinality(range.keys);
         size := bridge.next_size(size, chunk, clock_timestamp() - looked);
         IF clock_timestamp() - reported > interval '2 seconds' THEN
             reported := clock_timestamp();
-            rate := read / extract(epoch FROM reported - began);
-            RAISE NOTICE 'merged % sessions of at most % (legacy rows), % a second, less than % s left',
-                read, total, round(rate), ceil(greatest(total - read, 0) / rate);
+            PERFORM bridge.say_merged(sessions, reported - began);
         END IF;
     END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE bridge.merge_range(integer, text, text, integer, integer, bigint, bigint) IS
+    'Pulls the sessions of a range of tokens, chunk by chunk.';
+
+CREATE PROCEDURE bridge.merge_blocks(downwards boolean, chunk integer, INOUT size integer)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    mine bridge.block;
+    began CONSTANT timestamptz := clock_timestamp();
+    reported timestamptz := began;
+    before CONSTANT bigint := (SELECT sum(b.sessions) FROM bridge.block AS b);
+BEGIN
+    LOOP
+        mine := bridge.claim_block(true, downwards);
+        EXIT WHEN mine.number IS NULL;
+        CALL bridge.merge_range(mine.number, mine.cursor_at, mine.last, chunk, size, mine.sessions, mine.changed);
+        UPDATE bridge.block SET merged = true WHERE number = mine.number;
+        CALL bridge.commit_chunk();
+        PERFORM bridge.unlock_block(mine.number);
+        IF clock_timestamp() - reported > interval '2 seconds' THEN
+            reported := clock_timestamp();
+            PERFORM bridge.say_merged((SELECT sum(b.sessions)::bigint FROM bridge.block AS b), reported - began, before);
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE bridge.merge_blocks(boolean, integer, integer) IS 'Merges blocks for as long as there is one.';
+
+CREATE PROCEDURE bridge.merge(chunk integer DEFAULT 2000)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    read bigint := 0;
+    changed bigint := 0;
+    cursor_at text := '';
+    size integer := least(chunk, 200);
+    first CONSTANT boolean := (SELECT merged_at IS NULL FROM bridge.state);
+BEGIN
+    IF first THEN
+        -- a crash of the server empties what was collected
+        IF NOT (SELECT students_merged FROM bridge.state) OR NOT EXISTS (SELECT FROM bridge.collected_source) THEN
+            PERFORM bridge.restore_addresses();
+            PERFORM bridge.restore_events();
+            CALL bridge.merge_students(chunk, changed);
+        END IF;
+        LOOP
+            CALL bridge.merge_blocks(false, chunk, size);
+            EXIT WHEN NOT EXISTS (SELECT FROM bridge.block AS b WHERE NOT b.merged);
+            CALL bridge.commit_chunk();
+            PERFORM pg_sleep(0.01);  -- somebody else has the last one
+        END LOOP;
+        read := coalesce((SELECT sum(b.sessions) FROM bridge.block AS b), 0);
+        changed := changed + coalesce((SELECT sum(b.changed) FROM bridge.block AS b), 0);
+        -- what came behind the last block since
+        cursor_at := coalesce((SELECT max(b.last) FROM bridge.block AS b), '');
+    END IF;
+    CALL bridge.merge_range(NULL, cursor_at, NULL, chunk, size, read, changed);
     UPDATE bridge.state SET adapters_changed = false WHERE adapters_changed;
     IF NOT first AND changed = 0 THEN
         RAISE NOTICE 'merged again: nothing differs';
@@ -521,7 +719,8 @@ BEGIN
         'step_progress', (SELECT count(*) FROM public.step_progress),
         'merge_notes', (SELECT count(*) FROM public.events WHERE event_type = 'merge_note'));
     PERFORM set_config('bridge.pulling', '', true);
-    UPDATE bridge.state SET merge_cursor = '', merged_at = coalesce(merged_at, clock_timestamp());
+    UPDATE bridge.state SET students_merged = false, merged_at = coalesce(merged_at, clock_timestamp());
+    TRUNCATE bridge.block;
     CALL bridge.commit_chunk();
     RAISE NOTICE 'merged % sessions, % rows written', read, changed;
 END
@@ -543,7 +742,7 @@ BEGIN
     END IF;
     RAISE NOTICE 'columns changed since the adapters were built: %', array_to_string(stale, ', ');
     PERFORM bridge.retry(format('SELECT bridge.build(%L)', name)) FROM unnest(stale) AS name;
-    UPDATE bridge.state SET merge_cursor = '', adapters_changed = true;
+    UPDATE bridge.state SET students_merged = false, adapters_changed = true;
     TRUNCATE bridge.verified;
     CALL bridge.commit_chunk();
 END

@@ -53,6 +53,7 @@ CREATE FUNCTION bridge.count_range(after text, last text) RETURNS bridge.counts
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET max_parallel_workers_per_gather = 0
 AS $$
 DECLARE
     result bridge.counts;
@@ -83,21 +84,11 @@ BEGIN
         LEFT JOIN kept AS k ON k.key = r.token
         WHERE r.token > after AND r.token <= last AND r.token <> ALL (pending) AND k.whole_row IS NOT TRUE
     ),
-    by_token AS (
-        SELECT
-            r.token,
-            array_agg(r.api_key) FILTER (WHERE r.api_key IS NOT NULL) AS api_keys,
-            bool_and(coalesce(r.address, '') IN ('', 'unknown@example.com') AND NOT r.other_address) AS anonymous,
-            -- of rows that share a token any may be the one that counts
-            coalesce(min(r.completed) FILTER (WHERE r.source = 'workshop_students'),
-                     min(r.completed) FILTER (WHERE r.source = 'student_configs'),
-                     min(r.completed) FILTER (WHERE r.source = 'sessions')) AS completed
-        FROM raw AS r
-        GROUP BY r.token
-    ),
     unified AS MATERIALIZED (
         SELECT
             v.session_token AS token,
+            v.student_id,
+            k.whole_row IS TRUE AS apart,
             v.openai_api_key AS api_key,
             st.student_email,
             bridge.count_completed(v.exercises::text || CASE WHEN v.legacy_extra = '{}' THEN '' ELSE v.legacy_extra::text END)
@@ -106,32 +97,50 @@ BEGIN
         LEFT JOIN public.students AS st ON st.student_id = v.student_id
         LEFT JOIN kept AS k ON k.key = v.session_token
         WHERE v.session_token > after AND v.session_token <= last AND v.session_token <> ALL (pending)
-          AND k.whole_row IS NOT TRUE
+    ),
+    arrived AS MATERIALIZED (
+        SELECT r.*, v.api_key AS unified_key, v.student_email, v.completed AS unified_completed
+        FROM raw AS r
+        LEFT JOIN unified AS v ON v.token = r.token
+    ),
+    by_token AS (
+        SELECT
+            bool_or(a.api_key IS NOT NULL) AS has_key,
+            bool_or(a.api_key = a.unified_key) AS key_arrived,
+            bool_and(coalesce(a.address, '') IN ('', 'unknown@example.com') AND NOT a.other_address) AS anonymous,
+            bool_and(a.student_email LIKE 'anonymous+%@workshop.invalid') AS placeholder,
+            -- of rows that share a token any may be the one that counts
+            coalesce(min(a.completed) FILTER (WHERE a.source = 'workshop_students'),
+                     min(a.completed) FILTER (WHERE a.source = 'student_configs'),
+                     min(a.completed) FILTER (WHERE a.source = 'sessions')) AS completed,
+            min(a.unified_completed) AS unified_completed
+        FROM arrived AS a
+        GROUP BY a.token
     )
     SELECT
-        count(b.token),
-        count(v.token),
+        count(*),
+        (SELECT count(*) FROM unified AS v WHERE NOT v.apart),
         count(*) FILTER (WHERE b.anonymous),
-        count(*) FILTER (WHERE b.anonymous AND v.student_email LIKE 'anonymous+%@workshop.invalid'),
-        count(b.api_keys),
-        count(*) FILTER (WHERE v.api_key = ANY (b.api_keys)),
+        count(*) FILTER (WHERE b.anonymous AND b.placeholder),
+        count(*) FILTER (WHERE b.has_key),
+        count(*) FILTER (WHERE b.key_arrived),
         coalesce(sum(b.completed), 0),
-        coalesce(sum(v.completed) FILTER (WHERE b.completed IS NOT NULL), 0),
-        (SELECT count(DISTINCT r.address)
-         FROM raw AS r
-         LEFT JOIN unified AS o ON o.token = r.token AND o.student_email = r.address
-         WHERE o.token IS NULL AND r.address NOT IN ('', 'unknown@example.com') AND NOT r.other_address
-           AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = r.address)
+        coalesce(sum(b.unified_completed) FILTER (WHERE b.completed IS NOT NULL), 0),
+        (SELECT count(DISTINCT a.address)
+         FROM arrived AS a
+         WHERE a.student_email IS DISTINCT FROM a.address
+           AND a.address NOT IN ('', 'unknown@example.com') AND NOT a.other_address
+           AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = a.address)
            -- deleted, though a second address goes on telling of it
            AND NOT EXISTS (SELECT FROM bridge.remainder AS o
-                           WHERE o.table_name = 'students' AND o.key = r.address AND o.column_name = '(row)')),
-        (SELECT count(*) FROM public.step_progress AS sp
+                           WHERE o.table_name = 'students' AND o.key = a.address AND o.column_name = '(row)')),
+        (SELECT count(*)
+         FROM public.step_progress AS sp
+         LEFT JOIN unified AS v ON v.token = sp.session_token AND v.student_id = sp.student_id
          WHERE sp.session_token > after AND sp.session_token <= last AND sp.session_token <> ALL (pending)
-           AND NOT EXISTS (SELECT FROM public.sessions AS o
-                           WHERE o.session_token = sp.session_token AND o.student_id = sp.student_id))
+           AND v.token IS NULL)
     INTO result
-    FROM by_token AS b
-    FULL JOIN unified AS v ON v.token = b.token;
+    FROM by_token AS b;
     RETURN result;
 END
 $$;
@@ -181,6 +190,47 @@ RETURN n.raw_sessions = n.sessions AND n.raw_placeholders = n.placeholders AND n
    AND n.raw_completed <= n.completed AND n.addresses_without_student = 0 AND n.steps_without_session = 0;
 COMMENT ON FUNCTION bridge.hold(bridge.counts) IS 'Nothing has shrunk.';
 
+-- Ranges that the merge has verified, counted before the verification comes to them, from the end.
+CREATE PROCEDURE bridge.count_ahead()
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    range bridge.verified;
+    n bridge.counts;
+BEGIN
+    LOOP
+        SELECT * INTO range FROM bridge.verified AS v
+        WHERE NOT v.of_students AND v.counts IS NULL AND (v.after < range.after) IS NOT FALSE
+        ORDER BY v.after DESC LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        n := bridge.count_range(range.after, range.last);
+        IF bridge.hold(n) THEN
+            UPDATE bridge.verified AS v SET counts = n
+            WHERE NOT v.of_students AND (v.after, v.last, v.versions) = (range.after, range.last, range.versions);
+        END IF;
+        CALL bridge.commit_chunk();
+    END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE bridge.count_ahead() IS 'Counts ranges that have been verified, and not been counted.';
+
+-- Does what there is to do, and comes back: the first session decides when the merge is over, and does whatever
+-- this one leaves.
+CREATE PROCEDURE bridge.help()
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    size integer := 200;
+BEGIN
+    CALL bridge.collect_blocks(true);
+    IF (SELECT students_merged FROM bridge.state) THEN
+        CALL bridge.merge_blocks(true, 2000, size);
+    END IF;
+    CALL bridge.count_ahead();
+END
+$$;
+COMMENT ON PROCEDURE bridge.help() IS 'A share of a merge and a verification, for a second session of the migrator.';
+
 -- The whole verification, range by range with commits; the result is a JSON array of checks. Ranges that were
 -- verified before, and that nobody has written to since, are not compared again; everything: they are.
 CREATE PROCEDURE bridge.run_checks(INOUT result jsonb, chunk integer DEFAULT 2000, everything boolean DEFAULT false)
@@ -221,7 +271,7 @@ BEGIN
         ELSE
             keys := bridge.next_tokens(cursor_at, size, unified => true);
             EXIT WHEN keys IS NULL;
-            range := bridge.next_range(false, cursor_at, keys);
+            range := bridge.next_range(false, cursor_at, NULL, keys);
             versions := bridge.legacy_versions(cursor_at, range.last) # bridge.unified_versions(cursor_at, range.last);
             IF students_known THEN
                 suspects := ARRAY(SELECT DISTINCT d.token FROM bridge.diff(range.keys) AS d);
@@ -262,7 +312,7 @@ BEGIN
             keys := ARRAY(SELECT st.student_email FROM public.students AS st WHERE st.student_email > cursor_at
                           ORDER BY st.student_email LIMIT size);
             EXIT WHEN keys = '{}';
-            range := bridge.next_range(true, cursor_at, keys);
+            range := bridge.next_range(true, cursor_at, NULL, keys);
             versions := bridge.student_versions(cursor_at, range.last);
             suspects := ARRAY(SELECT DISTINCT d.token FROM bridge.diff_students(range.keys) AS d);
             cells := bridge.add_cells(cells, suspects, true);

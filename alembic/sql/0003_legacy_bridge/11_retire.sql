@@ -174,7 +174,7 @@ BEGIN
             looked := clock_timestamp();
             tokens := bridge.next_tokens(cursor_at, size, unified => true);
             EXIT WHEN tokens IS NULL;
-            range := bridge.next_range(false, cursor_at, tokens);
+            range := bridge.next_range(false, cursor_at, NULL, tokens);
             WITH n AS (
                 INSERT INTO bridge.pending (side, token)
                 SELECT DISTINCT CASE WHEN v.session_token IS NULL THEN 'legacy' ELSE 'unified' END, d.token
@@ -219,7 +219,7 @@ BEGIN
       AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = o.student_email)
     ON CONFLICT DO NOTHING;
     PERFORM bridge.remember_events();
-    UPDATE bridge.state SET merged_at = NULL, merge_cursor = '', retired_at = clock_timestamp();
+    UPDATE bridge.state SET merged_at = NULL, students_merged = false, retired_at = clock_timestamp();
     CALL bridge.commit_chunk();
 END
 $$;
