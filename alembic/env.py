@@ -159,7 +159,7 @@ def _helped(engine: sa.Engine, procedure: str) -> Iterator[None]:
             ) as session:
                 sessions.append(session)
                 session.execute(_sql_file("session").encode())
-                while not over.wait(0.1):
+                while not over.wait(0.05):
                     session.execute(f"CALL {procedure}".encode())
         except psycopg.Error as error:
             if not over.is_set():

@@ -98,7 +98,8 @@ PENDING = "SELECT count(DISTINCT token) FROM bridge.pending"
 MERGED = """
 WITH n AS MATERIALIZED (SELECT bridge.next_tokens(CAST(:after AS text), :size) AS tokens)
 SELECT n.tokens[cardinality(n.tokens)] AS last, cardinality(n.tokens) AS total,
-       CASE WHEN CAST(:after AS text) = '' THEN (SELECT sum(b.sessions)::bigint FROM bridge.block AS b) ELSE 0 END AS done
+       CASE WHEN CAST(:after AS text) = ''
+            THEN (SELECT sum(b.sessions)::bigint FROM bridge.block AS b) ELSE 0 END AS done
 FROM n
 WHERE n.tokens IS NOT NULL
 """

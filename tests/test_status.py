@@ -214,7 +214,8 @@ def test_new_columns_are_read_as_it_says(clone: Clone) -> None:
 def test_it_tells_of_a_migrator_and_of_the_merge(clone: Clone) -> None:
     database = clone("0003")
     database.execute(
-        "INSERT INTO bridge.block (number, after, last, cursor_at, sessions) VALUES (1, '', 'z', 'y', 100)"
+        "INSERT INTO bridge.block (stage, number, after, last, cursor_at, sessions) "
+        "VALUES ('sessions', 1, '', 'z', 'y', 100)"
     )
     with database.connect() as migrator:
         pid = migrator.info.backend_pid

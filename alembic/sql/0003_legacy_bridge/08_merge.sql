@@ -380,28 +380,31 @@ CREATE FUNCTION bridge.next_size(size integer, most integer, took interval) RETU
 RETURN least(most, 2 * size, greatest(5, (size * 0.08 / greatest(extract(epoch FROM took), 0.001))::integer));
 COMMENT ON FUNCTION bridge.next_size(integer, integer, interval) IS 'Sessions of the next chunk.';
 
--- The first merge goes block by block. Who works on a block holds an advisory lock on its number, which ends with
--- the session, however that ends: whoever finds it free again goes on at the block's cursor.
+-- The first merge goes block by block, in three stages. Who works on a block holds an advisory lock on its number,
+-- which ends with the session, however that ends: whoever finds it free again goes on at the block's cursor.
 CREATE TABLE bridge.block (
-    number integer PRIMARY KEY,
+    stage text,
+    number integer,
     after text NOT NULL,
     last text NOT NULL,
     cursor_at text NOT NULL,
-    collected boolean NOT NULL DEFAULT false,
-    merged boolean NOT NULL DEFAULT false,
+    done boolean NOT NULL DEFAULT false,
     sessions bigint NOT NULL DEFAULT 0,
-    changed bigint NOT NULL DEFAULT 0
+    changed bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (stage, number)
 );
-COMMENT ON TABLE bridge.block IS 'Ranges of tokens that the first merge goes through.';
-COMMENT ON COLUMN bridge.block.after IS 'The block begins behind this token.';
-COMMENT ON COLUMN bridge.block.last IS 'Last token of the block.';
-COMMENT ON COLUMN bridge.block.cursor_at IS 'Last token, in key order, that has been merged.';
-COMMENT ON COLUMN bridge.block.collected IS 'Its sources about students are in collected_source.';
-COMMENT ON COLUMN bridge.block.merged IS 'Merged to the end.';
+COMMENT ON TABLE bridge.block IS 'Ranges of keys that the first merge goes through; of a later stage, once that begins.';
+COMMENT ON COLUMN bridge.block.stage IS
+    'sources: what rows say about students is collected, by token; students: by address; sessions: by token.';
+COMMENT ON COLUMN bridge.block.number IS 'In key order; negative while not all of the stage are there.';
+COMMENT ON COLUMN bridge.block.after IS 'The block begins behind this key.';
+COMMENT ON COLUMN bridge.block.last IS 'Last key of the block.';
+COMMENT ON COLUMN bridge.block.cursor_at IS 'Last key, in key order, that has been done.';
+COMMENT ON COLUMN bridge.block.done IS 'Done to the end.';
 COMMENT ON COLUMN bridge.block.sessions IS 'Sessions merged so far.';
-COMMENT ON COLUMN bridge.block.changed IS 'Rows written for them.';
+COMMENT ON COLUMN bridge.block.changed IS 'Rows written so far.';
 
-CREATE FUNCTION bridge.block_end(after text, size integer) RETURNS text
+CREATE FUNCTION bridge.block_end(of_stage text, after text, size integer) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
@@ -409,14 +412,21 @@ CREATE FUNCTION bridge.block_end(after text, size integer) RETURNS text
     SET enable_sort = off
 AS $$
 BEGIN
+    IF of_stage = 'students' THEN
+        RETURN coalesce(
+            (SELECT o.student_email FROM bridge.collected_source AS o WHERE o.student_email > after
+             ORDER BY o.student_email OFFSET size LIMIT 1),
+            (SELECT o.student_email FROM bridge.collected_source AS o WHERE o.student_email > after
+             ORDER BY o.student_email DESC LIMIT 1));
+    END IF;
     RETURN coalesce(
         (SELECT t.token FROM bridge.token_source AS t WHERE t.token > after ORDER BY t.token OFFSET size LIMIT 1),
         (SELECT t.token FROM bridge.token_source AS t WHERE t.token > after ORDER BY t.token DESC LIMIT 1));
 END
 $$;
-COMMENT ON FUNCTION bridge.block_end(text, integer) IS 'The token some legacy rows further on, else the last one.';
+COMMENT ON FUNCTION bridge.block_end(text, text, integer) IS 'The key some rows further on, else the last one.';
 
-CREATE PROCEDURE bridge.make_blocks(size integer)
+CREATE PROCEDURE bridge.make_blocks(of_stage text, size integer)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -424,22 +434,20 @@ DECLARE
     next_at text;
     number integer := 0;
 BEGIN
-    TRUNCATE bridge.block, bridge.collected_source;
-    DROP INDEX IF EXISTS bridge.collected_source_by_email;
     LOOP
-        next_at := bridge.block_end(cursor_at, size);
+        next_at := bridge.block_end(of_stage, cursor_at, size);
         EXIT WHEN next_at IS NULL;
         number := number + 1;
         -- taken by nobody before all are there
-        INSERT INTO bridge.block VALUES (-number, cursor_at, next_at, cursor_at);
+        INSERT INTO bridge.block VALUES (of_stage, -number, cursor_at, next_at, cursor_at);
         cursor_at := next_at;
         CALL bridge.commit_chunk();
     END LOOP;
-    UPDATE bridge.block AS b SET number = -b.number;
+    UPDATE bridge.block AS b SET number = -b.number WHERE b.stage = of_stage;
     CALL bridge.commit_chunk();
 END
 $$;
-COMMENT ON PROCEDURE bridge.make_blocks(integer) IS 'Cuts the tokens into blocks of so many legacy rows.';
+COMMENT ON PROCEDURE bridge.make_blocks(text, integer) IS 'Cuts the keys of a stage into blocks of so many rows.';
 
 -- In a rehearsal nobody else can see the blocks.
 CREATE FUNCTION bridge.lock_block(number integer) RETURNS boolean
@@ -457,7 +465,7 @@ RETURN current_setting('bridge.single_transaction', true) IS NOT DISTINCT FROM '
 COMMENT ON FUNCTION bridge.unlock_block(integer) IS 'Gives a block back.';
 
 -- The first session goes up, the second one down: they meet once.
-CREATE FUNCTION bridge.claim_block(to_merge boolean, downwards boolean) RETURNS bridge.block
+CREATE FUNCTION bridge.claim_block(of_stage text, downwards boolean) RETURNS bridge.block
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -467,13 +475,13 @@ DECLARE
 BEGIN
     FOR candidate IN
         SELECT b.number FROM bridge.block AS b
-        WHERE b.number > 0 AND NOT CASE WHEN to_merge THEN b.merged ELSE b.collected END
+        WHERE b.stage = of_stage AND b.number > 0 AND NOT b.done
         ORDER BY CASE WHEN downwards THEN -b.number ELSE b.number END
     LOOP
         IF bridge.lock_block(candidate) THEN
             -- somebody may have had it, and done it, since the look
             SELECT * INTO mine FROM bridge.block AS b
-            WHERE b.number = candidate AND NOT CASE WHEN to_merge THEN b.merged ELSE b.collected END;
+            WHERE b.stage = of_stage AND b.number = candidate AND NOT b.done;
             IF FOUND THEN
                 RETURN mine;
             END IF;
@@ -483,68 +491,44 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION bridge.claim_block(boolean, boolean) IS 'Takes a block that is to be merged, else collected.';
+COMMENT ON FUNCTION bridge.claim_block(text, boolean) IS 'Takes a block that is not done.';
 
-CREATE PROCEDURE bridge.collect_blocks(downwards boolean)
-    LANGUAGE plpgsql
+CREATE FUNCTION bridge.collect(after text, last text) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
 AS $$
-DECLARE
-    mine bridge.block;
-BEGIN
-    LOOP
-        mine := bridge.claim_block(false, downwards);
-        EXIT WHEN mine.number IS NULL;
-        INSERT INTO bridge.collected_source
-        SELECT s.* FROM bridge.student_sources(ARRAY(
-            SELECT DISTINCT t.token FROM bridge.token_source AS t
-            WHERE t.token > mine.after AND t.token <= mine.last)) AS s;
-        UPDATE bridge.block SET collected = true WHERE number = mine.number;
-        CALL bridge.commit_chunk();
-        PERFORM bridge.unlock_block(mine.number);
-    END LOOP;
-END
+    INSERT INTO bridge.collected_source
+    SELECT s.* FROM bridge.student_sources(ARRAY(
+        SELECT DISTINCT t.token FROM bridge.token_source AS t
+        WHERE t.token > collect.after AND t.token <= collect.last)) AS s
 $$;
-COMMENT ON PROCEDURE bridge.collect_blocks(boolean) IS 'Collects what legacy rows say about students.';
+COMMENT ON FUNCTION bridge.collect(text, text) IS 'Collects what the rows of a range of tokens say about students.';
 
 -- Before any session: its student has to be there. The sources of all sessions are collected first, so that
 -- each student is written once, however many sessions there are, and the old tables are read but once for it.
-CREATE PROCEDURE bridge.merge_students(chunk integer, INOUT changed bigint)
+CREATE PROCEDURE bridge.merge_students(after text, last text, INOUT size integer, INOUT changed bigint)
     LANGUAGE plpgsql
 AS $$
 DECLARE
     keys text[];
-    cursor_at text := '';
-    size integer := least(chunk, 200);
     looked timestamptz;
 BEGIN
-    CALL bridge.make_blocks(2 * chunk);
     LOOP
-        CALL bridge.collect_blocks(false);
-        EXIT WHEN NOT EXISTS (SELECT FROM bridge.block AS b WHERE NOT b.collected);
-        CALL bridge.commit_chunk();
-        PERFORM pg_sleep(0.01);  -- somebody else has the last one
-    END LOOP;
-    CREATE INDEX collected_source_by_email ON bridge.collected_source (student_email);
-    CALL bridge.commit_chunk();
-
-    looked := clock_timestamp();
-    LOOP
+        looked := clock_timestamp();
         keys := ARRAY(SELECT DISTINCT o.student_email FROM bridge.collected_source AS o
-                      WHERE o.student_email > cursor_at ORDER BY o.student_email LIMIT size);
+                      WHERE o.student_email > after AND o.student_email <= last ORDER BY o.student_email LIMIT size);
         EXIT WHEN keys = '{}';
         PERFORM set_config('bridge.pulling', 'on', true);
-        changed := changed + bridge.merge_students_chunk(cursor_at, keys);
+        changed := changed + bridge.merge_students_chunk(after, keys);
         PERFORM set_config('bridge.pulling', '', true);
-        cursor_at := keys[cardinality(keys)];
+        after := keys[cardinality(keys)];
         CALL bridge.commit_chunk();
-        size := bridge.next_size(size, 4 * chunk, clock_timestamp() - looked);
-        looked := clock_timestamp();
+        size := bridge.next_size(size, 8000, clock_timestamp() - looked);
     END LOOP;
-    UPDATE bridge.state SET students_merged = true;
-    CALL bridge.commit_chunk();
 END
 $$;
-COMMENT ON PROCEDURE bridge.merge_students(integer, bigint) IS 'Merges the students of all sessions.';
+COMMENT ON PROCEDURE bridge.merge_students(text, text, integer, bigint) IS 'Merges the students of a range of addresses.';
 
 -- What was collected about a student and is not where the session went: it lost to another address, or the
 -- session was changed or deleted since. That write is noted, and finds the student by this.
@@ -623,7 +607,7 @@ BEGIN
         sessions := sessions + cardinality(range.keys);
         UPDATE bridge.block AS b
         SET cursor_at = merge_range.cursor_at, sessions = merge_range.sessions, changed = merge_range.changed
-        WHERE b.number = block AND b.last = until;
+        WHERE b.stage = 'sessions' AND b.number = block AND b.last = until;
         CALL bridge.commit_chunk();
         size := bridge.next_size(size, chunk, clock_timestamp() - looked);
         IF clock_timestamp() - reported > interval '2 seconds' THEN
@@ -636,30 +620,47 @@ $$;
 COMMENT ON PROCEDURE bridge.merge_range(integer, text, text, integer, integer, bigint, bigint) IS
     'Pulls the sessions of a range of tokens, chunk by chunk.';
 
-CREATE PROCEDURE bridge.merge_blocks(downwards boolean, chunk integer, INOUT size integer)
+-- Comes back when nobody else has a block left that it could have to do.
+CREATE PROCEDURE bridge.do_blocks(of_stage text, downwards boolean, chunk integer)
     LANGUAGE plpgsql
 AS $$
 DECLARE
     mine bridge.block;
+    size integer := least(chunk, 200);
     began CONSTANT timestamptz := clock_timestamp();
     reported timestamptz := began;
     before CONSTANT bigint := (SELECT sum(b.sessions) FROM bridge.block AS b);
 BEGIN
     LOOP
-        mine := bridge.claim_block(true, downwards);
-        EXIT WHEN mine.number IS NULL;
-        CALL bridge.merge_range(mine.number, mine.cursor_at, mine.last, chunk, size, mine.sessions, mine.changed);
-        UPDATE bridge.block SET merged = true WHERE number = mine.number;
+        mine := bridge.claim_block(of_stage, downwards);
+        IF mine.number IS NULL THEN
+            EXIT WHEN downwards OR NOT EXISTS (
+                SELECT FROM bridge.block AS b WHERE b.stage = of_stage AND NOT b.done);
+            CALL bridge.commit_chunk();
+            PERFORM pg_sleep(0.01);
+            CONTINUE;
+        END IF;
+        CASE of_stage
+            WHEN 'sources' THEN
+                PERFORM bridge.collect(mine.after, mine.last);
+            WHEN 'students' THEN
+                CALL bridge.merge_students(mine.after, mine.last, size, mine.changed);
+            WHEN 'sessions' THEN
+                CALL bridge.merge_range(mine.number, mine.cursor_at, mine.last, chunk, size, mine.sessions, mine.changed);
+        END CASE;
+        UPDATE bridge.block AS b SET done = true, changed = mine.changed
+        WHERE b.stage = of_stage AND b.number = mine.number;
         CALL bridge.commit_chunk();
         PERFORM bridge.unlock_block(mine.number);
-        IF clock_timestamp() - reported > interval '2 seconds' THEN
+        IF of_stage = 'sessions' AND clock_timestamp() - reported > interval '2 seconds' THEN
             reported := clock_timestamp();
             PERFORM bridge.say_merged((SELECT sum(b.sessions)::bigint FROM bridge.block AS b), reported - began, before);
         END IF;
     END LOOP;
 END
 $$;
-COMMENT ON PROCEDURE bridge.merge_blocks(boolean, integer, integer) IS 'Merges blocks for as long as there is one.';
+COMMENT ON PROCEDURE bridge.do_blocks(text, boolean, integer) IS
+    'Does the blocks of a stage; upwards: and waits for those that somebody else has.';
 
 CREATE PROCEDURE bridge.merge(chunk integer DEFAULT 2000)
     LANGUAGE plpgsql
@@ -673,22 +674,28 @@ DECLARE
 BEGIN
     IF first THEN
         -- a crash of the server empties what was collected
-        IF NOT (SELECT students_merged FROM bridge.state) OR NOT EXISTS (SELECT FROM bridge.collected_source) THEN
+        IF NOT EXISTS (SELECT FROM bridge.block AS b WHERE b.stage = 'sessions')
+           OR NOT EXISTS (SELECT FROM bridge.collected_source) THEN
             PERFORM bridge.restore_addresses();
             PERFORM bridge.restore_events();
-            CALL bridge.merge_students(chunk, changed);
-        END IF;
-        LOOP
-            CALL bridge.merge_blocks(false, chunk, size);
-            EXIT WHEN NOT EXISTS (SELECT FROM bridge.block AS b WHERE NOT b.merged);
+            TRUNCATE bridge.block, bridge.collected_source;
+            DROP INDEX IF EXISTS bridge.collected_source_by_email;
+            CALL bridge.make_blocks('sources', chunk);
+            CALL bridge.do_blocks('sources', false, chunk);
+            CREATE INDEX collected_source_by_email ON bridge.collected_source (student_email);
+            CALL bridge.make_blocks('students', 2 * chunk);
+            CALL bridge.do_blocks('students', false, chunk);
+            INSERT INTO bridge.block (stage, number, after, last, cursor_at)
+            SELECT 'sessions', b.number, b.after, b.last, b.after FROM bridge.block AS b WHERE b.stage = 'sources';
             CALL bridge.commit_chunk();
-            PERFORM pg_sleep(0.01);  -- somebody else has the last one
-        END LOOP;
-        read := coalesce((SELECT sum(b.sessions) FROM bridge.block AS b), 0);
-        changed := changed + coalesce((SELECT sum(b.changed) FROM bridge.block AS b), 0);
-        -- what came behind the last block since
-        cursor_at := coalesce((SELECT max(b.last) FROM bridge.block AS b), '');
+        END IF;
+        CALL bridge.do_blocks('sessions', false, chunk);
+        SELECT coalesce(sum(b.sessions), 0), coalesce(sum(b.changed), 0),
+               coalesce(max(b.last) FILTER (WHERE b.stage = 'sessions'), '')
+        INTO read, changed, cursor_at
+        FROM bridge.block AS b;
     END IF;
+    -- again, or what came behind the last block since
     CALL bridge.merge_range(NULL, cursor_at, NULL, chunk, size, read, changed);
     UPDATE bridge.state SET adapters_changed = false WHERE adapters_changed;
     IF NOT first AND changed = 0 THEN
@@ -719,7 +726,7 @@ BEGIN
         'step_progress', (SELECT count(*) FROM public.step_progress),
         'merge_notes', (SELECT count(*) FROM public.events WHERE event_type = 'merge_note'));
     PERFORM set_config('bridge.pulling', '', true);
-    UPDATE bridge.state SET students_merged = false, merged_at = coalesce(merged_at, clock_timestamp());
+    UPDATE bridge.state SET merged_at = coalesce(merged_at, clock_timestamp());
     TRUNCATE bridge.block;
     CALL bridge.commit_chunk();
     RAISE NOTICE 'merged % sessions, % rows written', read, changed;
@@ -742,8 +749,8 @@ BEGIN
     END IF;
     RAISE NOTICE 'columns changed since the adapters were built: %', array_to_string(stale, ', ');
     PERFORM bridge.retry(format('SELECT bridge.build(%L)', name)) FROM unnest(stale) AS name;
-    UPDATE bridge.state SET students_merged = false, adapters_changed = true;
-    TRUNCATE bridge.verified;
+    UPDATE bridge.state SET adapters_changed = true;
+    TRUNCATE bridge.verified, bridge.block;
     CALL bridge.commit_chunk();
 END
 $$;

@@ -219,13 +219,10 @@ COMMENT ON PROCEDURE bridge.count_ahead() IS 'Counts ranges that have been verif
 CREATE PROCEDURE bridge.help()
     LANGUAGE plpgsql
 AS $$
-DECLARE
-    size integer := 200;
 BEGIN
-    CALL bridge.collect_blocks(true);
-    IF (SELECT students_merged FROM bridge.state) THEN
-        CALL bridge.merge_blocks(true, 2000, size);
-    END IF;
+    CALL bridge.do_blocks('sources', true, 2000);
+    CALL bridge.do_blocks('students', true, 2000);
+    CALL bridge.do_blocks('sessions', true, 2000);
     CALL bridge.count_ahead();
 END
 $$;
@@ -254,6 +251,7 @@ DECLARE
     looked timestamptz;
     reported timestamptz := began;
     size integer := least(chunk, 200);
+    orphans bigint;
     lost bigint;
 BEGIN
     LOOP
@@ -331,11 +329,12 @@ BEGIN
         CALL bridge.commit_chunk();
     END LOOP;
 
-    IF students_known THEN
+    SELECT count(*), (array_agg(v.session_token))[:100] INTO orphans, suspects
+    FROM public.sessions AS v
+    WHERE NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_id = v.student_id)
+      AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = v.session_token);
+    IF students_known AND orphans > 0 THEN
         -- a student that was deleted: the sessions themselves are untouched
-        suspects := ARRAY(SELECT v.session_token FROM public.sessions AS v
-                          WHERE NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_id = v.student_id)
-                          LIMIT 100);
         cells := bridge.add_cells(cells, suspects, false);
     END IF;
     -- the same where no session leads there
@@ -360,10 +359,7 @@ BEGIN
             ('students: addresses of either table without one', 0, lost, NULL),
             ('students: a placeholder for each session without an address', total.raw_placeholders, total.placeholders, NULL),
             ('API keys: byte for byte', total.raw_keys, total.keys, NULL),
-            ('orphans: sessions without a student', 0, (
-                SELECT count(*) FROM public.sessions AS v
-                WHERE NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_id = v.student_id)
-                  AND NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.token = v.session_token)), NULL),
+            ('orphans: sessions without a student', 0, orphans, NULL),
             ('orphans: steps without a session', 0, total.steps_without_session, NULL),
             ('adapters: legacy tables whose columns changed', 0, (
                 SELECT count(*) FROM bridge.source AS s

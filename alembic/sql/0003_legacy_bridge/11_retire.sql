@@ -219,7 +219,7 @@ BEGIN
       AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = o.student_email)
     ON CONFLICT DO NOTHING;
     PERFORM bridge.remember_events();
-    UPDATE bridge.state SET merged_at = NULL, students_merged = false, retired_at = clock_timestamp();
+    UPDATE bridge.state SET merged_at = NULL, retired_at = clock_timestamp();
     CALL bridge.commit_chunk();
 END
 $$;
