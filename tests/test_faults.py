@@ -54,7 +54,9 @@ AT = "SELECT max(version_num) LIKE '{}%' FROM alembic_version"
 STATE = "SELECT {} FROM bridge.state, alembic_version WHERE version_num LIKE '{}%'"
 POINTS = {
     "tables created": Point(("upgrade", "head"), AT.format("0001")),
-    "merge begun": Point(("upgrade", "head"), "SELECT count(*) > 0 FROM bridge.block WHERE stage = 'sessions'"),
+    "merge begun": Point(
+        ("upgrade", "head"), "SELECT count(*) > 0 FROM bridge.block WHERE stage = 'sessions'"
+    ),
     "merge done": Point(("upgrade", "head"), STATE.format("merged_at IS NOT NULL", "0003")),
     "keys": Point(("upgrade", "head"), AT.format("0004")),
     "views": Point(("upgrade", "head"), AT.format("0005")),
