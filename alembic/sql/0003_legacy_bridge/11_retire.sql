@@ -43,68 +43,68 @@ END
 $$;
 COMMENT ON FUNCTION bridge.make_writable() IS 'Takes make_read_only() back.';
 
--- Students, from an address on: who they are, and what no legacy table has a column for. Of a student
--- without a session no legacy table tells anything.
-CREATE FUNCTION bridge.remember_students(after text, chunk integer) RETURNS text
-    LANGUAGE plpgsql
+-- Students: who they are, and what no legacy table has a column for. Of a student without a session no legacy
+-- table tells anything. One statement, which reads the new tables in one go; nobody writes to them any more. What
+-- the old tables say about second addresses has been collected before.
+CREATE FUNCTION bridge.remember_students() RETURNS void
+    LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
     SET TimeZone = 'UTC'
 AS $$
-DECLARE
-    emails CONSTANT text[] := ARRAY(
-        SELECT st.student_email FROM public.students AS st WHERE st.student_email > after
-        ORDER BY st.student_email LIMIT chunk);
-BEGIN
     -- both worlds are in step: the sessions of the unified schema are those that the legacy tables tell of
-    WITH m AS MATERIALIZED (
-        SELECT k.student_email, min(k.token) AS first_token
-        FROM (
-            SELECT st.student_email, v.session_token AS token
-            FROM public.students AS st JOIN public.sessions AS v USING (student_id)
-            WHERE st.student_email = ANY (emails)
-            UNION ALL
-            SELECT o.student_email, o.token
-            FROM bridge.student_sources(ARRAY(
-                SELECT a.token FROM bridge.other_address AS a WHERE a.student_email = ANY (emails))) AS o
-            WHERE o.student_email = ANY (emails)
-        ) AS k
-        GROUP BY k.student_email
-    ),
-    wanted AS MATERIALIZED (
-        SELECT st.student_email, w.column_name, w.value, w.over
+    WITH known AS MATERIALIZED (
+        SELECT
+            st.student_email,
+            st.student_id,
+            st.student_name,
+            st.created_at,
+            st.github_username,
+            least(v.first_token, c.first_token) AS first_token,
+            o.here IS TRUE AS prior,
+            o.student_id AS prior_id,
+            o.student_name AS prior_name,
+            o.created_at AS prior_created_at,
+            o.github_username AS prior_username
         FROM public.students AS st
-        LEFT JOIN m ON m.student_email = st.student_email
-        LEFT JOIN LATERAL (
-            SELECT true AS here, o.* FROM bridge.prior_students AS o
-            WHERE o.student_email = st.student_email ORDER BY o.student_id LIMIT 1
-        ) AS o ON true
-        CROSS JOIN LATERAL (
-            VALUES ('student_id', to_jsonb(st.student_id), NULL::jsonb,
-                    CASE WHEN m.student_email IS NOT NULL
-                         THEN st.student_id <> coalesce(o.student_id, bridge.student_uuid(m.student_email, m.first_token))
-                         WHEN o.here
-                         THEN st.student_id <> coalesce(o.student_id, bridge.student_uuid(st.student_email, st.student_email))
-                         ELSE true END),
-                   ('github_username', to_jsonb(st.github_username), to_jsonb(o.github_username),
-                    st.github_username IS DISTINCT FROM o.github_username),
-                   ('student_name', to_jsonb(st.student_name), to_jsonb(o.student_name),
-                    m.student_email IS NULL AND (o.here IS NULL OR st.student_name IS DISTINCT FROM o.student_name)),
-                   ('created_at', to_jsonb(st.created_at), to_jsonb(o.created_at),
-                    m.student_email IS NULL AND (o.here IS NULL OR st.created_at IS DISTINCT FROM o.created_at))
-        ) AS w(column_name, value, over, needed)
-        WHERE st.student_email = ANY (emails)
-          AND w.needed
+        LEFT JOIN (
+            SELECT s.student_id, min(s.session_token) AS first_token FROM public.sessions AS s GROUP BY s.student_id
+        ) AS v ON v.student_id = st.student_id
+        LEFT JOIN (
+            SELECT s.student_email, min(s.token) AS first_token FROM bridge.collected_source AS s GROUP BY s.student_email
+        ) AS c ON c.student_email = st.student_email
+        LEFT JOIN (
+            SELECT DISTINCT ON (p.student_email) true AS here, p.*
+            FROM bridge.prior_students AS p ORDER BY p.student_email, p.student_id
+        ) AS o ON o.student_email = st.student_email
+    ),
+    wanted AS (
+        SELECT k.student_email, 'student_id' AS column_name, to_jsonb(k.student_id) AS value, NULL::jsonb AS over
+        FROM known AS k
+        WHERE CASE
+            WHEN k.first_token IS NULL AND NOT k.prior THEN true
+            ELSE k.student_id <> coalesce(
+                k.prior_id, bridge.student_uuid(k.student_email, coalesce(k.first_token, k.student_email)))
+        END
+        UNION ALL
+        SELECT k.student_email, 'github_username', to_jsonb(k.github_username), to_jsonb(k.prior_username)
+        FROM known AS k
+        WHERE k.github_username IS DISTINCT FROM k.prior_username
+        UNION ALL
+        SELECT k.student_email, 'student_name', to_jsonb(k.student_name), to_jsonb(k.prior_name)
+        FROM known AS k
+        WHERE k.first_token IS NULL AND NOT (k.prior AND k.student_name IS NOT DISTINCT FROM k.prior_name)
+        UNION ALL
+        SELECT k.student_email, 'created_at', to_jsonb(k.created_at), to_jsonb(k.prior_created_at)
+        FROM known AS k
+        WHERE k.first_token IS NULL AND NOT (k.prior AND k.created_at IS NOT DISTINCT FROM k.prior_created_at)
     )
     INSERT INTO bridge.remainder AS r (table_name, key, column_name, value, over)
     SELECT 'students', w.student_email, w.column_name, w.value, w.over FROM wanted AS w
     ON CONFLICT (key, table_name, column_name, step_number) DO UPDATE
         SET value = excluded.value, over = excluded.over
-        WHERE (r.value, r.over) IS DISTINCT FROM (excluded.value, excluded.over);
-    RETURN emails[cardinality(emails)];
-END
+        WHERE (r.value, r.over) IS DISTINCT FROM (excluded.value, excluded.over)
 $$;
-COMMENT ON FUNCTION bridge.remember_students(text, integer) IS
-    'Keeps what only the unified schema knows of the next students; the last address, NULL at the end.';
+COMMENT ON FUNCTION bridge.remember_students() IS 'Keeps what only the unified schema knows of students.';
 
 -- Events of the application, and those of conflicts. What 0001 copied from an earlier attempt has the
 -- first numbers, and is still there.
@@ -205,12 +205,18 @@ BEGIN
         CALL bridge.require_verified();
     END IF;
 
+    TRUNCATE bridge.collected_source;
     cursor_at := '';
     LOOP
-        cursor_at := bridge.remember_students(cursor_at, chunk);
-        EXIT WHEN cursor_at IS NULL;
+        tokens := ARRAY(SELECT DISTINCT a.token FROM bridge.other_address AS a WHERE a.token > cursor_at
+                        ORDER BY a.token LIMIT least(chunk, 200));
+        EXIT WHEN tokens = '{}';
+        INSERT INTO bridge.collected_source SELECT o.* FROM bridge.student_sources(tokens) AS o;
+        cursor_at := tokens[cardinality(tokens)];
         CALL bridge.commit_chunk();
     END LOOP;
+    PERFORM bridge.remember_students();
+    TRUNCATE bridge.collected_source;
     -- an earlier attempt goes on telling of students that were deleted
     INSERT INTO bridge.remainder (table_name, key, column_name, value)
     SELECT DISTINCT 'students', o.student_email, '(row)', to_jsonb(false)
