@@ -5,8 +5,8 @@ Purpose
     students, then the sessions with all that belongs to them, in key order. Each chunk has a commit of its
     own; the cursor is stored with the data, so that a killed run goes on where it was. Online, a second
     session does a share of it (``bridge.help``). Then, twice, what was noted meanwhile is carried over,
-    and everything is verified: refuses to end if one check does not hold. A range that was verified is remembered with the versions of its rows
-    (``bridge.verified``), and not looked at again until somebody writes to it; so is one that the merge has
+    and everything is verified: refuses to end if one check does not hold. A range that was verified is
+    remembered with the versions of its rows (``bridge.verified``), and not looked at again until somebody writes to it; so is one that the merge has
     just inserted. ``scripts.merge`` runs the same procedures again.
 
 Mapping
