@@ -137,8 +137,19 @@ DECLARE
     unified_first text[];
     legacy_first text[];
     overtaken text[] := '{}';
+    unified boolean;
     changed bigint := 0;
 BEGIN
+    -- mostly nobody but the old application has written
+    SELECT array_agg(p.id), array_agg(DISTINCT p.token), bool_or(p.side = 'unified') INTO noted, pulled, unified
+    FROM bridge.pending AS p
+    WHERE p.token = ANY (tokens);
+    IF NOT unified THEN
+        changed := bridge.pull(pulled);
+        DELETE FROM bridge.pending AS p WHERE p.id = ANY (noted);
+        RETURN changed;
+    END IF;
+
     WITH notes AS (
         SELECT p.token, array_agg(p.id) AS ids,
                max(p.at) FILTER (WHERE p.side = 'legacy' AND p.at > '-infinity') AS legacy_at,
@@ -183,9 +194,9 @@ BEGIN
     IF pulled IS NOT NULL THEN
         changed := bridge.pull(pulled);
     END IF;
-    PERFORM bridge.combine(combined, NULL), bridge.combine(unified_first, 'unified'),
-            bridge.combine(legacy_first, 'legacy');
     IF pushed IS NOT NULL THEN
+        PERFORM bridge.combine(combined, NULL), bridge.combine(unified_first, 'unified'),
+                bridge.combine(legacy_first, 'legacy');
         changed := changed + bridge.push(pushed);
         -- Written in the legacy tables meanwhile, and committed before the remainder was worked out: it would keep
         -- our values over theirs. Both notes stay: the next look combines.
@@ -253,11 +264,11 @@ BEGIN
     SELECT array_agg(o.token), array_agg(o.student_email) INTO named, emails
     FROM (
         SELECT s.token, s.student_email FROM bridge.student_sources(tokens) AS s
-        UNION
+        UNION ALL
         SELECT v.session_token, st.student_email
         FROM public.sessions AS v JOIN public.students AS st ON st.student_id = v.student_id
         WHERE v.session_token = ANY (tokens)
-        UNION
+        UNION ALL
         SELECT a.token, a.student_email FROM bridge.other_address AS a WHERE a.token = ANY (tokens)
     ) AS o;
     WITH free AS MATERIALIZED (
@@ -357,8 +368,7 @@ BEGIN
     END IF;
     -- the first note of a transaction takes them all
     IF NEW.id <= coalesce(nullif(current_setting('bridge.synced', true), ''), '0')::bigint
-       OR NOT (SELECT s.sync FROM bridge.state AS s)
-       OR NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.id = NEW.id) THEN
+       OR NOT (SELECT s.sync FROM bridge.state AS s) THEN
         RETURN NULL;
     END IF;
     SELECT array_agg(DISTINCT p.token), max(p.id) INTO tokens, last_note
@@ -367,7 +377,7 @@ BEGIN
     PERFORM set_config('bridge.synced', last_note::text, true);
 
     -- more than a chunk is left to drain(): the application waits for this one
-    IF cardinality(tokens) > 2000 THEN
+    IF tokens IS NULL OR cardinality(tokens) > 2000 THEN
         RETURN NULL;
     END IF;
     BEGIN
