@@ -299,6 +299,18 @@ def test_what_v2_wrote_is_in_the_old_tables(migrated: Database) -> None:
         assert {token: now.get(token) for token in untouched} == {t: rows[t] for t in untouched}
 
 
+def test_every_time_that_the_mapping_reads_is_written(clone: Clone) -> None:
+    """The latest counts: one that is left behind would win."""
+    database = clone("legacy")
+    database.execute("ALTER TABLE student_configs ADD COLUMN last_activity timestamp DEFAULT now()")
+    upgrade(database)
+    database.execute("UPDATE sessions SET last_activity = '2025-01-02 03:04:05Z'")
+    found = "SELECT DISTINCT last_activity::text, updated_at::text FROM student_configs"
+    assert database.query(found) == [("2025-01-02 03:04:05", "2025-01-02 03:04:05")]
+    kept = "SELECT count(*) FROM bridge.remainder WHERE column_name = 'last_activity'"
+    assert database.query(kept) == [(0,)]
+
+
 def test_without_writes_nothing_is_kept_aside(clone: Clone) -> None:
     database = clone("legacy")
     before = dump(database)

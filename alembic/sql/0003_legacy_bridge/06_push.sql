@@ -106,10 +106,11 @@ DECLARE
     rel CONSTANT regclass := (SELECT relation FROM bridge.source WHERE legacy_name = p_legacy_name);
     token CONSTANT text := bridge.token_of(rel);
     names CONSTANT text[] := ARRAY(SELECT c.name FROM bridge.columns_of(rel) AS c);
-    -- of workshop_students its own column, of student_configs the time of the last save
-    activity CONSTANT text := CASE
-        WHEN p_legacy_name = 'workshop_students' AND 'last_activity' = ANY (names) THEN 'last_activity'
-        ELSE 'updated_at' END;
+    -- of workshop_students its own column; of student_configs the time of the last save as well: the latest counts
+    activity CONSTANT text[] := CASE
+        WHEN p_legacy_name = 'student_configs' THEN ARRAY['last_activity', 'updated_at']
+        WHEN 'last_activity' = ANY (names) THEN ARRAY['last_activity']
+        ELSE ARRAY['updated_at'] END;
 BEGIN
     DELETE FROM bridge.behind WHERE legacy_name = p_legacy_name;
     INSERT INTO bridge.behind (legacy_name, legacy_column, column_name, expression)
@@ -119,7 +120,7 @@ BEGIN
                           AND a.attgenerated = '' AND a.attidentity = ''
     LEFT JOIN bridge.synonyms() AS s ON s.legacy_column = c.name AND s.adapter_column NOT IN ('token', 'email')
     JOIN bridge.columns_of('bridge.unified') AS k
-      ON k.name = CASE WHEN c.name = activity THEN 'last_activity'
+      ON k.name = CASE WHEN c.name = ANY (activity) THEN 'last_activity'
                        WHEN c.name IN ('last_activity', 'updated_at') THEN NULL
                        ELSE coalesce(s.adapter_column, c.name) END
     CROSS JOIN LATERAL bridge.write_as(
