@@ -541,6 +541,27 @@ def test_a_session_that_v2_had_first_is_merged_not_erased(clone: Clone) -> None:
     assert failed_checks(database) == []
 
 
+def test_what_is_pushed_is_in_batches_of_its_own(clone: Clone) -> None:
+    """It takes several times longer than what is pulled, with locks on the old tables."""
+    database = clone("0004")
+    with database.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    old, new, both = sorted(some_tokens(database, 3))
+    database.execute(
+        f"""
+        INSERT INTO student_configs (session_token) VALUES ('{old}'), ('{both}')
+        ON CONFLICT (session_token) DO UPDATE SET ivr_greeting = 'old';
+        UPDATE sessions SET ivr_greeting = 'new' WHERE session_token IN ('{new}', '{both}')
+        """
+    )
+    next_noted = "SELECT bridge.next_noted(%s, 1000000000, %s, %s, %s)"
+    assert database.query(next_noted, "", False, "{}", 10) == [([old],)]
+    assert database.query(next_noted, "", True, "{}", 10) == [([new, both],)]
+    assert database.query(next_noted, "", True, "{}", 1) == [([new],)]
+    assert database.query(next_noted, new, True, "{}", 10) == [([both],)]
+    assert database.query(next_noted, "", True, f'{{"{new}": "x"}}', 10) == [([both],)]
+
+
 def test_truncating_the_new_tables_erases_nothing(migrated: Database) -> None:
     before = legacy_rows(migrated)
     migrated.execute("TRUNCATE students, sessions, step_progress, events")

@@ -450,8 +450,8 @@ COMMENT ON FUNCTION bridge.next_noted(text, bigint, boolean, jsonb, integer) IS
 -- pause, for as many rounds; what is refused stays pending, and is named at the end. strict: then either is an
 -- error. No SET clause here and in the procedures below: it would forbid COMMIT.
 --
--- A batch is as many sessions as take 80 ms, of pushes 40 ms, going by the dearest session of the last batches: the
--- next one may be of those. What was busy says nothing about that.
+-- A batch is as many sessions as take 80 ms, of pushes 40 ms, going by the dearest of the last batches: the next one
+-- may be like that. What was busy says nothing about it, nor does the first one, which has its plans to make.
 CREATE PROCEDURE bridge.drain(strict boolean DEFAULT true, rounds integer DEFAULT 50, batch integer DEFAULT 500)
     LANGUAGE plpgsql
 AS $$
@@ -470,8 +470,8 @@ DECLARE
     carried bigint;
     done bigint := 0;
     size integer;
-    sizes integer[] := ARRAY[least(batch, 10), least(batch, 10)];
-    dearest double precision[] := ARRAY[0, 0];
+    sizes integer[] := ARRAY[least(batch, 5), least(batch, 5)];
+    dearest double precision[] := ARRAY[NULL, NULL];
 BEGIN
     FOR round IN 1 .. rounds LOOP
         FOR kind IN 1 .. 2 LOOP
@@ -491,7 +491,9 @@ BEGIN
                 SELECT count(*) INTO carried FROM unnest(tokens) AS t
                 WHERE t NOT IN (SELECT p.token FROM bridge.pending AS p WHERE p.token = ANY (tokens) AND p.id <= horizon);
                 done := done + carried;
-                IF carried > 0 THEN
+                IF carried > 0 AND dearest[kind] IS NULL THEN
+                    dearest[kind] := 0;
+                ELSIF carried > 0 THEN
                     dearest[kind] := greatest(seconds / carried, 0.8 * dearest[kind]);
                     sizes[kind] := least(batch, 2 * size, greatest(1, CASE WHEN pushing THEN 0.04 ELSE 0.08 END / dearest[kind]));
                 END IF;
