@@ -638,7 +638,7 @@ BEGIN
         UNION
         SELECT st.student_email FROM public.sessions AS v
         JOIN public.students AS st ON st.student_id = v.student_id
-        WHERE v.session_token = ANY (here)));
+        WHERE v.session_token = ANY (tokens)));
     DELETE FROM bridge.pending AS p
     WHERE p.id > last_note AND p.side = 'legacy' AND p.token = ANY (tokens)
       AND p.xact = pg_current_xact_id();

@@ -113,10 +113,11 @@ BEGIN
         code_submitted = coalesce(v.code_submitted, excluded.code_submitted),
         deployment_url = coalesce(v.deployment_url, excluded.deployment_url);
     PERFORM bridge.combine_sessions(tokens, prefer);
-    UPDATE public.sessions AS v SET exercises = bridge.exercises_with(u.exercises, u.steps)
+    UPDATE public.sessions AS v SET exercises = x.exercises
     FROM bridge.unified AS u
+    CROSS JOIN LATERAL (SELECT bridge.exercises_with(u.exercises, u.steps) AS exercises OFFSET 0) AS x
     WHERE u.session_token = ANY (tokens) AND v.session_token = u.session_token
-      AND v.exercises <> bridge.exercises_with(u.exercises, u.steps);
+      AND v.exercises <> x.exercises;
     PERFORM set_config('bridge.pulling', '', true);
 END
 $$;
