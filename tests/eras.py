@@ -1277,6 +1277,7 @@ EXTRA_CONFIG = """
     memory_retention_days integer DEFAULT 30,
     use_case_enabled boolean DEFAULT true,
     active_use_case_id uuid,
+    last_activity timestamp,
 """
 
 
@@ -1297,6 +1298,7 @@ def with_extras(rng: Random) -> dict[str, list[Row]]:
             "memory_retention_days": (7, 30, None)[rng.randrange(3)],
             "use_case_enabled": (True, False)[rng.randrange(2)],
             "active_use_case_id": UUID(int=rng.getrandbits(128)),
+            "last_activity": later(rng, row["updated_at"] or FIRST_DAY, 4000),
         }
         row |= {name: value for name, value in own.items() if rng.random() < 0.4}
     return rows

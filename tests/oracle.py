@@ -650,7 +650,7 @@ def _session(
     session["started_at"] = min(_moments(sources, "started_at"), default=session["created_at"])
     session["last_activity"] = max(
         [
-            *_moments([*of_progress, *of_attempt], "last_activity"),
+            *_moments(sources, "last_activity"),
             *_moments(of_config, "updated_at"),
         ],
         default=max(_moments(of_progress, "updated_at"), default=None),

@@ -299,6 +299,18 @@ def test_what_v2_wrote_is_in_the_old_tables(migrated: Database) -> None:
         assert {token: now.get(token) for token in untouched} == {t: rows[t] for t in untouched}
 
 
+def test_every_time_that_the_mapping_reads_is_written(clone: Clone) -> None:
+    """The latest counts: one that is left behind would win."""
+    database = clone("legacy")
+    database.execute("ALTER TABLE student_configs ADD COLUMN last_activity timestamp DEFAULT now()")
+    upgrade(database)
+    database.execute("UPDATE sessions SET last_activity = '2025-01-02 03:04:05Z'")
+    found = "SELECT DISTINCT last_activity::text, updated_at::text FROM student_configs"
+    assert database.query(found) == [("2025-01-02 03:04:05", "2025-01-02 03:04:05")]
+    kept = "SELECT count(*) FROM bridge.remainder WHERE column_name = 'last_activity'"
+    assert database.query(kept) == [(0,)]
+
+
 def test_without_writes_nothing_is_kept_aside(clone: Clone) -> None:
     database = clone("legacy")
     before = dump(database)
@@ -527,6 +539,27 @@ def test_a_session_that_v2_had_first_is_merged_not_erased(clone: Clone) -> None:
     )
     assert database.query(merged) == []
     assert failed_checks(database) == []
+
+
+def test_what_is_pushed_is_in_batches_of_its_own(clone: Clone) -> None:
+    """It takes several times longer than what is pulled, with locks on the old tables."""
+    database = clone("0004")
+    with database.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    old, new, both = sorted(some_tokens(database, 3))
+    database.execute(
+        f"""
+        INSERT INTO student_configs (session_token) VALUES ('{old}'), ('{both}')
+        ON CONFLICT (session_token) DO UPDATE SET ivr_greeting = 'old';
+        UPDATE sessions SET ivr_greeting = 'new' WHERE session_token IN ('{new}', '{both}')
+        """
+    )
+    next_noted = "SELECT bridge.next_noted(%s, 1000000000, %s, %s, %s)"
+    assert database.query(next_noted, "", False, "{}", 10) == [([old],)]
+    assert database.query(next_noted, "", True, "{}", 10) == [([new, both],)]
+    assert database.query(next_noted, "", True, "{}", 1) == [([new],)]
+    assert database.query(next_noted, new, True, "{}", 10) == [([both],)]
+    assert database.query(next_noted, "", True, f'{{"{new}": "x"}}', 10) == [([both],)]
 
 
 def test_truncating_the_new_tables_erases_nothing(migrated: Database) -> None:

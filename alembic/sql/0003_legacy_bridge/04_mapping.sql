@@ -291,7 +291,7 @@ SELECT
     -- times: NULL where no legacy row knows, never the time of the migration
     coalesce(least(p.started_at, c.started_at, a.started_at), least(p.created_at, c.created_at, a.created_at)) AS started_at,
     least(p.created_at, c.created_at, a.created_at) AS created_at,
-    coalesce(greatest(p.last_activity, c.updated_at, a.last_activity), p.updated_at) AS last_activity,
+    coalesce(greatest(p.last_activity, c.last_activity, c.updated_at, a.last_activity), p.updated_at) AS last_activity,
 
     CASE WHEN p.extra <> '{}' THEN jsonb_build_object('workshop_students', p.extra) ELSE '{}' END
         || CASE WHEN c.extra <> '{}' THEN jsonb_build_object('student_configs', c.extra) ELSE '{}' END
@@ -358,7 +358,7 @@ CROSS JOIN LATERAL (
     -- near the end of time there is no room for 30 days
     SELECT CASE WHEN l.at < '294000-01-01 00:00:00Z' THEN l.at + interval '30 days' ELSE l.at END AS expires_at
     FROM (SELECT coalesce(
-        greatest(p.last_activity, c.updated_at, a.last_activity), p.updated_at,
+        greatest(p.last_activity, c.last_activity, c.updated_at, a.last_activity), p.updated_at,
         least(p.created_at, c.created_at, a.created_at)) AS at) AS l
 ) AS t
 CROSS JOIN LATERAL (

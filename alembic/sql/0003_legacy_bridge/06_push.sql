@@ -3,11 +3,10 @@
 -- only if no row that is there can hold the value. What the mapping still does not yield afterwards is
 -- kept in the remainder, so that pull after push, and push after pull, find nothing to do.
 
--- What the unified schema says, in the form of the mapping. exercises_in_line is what a legacy table
--- should hold: for the nine steps step_progress is the truth.
+-- What the unified schema says, in the form of the mapping. A legacy table should hold the exercises in line with
+-- the steps: for the nine steps step_progress is the truth.
 CREATE VIEW bridge.unified AS
-SELECT v.*, st.student_email, st.student_name, x.steps,
-       bridge.exercises_in_line(v.exercises, x.steps) AS exercises_in_line
+SELECT v.*, st.student_email, st.student_name, x.steps
 FROM public.sessions AS v
 LEFT JOIN public.students AS st ON st.student_id = v.student_id
 CROSS JOIN LATERAL (
@@ -22,7 +21,7 @@ CROSS JOIN LATERAL (
 COMMENT ON VIEW bridge.unified IS 'Sessions of the unified schema, in the form of the mapping.';
 
 -- Which legacy columns a value of the unified schema can be written to, and how: the expression is
--- over alias u, a row of bridge.unified. A type that could not be read back has no entry.
+-- over alias u, a row of bridge.unified with exercises_in_line. A type that could not be read back has no entry.
 CREATE TABLE bridge.behind (
     legacy_name text,
     legacy_column text,
@@ -107,10 +106,11 @@ DECLARE
     rel CONSTANT regclass := (SELECT relation FROM bridge.source WHERE legacy_name = p_legacy_name);
     token CONSTANT text := bridge.token_of(rel);
     names CONSTANT text[] := ARRAY(SELECT c.name FROM bridge.columns_of(rel) AS c);
-    -- of workshop_students its own column, of student_configs the time of the last save
-    activity CONSTANT text := CASE
-        WHEN p_legacy_name = 'workshop_students' AND 'last_activity' = ANY (names) THEN 'last_activity'
-        ELSE 'updated_at' END;
+    -- of workshop_students its own column; of student_configs the time of the last save as well: the latest counts
+    activity CONSTANT text[] := CASE
+        WHEN p_legacy_name = 'student_configs' THEN ARRAY['last_activity', 'updated_at']
+        WHEN 'last_activity' = ANY (names) THEN ARRAY['last_activity']
+        ELSE ARRAY['updated_at'] END;
 BEGIN
     DELETE FROM bridge.behind WHERE legacy_name = p_legacy_name;
     INSERT INTO bridge.behind (legacy_name, legacy_column, column_name, expression)
@@ -120,7 +120,7 @@ BEGIN
                           AND a.attgenerated = '' AND a.attidentity = ''
     LEFT JOIN bridge.synonyms() AS s ON s.legacy_column = c.name AND s.adapter_column NOT IN ('token', 'email')
     JOIN bridge.columns_of('bridge.unified') AS k
-      ON k.name = CASE WHEN c.name = activity THEN 'last_activity'
+      ON k.name = CASE WHEN c.name = ANY (activity) THEN 'last_activity'
                        WHEN c.name IN ('last_activity', 'updated_at') THEN NULL
                        ELSE coalesce(s.adapter_column, c.name) END
     CROSS JOIN LATERAL bridge.write_as(
@@ -131,7 +131,7 @@ BEGIN
             ELSE format('u.%I', k.name) END,
         k.type, c.type, c.not_null) AS e(expression)
     WHERE e.expression IS NOT NULL
-      AND k.name NOT IN ('session_token', 'student_id', 'legacy_extra', 'steps', 'exercises_in_line',
+      AND k.name NOT IN ('session_token', 'student_id', 'legacy_extra', 'steps',
                          'expires_at', 'is_active', 'updated_at');
     UPDATE bridge.behind
     SET expression = format('coalesce(nullif(%s, ''''), ''unknown@example.com'')', expression)
@@ -148,7 +148,12 @@ BEGIN
     UPDATE %2$s AS t SET (%3$s) = ROW(%4$s)
     FROM unnest(tokens) AS k(token)
     CROSS JOIN LATERAL (SELECT update_%1$s.cells -> k.token AS cells) AS d
-    CROSS JOIN LATERAL (SELECT * FROM bridge.unified WHERE session_token = k.token OFFSET 0) AS u
+    CROSS JOIN LATERAL (
+        SELECT v.*, CASE WHEN d.cells ? 'exercises'
+                         THEN bridge.exercises_in_line(v.exercises, v.steps) END AS exercises_in_line
+        FROM bridge.unified AS v WHERE v.session_token = k.token
+        OFFSET 0
+    ) AS u
     WHERE %5$s = k.token
       AND (%6$s) IS DISTINCT FROM (%7$s);
 END
@@ -186,8 +191,8 @@ AS $body$
 BEGIN
     INSERT INTO %2$s (%3$s)
     SELECT %4$s
-    FROM bridge.unified AS u
-    WHERE u.session_token = ANY (tokens);
+    FROM (SELECT v.*, bridge.exercises_in_line(v.exercises, v.steps) AS exercises_in_line
+          FROM bridge.unified AS v WHERE v.session_token = ANY (tokens)) AS u;
 END
 $body$
         $function$,
@@ -265,6 +270,13 @@ COMMENT ON FUNCTION bridge.try_insert(text, text[]) IS 'Inserts legacy rows, as 
 
 -- Cell by cell: what the unified schema holds (value), what the legacy tables say (mapped), and whether it
 -- differs from what they say together with the remainder (news). Of a (row), mapped is the whole row.
+--
+-- Generated, because columns are compared as they are: nearly all are equal, and only the others become JSON.
+DO $generate$
+BEGIN
+    EXECUTE (
+        SELECT format(
+            $function$
 CREATE FUNCTION bridge.cells(tokens text[])
     RETURNS TABLE (
         token text,
@@ -278,52 +290,64 @@ CREATE FUNCTION bridge.cells(tokens text[])
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET TimeZone = 'UTC'
-AS $$
+AS $body$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
     WITH u AS MATERIALIZED (
-        SELECT v.session_token AS token, to_jsonb(v) AS said FROM bridge.unified AS v
-        WHERE v.session_token = ANY (tokens)
+        SELECT v.* FROM bridge.unified AS v WHERE v.session_token = ANY (tokens)
     ),
     m AS MATERIALIZED (
-        SELECT s.session_token AS token, to_jsonb(s) AS mapped, to_jsonb(o.said) AS said
-        FROM bridge.mapped(tokens) AS s
-        CROSS JOIN LATERAL (SELECT bridge.with_remainder(s) AS said OFFSET 0) AS o
+        SELECT s.* FROM bridge.mapped(tokens) AS s
+    ),
+    -- nearly all sessions have no remainder: they do not go through a function
+    o AS MATERIALIZED (
+        SELECT m.* FROM m
+        WHERE m.session_token NOT IN (SELECT r.key FROM bridge.remainder AS r WHERE r.key = ANY (tokens))
+        UNION ALL
+        SELECT w.* FROM m CROSS JOIN LATERAL bridge.with_remainder(m::bridge.mapped_sessions) AS w
+        WHERE m.session_token IN (SELECT r.key FROM bridge.remainder AS r WHERE r.key = ANY (tokens))
+    ),
+    -- [column, unified schema, mapping, mapping with the remainder]
+    differing AS MATERIALIZED (
+        SELECT u.session_token AS token, m.session_token IS NOT NULL AS told,
+               array_remove(ARRAY[%1$s], NULL) AS cells
+        FROM u
+        LEFT JOIN m USING (session_token)
+        LEFT JOIN o USING (session_token)
     ),
     steps AS MATERIALIZED (
-        SELECT token, n.number, us.said AS value, ms.said AS mapped, ss.said AS said
-        FROM u
-        LEFT JOIN m USING (token)
+        SELECT d.token, n.number, us.said AS value, ms.said AS mapped, ss.said AS said
+        FROM differing AS d
+        CROSS JOIN LATERAL unnest(d.cells) AS c(said)
         CROSS JOIN generate_series(1, 9) AS n(number)
-        LEFT JOIN LATERAL (SELECT e AS said FROM jsonb_array_elements(u.said -> 'steps') AS e
+        LEFT JOIN LATERAL (SELECT e AS said FROM jsonb_array_elements(c.said -> 1) AS e
                            WHERE e ->> 'step_number' = n.number::text) AS us ON true
-        LEFT JOIN LATERAL (SELECT e AS said FROM jsonb_array_elements(m.mapped -> 'steps') AS e
+        LEFT JOIN LATERAL (SELECT e AS said FROM jsonb_array_elements(nullif(c.said -> 2, 'null')) AS e
                            WHERE e ->> 'step_number' = n.number::text) AS ms ON true
-        LEFT JOIN LATERAL (SELECT e AS said FROM jsonb_array_elements(m.said -> 'steps') AS e
+        LEFT JOIN LATERAL (SELECT e AS said FROM jsonb_array_elements(nullif(c.said -> 3, 'null')) AS e
                            WHERE e ->> 'step_number' = n.number::text) AS ss ON true
-        WHERE num_nonnulls(us.said, ms.said, ss.said) > 0
+        WHERE c.said ->> 0 = 'steps' AND num_nonnulls(us.said, ms.said, ss.said) > 0
     )
     SELECT c.*
     FROM (
-        SELECT u.token, 'sessions' AS table_name, 0 AS step_number, k.key AS column_name, v.value, v.mapped,
+        SELECT d.token, 'sessions' AS table_name, 0 AS step_number, c.said ->> 0 AS column_name, v.value, v.mapped,
                v.value IS DISTINCT FROM v.said AS news
-        FROM u
-        LEFT JOIN m USING (token)
-        CROSS JOIN LATERAL jsonb_each(u.said) AS k
+        FROM differing AS d
+        CROSS JOIN LATERAL unnest(d.cells) AS c(said)
         CROSS JOIN LATERAL (
             -- what a session without a legacy row says by default
-            SELECT CASE jsonb_typeof(k.value) WHEN 'boolean' THEN 'false'::jsonb WHEN 'number' THEN '0'
-                                              WHEN 'array' THEN '[]' WHEN 'object' THEN '{}' END AS nothing
-        ) AS d
+            SELECT CASE jsonb_typeof(c.said -> 1)
+                WHEN 'boolean' THEN 'false'::jsonb WHEN 'number' THEN '0'
+                WHEN 'array' THEN '[]' WHEN 'object' THEN '{}' END AS nothing
+        ) AS n
         CROSS JOIN LATERAL (
             SELECT
-                nullif(k.value, 'null') AS value,
-                CASE WHEN m.token IS NULL THEN d.nothing ELSE nullif(m.mapped -> k.key, 'null') END AS mapped,
-                CASE WHEN m.token IS NULL THEN d.nothing ELSE nullif(m.said -> k.key, 'null') END AS said
+                nullif(c.said -> 1, 'null') AS value,
+                CASE WHEN d.told THEN nullif(c.said -> 2, 'null') ELSE n.nothing END AS mapped,
+                CASE WHEN d.told THEN nullif(c.said -> 3, 'null') ELSE n.nothing END AS said
         ) AS v
-        WHERE k.key NOT IN ('session_token', 'student_id', 'student_name', 'steps', 'exercises_in_line')
-          AND NOT (k.key = 'student_email' AND k.value = 'null')
+        WHERE c.said ->> 0 <> 'steps' AND NOT (c.said ->> 0 = 'student_email' AND v.value IS NULL)
         UNION ALL
         SELECT s.token, 'step_progress', s.number, '(row)', to_jsonb(s.value IS NOT NULL), s.mapped,
                (s.value IS NULL) <> (s.said IS NULL)
@@ -340,12 +364,20 @@ BEGIN
     ) AS c
     WHERE c.value IS DISTINCT FROM c.mapped OR c.news;
 END
-$$;
+$body$
+            $function$,
+            string_agg(format(
+                'CASE WHEN u.%1$I IS DISTINCT FROM m.%1$I OR u.%1$I IS DISTINCT FROM o.%1$I OR m.session_token IS NULL'
+                ' THEN jsonb_build_array(%1$L, u.%1$I, m.%1$I, o.%1$I) END', k.name), ', '))
+        FROM bridge.columns_of('bridge.unified') AS k
+        WHERE k.name NOT IN ('session_token', 'student_id', 'student_name'));
+END
+$generate$;
 COMMENT ON FUNCTION bridge.cells(text[]) IS 'Where the unified schema is not what the mapping says.';
 
--- The remainder of some sessions and their students: all that the mapping does not yield now. before:
--- addresses that these sessions led to before a push; a deleted one leads nowhere.
-CREATE FUNCTION bridge.remember(tokens text[], before text[]) RETURNS void
+-- The remainder of some sessions and their students: all that the mapping does not yield now. emails: addresses
+-- that these sessions lead to, and that they led to before a push; a deleted one leads nowhere.
+CREATE FUNCTION bridge.remember(tokens text[], emails text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET TimeZone = 'UTC'
@@ -357,7 +389,6 @@ DECLARE
         SELECT p.token FROM bridge.legacy_progress AS p WHERE p.token = ANY (tokens)
         UNION SELECT c.token FROM bridge.legacy_config AS c WHERE c.token = ANY (tokens)
         UNION SELECT a.token FROM bridge.legacy_prior AS a WHERE a.token = ANY (tokens));
-    emails CONSTANT text[] := bridge.emails_of(tokens) || before;
     family text[];
 BEGIN
     -- 1. Sessions that no legacy table can hold, or that an earlier attempt goes on telling of.
@@ -431,22 +462,30 @@ CREATE FUNCTION bridge.missing_rows(p_legacy_name text, cells jsonb) RETURNS tex
 AS $$
 DECLARE
     tokens CONSTANT text[] := ARRAY(SELECT jsonb_object_keys(cells));
-    in_progress CONSTANT text[] := ARRAY(
-        SELECT p.token FROM bridge.legacy_progress AS p WHERE p.token = ANY (tokens));
-    in_config CONSTANT text[] := ARRAY(
-        SELECT c.token FROM bridge.legacy_config AS c WHERE c.token = ANY (tokens));
     is_progress CONSTANT boolean := p_legacy_name = 'workshop_students';
+    here text[];
+    there text[];
+    columns text[];
+    only_here text[];
 BEGIN
+    here := CASE WHEN is_progress
+        THEN ARRAY(SELECT p.token FROM bridge.legacy_progress AS p WHERE p.token = ANY (tokens))
+        ELSE ARRAY(SELECT c.token FROM bridge.legacy_config AS c WHERE c.token = ANY (tokens)) END;
+    IF here @> tokens THEN
+        RETURN '{}';
+    END IF;
+    there := CASE WHEN is_progress
+        THEN ARRAY(SELECT c.token FROM bridge.legacy_config AS c WHERE c.token = ANY (tokens))
+        ELSE ARRAY(SELECT p.token FROM bridge.legacy_progress AS p WHERE p.token = ANY (tokens)) END;
+    SELECT array_agg(b.column_name) FILTER (WHERE b.legacy_name = p_legacy_name),
+           array_agg(b.column_name) FILTER (WHERE b.legacy_name = p_legacy_name AND b.column_name NOT IN (
+               SELECT o.column_name FROM bridge.behind AS o WHERE o.legacy_name <> p_legacy_name))
+    INTO columns, only_here
+    FROM bridge.behind AS b;
     RETURN ARRAY(
-        SELECT d.key
-        FROM jsonb_each(cells) AS d
-        WHERE d.key <> ALL (CASE WHEN is_progress THEN in_progress ELSE in_config END)
-          AND EXISTS (
-              SELECT FROM jsonb_object_keys(d.value) AS c(name)
-              JOIN bridge.behind AS b ON b.column_name = c.name AND b.legacy_name = p_legacy_name
-              WHERE d.key <> ALL (CASE WHEN is_progress THEN in_config ELSE in_progress END)
-                 OR NOT EXISTS (SELECT FROM bridge.behind AS o
-                                WHERE o.column_name = c.name AND o.legacy_name <> p_legacy_name)));
+        SELECT d.key FROM jsonb_each(cells) AS d
+        WHERE d.key <> ALL (here)
+          AND d.value ?| CASE WHEN d.key = ANY (there) THEN only_here ELSE columns END);
 END
 $$;
 COMMENT ON FUNCTION bridge.missing_rows(text, jsonb) IS 'Sessions to insert into a legacy table.';
@@ -463,10 +502,13 @@ DECLARE
     emails_before CONSTANT text[] := bridge.emails_of(tokens);
     emails text[];
     family text[];
+    again text[] := here;
     differing jsonb;
     seen jsonb;
+    pushed bigint := 0;
     cells jsonb;
     missing text[];
+    concerned text[];
     seen_tokens text[];
     seen_emails text[];
     src record;
@@ -490,10 +532,19 @@ BEGIN
     family := bridge.family(here, emails);
     -- Twice where one write can change what follows from it: a step, the current one.
     FOR round IN 1 .. 2 LOOP
-        EXIT WHEN round = 2 AND NOT jsonb_path_exists(
-            seen, '$.*.keyvalue() ? (@.key == "exercises" || @.key like_regex "_(deployed|connected|chosen|ready|saved)$")');
+        IF round = 2 THEN
+            SELECT array_agg(d.key), jsonb_object_agg(d.key, d.value) INTO again, seen
+            FROM jsonb_each(seen) AS d
+            WHERE jsonb_path_exists(
+                d.value, '$.keyvalue() ? (@.key == "exercises" || @.key like_regex "_(deployed|connected|chosen|ready|saved)$")');
+            EXIT WHEN again IS NULL;
+        END IF;
         WITH c AS MATERIALIZED (
-            SELECT * FROM bridge.cells(here) AS c WHERE c.news
+            SELECT * FROM bridge.cells(again) AS c WHERE c.news
+        ),
+        told AS MATERIALIZED (
+            SELECT array_agg(DISTINCT c.token) AS tokens FROM c
+            WHERE c.table_name = 'step_progress' OR c.column_name = 'exercises'
         )
         SELECT jsonb_object_agg(d.token, d.cells) INTO differing
         FROM (
@@ -505,44 +556,48 @@ BEGIN
                   AND c.column_name IN (SELECT b.column_name FROM bridge.behind AS b)
                 UNION
                 SELECT u.session_token, 'exercises', m.exercises
-                FROM (SELECT DISTINCT c.token FROM c
-                      WHERE c.table_name = 'step_progress' OR c.column_name = 'exercises') AS k
-                JOIN bridge.unified AS u ON u.session_token = k.token AND u.session_token = ANY (here)
-                LEFT JOIN bridge.mapped(here) AS m ON m.session_token = k.token
-                WHERE u.exercises_in_line IS DISTINCT FROM coalesce(m.exercises, '{}')
+                FROM told
+                JOIN bridge.unified AS u ON u.session_token = ANY (told.tokens)
+                LEFT JOIN LATERAL bridge.mapped(told.tokens) AS m ON m.session_token = u.session_token
+                WHERE bridge.exercises_in_line(u.exercises, u.steps) IS DISTINCT FROM coalesce(m.exercises, '{}')
                 UNION
                 SELECT v.session_token, 'student_name', to_jsonb(s.student_name)
                 FROM public.sessions AS v
                 JOIN public.students AS st ON st.student_id = v.student_id
                 LEFT JOIN bridge.map_students(family) AS s ON s.student_email = st.student_email
-                WHERE v.session_token = ANY (here) AND st.student_name IS DISTINCT FROM s.student_name
+                WHERE v.session_token = ANY (again) AND st.student_name IS DISTINCT FROM s.student_name
                 UNION
                 -- a session that is new, or gone from both tables, is told again
                 SELECT v.session_token, 'student_email', NULL
                 FROM public.sessions AS v
-                WHERE v.session_token = ANY (here)
-                  AND v.session_token NOT IN (SELECT t.token FROM bridge.tokens AS t WHERE t.token = ANY (here))
+                WHERE v.session_token = ANY (again)
+                  AND v.session_token NOT IN (SELECT t.token FROM bridge.tokens AS t WHERE t.token = ANY (again))
             ) AS n
             GROUP BY n.token
         ) AS d;
 
         EXIT WHEN differing IS NULL OR differing = seen;
         seen := differing;
+        pushed := greatest(pushed, (SELECT count(*) FROM jsonb_object_keys(seen)));
 
         -- 3. workshop_students first: a row that is missing where no row that is there has the column, then
         --    the columns; a new row is to hold all that it has a column for.
-        FOR src IN SELECT s.legacy_name FROM bridge.source AS s ORDER BY s.legacy_name DESC LOOP
+        FOR src IN
+            SELECT s.legacy_name, ARRAY(SELECT b.column_name FROM bridge.behind AS b
+                                        WHERE b.legacy_name = s.legacy_name) AS columns
+            FROM bridge.source AS s ORDER BY s.legacy_name DESC
+        LOOP
             cells := differing;
             missing := bridge.missing_rows(src.legacy_name, differing);
             IF missing <> '{}' THEN
                 PERFORM bridge.try_insert(src.legacy_name, missing);
-                SELECT cells || jsonb_object_agg(t, (
-                    SELECT jsonb_object_agg(b.column_name, NULL) FROM bridge.behind AS b
-                    WHERE b.legacy_name = src.legacy_name))
-                INTO cells
-                FROM unnest(missing) AS t;
+                cells := cells || (SELECT jsonb_object_agg(t, (SELECT jsonb_object_agg(c, NULL) FROM unnest(src.columns) AS c))
+                                   FROM unnest(missing) AS t);
             END IF;
-            PERFORM bridge.try_update(src.legacy_name, cells, ARRAY(SELECT jsonb_object_keys(cells)));
+            concerned := ARRAY(SELECT d.key FROM jsonb_each(cells) AS d WHERE d.value ?| src.columns);
+            IF concerned <> '{}' THEN
+                PERFORM bridge.try_update(src.legacy_name, cells, concerned);
+            END IF;
         END LOOP;
     END LOOP;
 
@@ -556,12 +611,18 @@ BEGIN
     FROM bridge.unified AS u
     CROSS JOIN LATERAL (
         SELECT
-            bridge.exercises_with(u.exercises, u.steps) AS exercises,
+            CASE WHEN EXISTS (
+                SELECT FROM unnest(u.steps) AS e
+                LEFT JOIN public.exercise_steps(u.exercises) AS x USING (step_number)
+                WHERE (e.validation_passed, CASE WHEN e.validation_passed THEN e.completed_at END, e.time_spent, e.attempts)
+                      IS DISTINCT FROM (x.validation_passed, x.completed_at, x.time_spent, x.attempts)
+            ) THEN bridge.exercises_with(u.exercises, u.steps) ELSE u.exercises END AS exercises,
             public.session_completion_rate(public.session_steps_done(
                 u.twilio_connected, u.openai_connected, u.call_direction_chosen, u.services_ready,
                 u.step4_deployed, u.step5_deployed, u.step6_deployed, u.system_prompt_saved,
                 u.step8_deployed, u.project_deployed,
                 ARRAY(SELECT e.step_number FROM unnest(u.steps) AS e WHERE e.validation_passed))) AS rate
+        OFFSET 0
     ) AS r
     WHERE u.session_token = ANY (here) AND v.session_token = u.session_token
       AND (v.completion_rate, v.exercises) <> (r.rate, r.exercises);
@@ -572,11 +633,16 @@ BEGIN
     SELECT array_agg(o.token), array_agg(o.student_email) INTO seen_tokens, seen_emails
     FROM (SELECT DISTINCT r.token, r.student_email FROM bridge.student_sources(tokens) AS r) AS o;
     PERFORM bridge.note_addresses(tokens, seen_tokens, seen_emails);
-    PERFORM bridge.remember(tokens, emails_before);
+    PERFORM bridge.remember(tokens, ARRAY(
+        SELECT unnest(emails_before) UNION SELECT unnest(seen_emails)
+        UNION
+        SELECT st.student_email FROM public.sessions AS v
+        JOIN public.students AS st ON st.student_id = v.student_id
+        WHERE v.session_token = ANY (tokens)));
     DELETE FROM bridge.pending AS p
     WHERE p.id > last_note AND p.side = 'legacy' AND p.token = ANY (tokens)
       AND p.xact = pg_current_xact_id();
-    RETURN (SELECT count(*) FROM jsonb_object_keys(coalesce(seen, '{}'))) + cardinality(gone);
+    RETURN pushed + cardinality(gone);
 END
 $$;
 COMMENT ON FUNCTION bridge.push(text[]) IS

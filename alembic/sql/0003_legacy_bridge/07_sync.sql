@@ -113,10 +113,11 @@ BEGIN
         code_submitted = coalesce(v.code_submitted, excluded.code_submitted),
         deployment_url = coalesce(v.deployment_url, excluded.deployment_url);
     PERFORM bridge.combine_sessions(tokens, prefer);
-    UPDATE public.sessions AS v SET exercises = bridge.exercises_with(u.exercises, u.steps)
+    UPDATE public.sessions AS v SET exercises = x.exercises
     FROM bridge.unified AS u
+    CROSS JOIN LATERAL (SELECT bridge.exercises_with(u.exercises, u.steps) AS exercises OFFSET 0) AS x
     WHERE u.session_token = ANY (tokens) AND v.session_token = u.session_token
-      AND v.exercises <> bridge.exercises_with(u.exercises, u.steps);
+      AND v.exercises <> x.exercises;
     PERFORM set_config('bridge.pulling', '', true);
 END
 $$;
@@ -137,8 +138,19 @@ DECLARE
     unified_first text[];
     legacy_first text[];
     overtaken text[] := '{}';
+    unified boolean;
     changed bigint := 0;
 BEGIN
+    -- mostly nobody but the old application has written
+    SELECT array_agg(p.id), array_agg(DISTINCT p.token), bool_or(p.side = 'unified') INTO noted, pulled, unified
+    FROM bridge.pending AS p
+    WHERE p.token = ANY (tokens);
+    IF NOT unified THEN
+        changed := bridge.pull(pulled);
+        DELETE FROM bridge.pending AS p WHERE p.id = ANY (noted);
+        RETURN changed;
+    END IF;
+
     WITH notes AS (
         SELECT p.token, array_agg(p.id) AS ids,
                max(p.at) FILTER (WHERE p.side = 'legacy' AND p.at > '-infinity') AS legacy_at,
@@ -149,9 +161,11 @@ BEGIN
         GROUP BY p.token
     ),
     found AS (
+        -- bounded by tokens: an EXISTS may be planned as one look at all tokens there are
         SELECT n.*,
-               EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = n.token) AS in_unified,
-               EXISTS (SELECT FROM bridge.tokens AS t WHERE t.token = n.token) AS in_legacy,
+               n.token IN (SELECT v.session_token FROM public.sessions AS v
+                           WHERE v.session_token = ANY (tokens)) AS in_unified,
+               n.token IN (SELECT t.token FROM bridge.tokens AS t WHERE t.token = ANY (tokens)) AS in_legacy,
                n.unified_at < s.merged_at IS NOT FALSE AS never_in_step
         FROM notes AS n CROSS JOIN bridge.state AS s
     ),
@@ -181,9 +195,9 @@ BEGIN
     IF pulled IS NOT NULL THEN
         changed := bridge.pull(pulled);
     END IF;
-    PERFORM bridge.combine(combined, NULL), bridge.combine(unified_first, 'unified'),
-            bridge.combine(legacy_first, 'legacy');
     IF pushed IS NOT NULL THEN
+        PERFORM bridge.combine(combined, NULL), bridge.combine(unified_first, 'unified'),
+                bridge.combine(legacy_first, 'legacy');
         changed := changed + bridge.push(pushed);
         -- Written in the legacy tables meanwhile, and committed before the remainder was worked out: it would keep
         -- our values over theirs. Both notes stay: the next look combines.
@@ -212,6 +226,7 @@ CREATE FUNCTION bridge.free(tokens text[]) RETURNS text[]
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    named text[];
     emails text[];
     busy text[];
 BEGIN
@@ -247,7 +262,16 @@ BEGIN
     END IF;
     tokens := ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t <> ALL (busy));
 
-    emails := bridge.emails_of(tokens);
+    SELECT array_agg(o.token), array_agg(o.student_email) INTO named, emails
+    FROM (
+        SELECT s.token, s.student_email FROM bridge.student_sources(tokens) AS s
+        UNION ALL
+        SELECT v.session_token, st.student_email
+        FROM public.sessions AS v JOIN public.students AS st ON st.student_id = v.student_id
+        WHERE v.session_token = ANY (tokens)
+        UNION ALL
+        SELECT a.token, a.student_email FROM bridge.other_address AS a WHERE a.token = ANY (tokens)
+    ) AS o;
     WITH free AS MATERIALIZED (
         SELECT st.student_id FROM public.students AS st WHERE st.student_email = ANY (emails)
         FOR NO KEY UPDATE SKIP LOCKED
@@ -258,16 +282,22 @@ BEGIN
     IF busy IS NULL THEN
         RETURN tokens;
     END IF;
-    RETURN ARRAY(SELECT t FROM unnest(tokens) AS t WHERE NOT bridge.emails_of(ARRAY[t]) && busy);
+    RETURN ARRAY(
+        SELECT t FROM unnest(tokens) AS t
+        WHERE t NOT IN (SELECT n.token FROM unnest(named, emails) AS n(token, student_email)
+                        WHERE n.student_email = ANY (busy)));
 END
 $$;
 COMMENT ON FUNCTION bridge.free(text[]) IS 'Those of the sessions that nobody else is writing, locked.';
 
--- enable_seqscan, here and below: a plan that was made while a table was small must not outlive that.
+-- Generic plans, here and below: planning the statements over the mapping takes many times longer than carrying a
+-- session over. enable_seqscan: a plan that was made while a table was small must not outlive that.
 CREATE FUNCTION bridge.take_free(tokens text[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET plan_cache_mode = force_generic_plan
+    SET jit = off
 AS $$
 DECLARE
     free CONSTANT text[] := bridge.free(tokens);
@@ -319,8 +349,7 @@ COMMENT ON FUNCTION bridge.take_each(text[]) IS
 -- transaction, revision or drain.
 --
 -- lock_timeout: two writers of the same new token meet in its unique key; whoever would have to wait
--- leaves the note instead. Generic plans: planning for each write would take many times longer than
--- the work. SECURITY DEFINER: the application's role knows nothing of the bridge.
+-- leaves the note instead. SECURITY DEFINER: the application's role knows nothing of the bridge.
 CREATE FUNCTION bridge.sync() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -340,8 +369,7 @@ BEGIN
     END IF;
     -- the first note of a transaction takes them all
     IF NEW.id <= coalesce(nullif(current_setting('bridge.synced', true), ''), '0')::bigint
-       OR NOT (SELECT s.sync FROM bridge.state AS s)
-       OR NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.id = NEW.id) THEN
+       OR NOT (SELECT s.sync FROM bridge.state AS s) THEN
         RETURN NULL;
     END IF;
     SELECT array_agg(DISTINCT p.token), max(p.id) INTO tokens, last_note
@@ -350,7 +378,7 @@ BEGIN
     PERFORM set_config('bridge.synced', last_note::text, true);
 
     -- more than a chunk is left to drain(): the application waits for this one
-    IF cardinality(tokens) > 2000 THEN
+    IF tokens IS NULL OR cardinality(tokens) > 2000 THEN
         RETURN NULL;
     END IF;
     BEGIN
@@ -395,35 +423,87 @@ END
 $$;
 COMMENT ON PROCEDURE bridge.commit_chunk() IS 'COMMIT, except in a rehearsal.';
 
+-- Pushing a session takes several times longer than pulling one, and holds locks on the legacy tables: a batch
+-- is of one kind.
+CREATE FUNCTION bridge.next_noted(after text, horizon bigint, unified boolean, refused jsonb, size integer)
+    RETURNS text[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+    SET enable_bitmapscan = off
+    SET enable_hashagg = off
+AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT p.token FROM bridge.pending AS p
+        WHERE p.token > after AND NOT refused ? p.token
+        GROUP BY p.token
+        HAVING min(p.id) <= horizon AND bool_or(p.side = 'unified') = unified
+        ORDER BY p.token
+        LIMIT size);
+END
+$$;
+COMMENT ON FUNCTION bridge.next_noted(text, bigint, boolean, jsonb, integer) IS
+    'The next noted tokens in key order: those with a note of the unified side, or the others.';
+
 -- Carries over what was noted before the call, in batches with their own commits: an application that goes
 -- on writing would never let it reach the end of all. What is locked is passed over and tried again, with a
 -- pause, for as many rounds; what is refused stays pending, and is named at the end. strict: then either is an
 -- error. No SET clause here and in the procedures below: it would forbid COMMIT.
+--
+-- A batch is as many sessions as take 80 ms, of pushes 40 ms, going by the dearest of the last batches: the next one
+-- may be like that. What was busy says nothing about it, nor does the first one, which has its plans to make.
 CREATE PROCEDURE bridge.drain(strict boolean DEFAULT true, rounds integer DEFAULT 50, batch integer DEFAULT 500)
     LANGUAGE plpgsql
 AS $$
 DECLARE
     horizon CONSTANT bigint := (SELECT max(p.id) FROM bridge.pending AS p);
+    total CONSTANT bigint := (SELECT count(DISTINCT p.token) FROM bridge.pending AS p);
+    began CONSTANT timestamptz := clock_timestamp();
+    reported timestamptz := began;
+    looked timestamptz;
+    seconds double precision;
     tokens text[];
     refused jsonb := '{}';
     named text;
-    last_id bigint;
-    size integer := least(batch, 10);
-    began timestamptz;
+    cursor_at text;
+    pushing boolean;
+    carried bigint;
+    done bigint := 0;
+    size integer;
+    sizes integer[] := ARRAY[least(batch, 5), least(batch, 5)];
+    dearest double precision[] := ARRAY[NULL, NULL];
 BEGIN
     FOR round IN 1 .. rounds LOOP
-        last_id := 0;
-        LOOP
-            began := clock_timestamp();
-            SELECT array_agg(DISTINCT n.token), max(n.id) INTO tokens, last_id
-            FROM (SELECT p.id, p.token FROM bridge.pending AS p
-                  WHERE p.id > last_id AND p.id <= horizon AND NOT refused ? p.token
-                  ORDER BY p.id LIMIT size) AS n;
-            EXIT WHEN tokens IS NULL;
-            PERFORM set_config('lock_timeout', '200ms', true);
-            refused := refused || bridge.take_each(tokens);
-            CALL bridge.commit_chunk();
-            size := bridge.next_size(size, batch, clock_timestamp() - began);
+        FOR kind IN 1 .. 2 LOOP
+            pushing := kind = 2;
+            cursor_at := '';
+            LOOP
+                size := sizes[kind];
+                tokens := bridge.next_noted(cursor_at, horizon, pushing, refused, size);
+                EXIT WHEN tokens = '{}';
+                cursor_at := tokens[cardinality(tokens)];
+                looked := clock_timestamp();
+                PERFORM set_config('lock_timeout', '50ms', true);
+                refused := refused || bridge.take_each(tokens);
+                CALL bridge.commit_chunk();
+                seconds := extract(epoch FROM clock_timestamp() - looked);
+
+                SELECT count(*) INTO carried FROM unnest(tokens) AS t
+                WHERE t NOT IN (SELECT p.token FROM bridge.pending AS p WHERE p.token = ANY (tokens) AND p.id <= horizon);
+                done := done + carried;
+                IF carried > 0 AND dearest[kind] IS NULL THEN
+                    dearest[kind] := 0;
+                ELSIF carried > 0 THEN
+                    dearest[kind] := greatest(seconds / carried, 0.8 * dearest[kind]);
+                    sizes[kind] := least(batch, 2 * size, greatest(1, CASE WHEN pushing THEN 0.04 ELSE 0.08 END / dearest[kind]));
+                END IF;
+                IF clock_timestamp() - reported > interval '2 seconds' THEN
+                    reported := clock_timestamp();
+                    RAISE NOTICE 'carried over % of % sessions, % a second',
+                        done, total, round(done / extract(epoch FROM reported - began));
+                END IF;
+            END LOOP;
         END LOOP;
         tokens := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p
                         WHERE p.id <= horizon AND NOT refused ? p.token);
