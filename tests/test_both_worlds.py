@@ -541,6 +541,28 @@ def test_a_session_that_v2_had_first_is_merged_not_erased(clone: Clone) -> None:
     assert failed_checks(database) == []
 
 
+def test_a_student_who_was_renamed_after_an_old_write_keeps_the_name(clone: Clone) -> None:
+    """The old rows still say the old name when their session is combined."""
+    database = clone("0004")
+    ((token,),) = database.query(
+        "SELECT min(session_token) FROM sessions JOIN student_configs USING (session_token) "
+        "JOIN students AS s USING (student_id) WHERE s.student_name IS NOT NULL"
+    )
+    database.execute(
+        f"UPDATE student_configs SET ivr_greeting = 'old' WHERE session_token = '{token}'"
+    )
+    database.execute(
+        "UPDATE students SET student_name = 'Renamed' WHERE student_id = "
+        f"(SELECT student_id FROM sessions WHERE session_token = '{token}')"
+    )
+    upgrade(database, "0006")
+    for table in ("sessions JOIN students USING (student_id)", "student_configs"):
+        found = f"SELECT {{}}.student_name FROM {table} WHERE session_token = '{token}'"
+        name = "students" if "JOIN" in table else table
+        assert database.query(found.format(name)) == [("Renamed",)]
+    assert failed_checks(database) == []
+
+
 def test_what_is_pushed_is_in_batches_of_its_own(clone: Clone) -> None:
     """It takes several times longer than what is pulled, with locks on the old tables."""
     database = clone("0004")

@@ -80,12 +80,29 @@ CREATE FUNCTION bridge.combine(tokens text[], prefer text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    renamed uuid[];
+    names text[];
 BEGIN
     IF tokens IS NULL THEN
         RETURN;
     END IF;
     PERFORM set_config('bridge.pulling', 'on', true);
+    -- a student that was changed after the legacy rows: their name is the older one
+    IF prefer = 'unified' THEN
+        SELECT array_agg(st.student_id), array_agg(st.student_name) INTO renamed, names
+        FROM public.students AS st
+        WHERE st.student_name IS NOT NULL
+          AND st.student_id IN (SELECT v.student_id FROM public.sessions AS v WHERE v.session_token = ANY (tokens))
+          AND st.updated_at > (
+              SELECT max(p.at)
+              FROM bridge.pending AS p JOIN public.sessions AS v ON v.session_token = p.token
+              WHERE p.token = ANY (tokens) AND p.side = 'legacy' AND v.student_id = st.student_id);
+    END IF;
     PERFORM bridge.pull_students(tokens);
+    UPDATE public.students AS st SET student_name = n.student_name
+    FROM unnest(renamed, names) AS n(student_id, student_name)
+    WHERE st.student_id = n.student_id AND st.student_name IS DISTINCT FROM n.student_name;
     -- whose session it is: a placeholder does not say
     UPDATE public.sessions AS v SET student_id = m.student_id
     FROM bridge.sessions AS m, public.students AS st
