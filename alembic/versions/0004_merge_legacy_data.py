@@ -6,8 +6,9 @@ Purpose
     own; the cursor is stored with the data, so that a killed run goes on where it was. Online, a second
     session does a share of it (``bridge.help``). Then, twice, what was noted meanwhile is carried over,
     and everything is verified: refuses to end if one check does not hold. A range that was verified is
-    remembered with the versions of its rows (``bridge.verified``), and not looked at again until somebody writes to it; so is one that the merge has
-    just inserted. ``scripts.merge`` runs the same procedures again.
+    remembered with the versions of its rows (``bridge.verified``), and not looked at again until somebody
+    writes to it; so is one that the merge has just inserted. ``scripts.merge`` runs the same procedures
+    again.
 
 Mapping
     ``alembic/sql/0003_legacy_bridge/04_mapping.sql``, column by column.
