@@ -346,14 +346,14 @@ BEGIN
     --    call to every place that uses the value. From PostgreSQL 17 on the first layer, mostly the only one, needs
     --    no subtransaction to survive what is not JSON.
     EXECUTE format(
-        'CREATE OR REPLACE VIEW bridge.%I AS SELECT %s AS token, %s AS tokenless, %s FROM %s AS t%s%s',
+        'CREATE OR REPLACE VIEW bridge.%I AS SELECT %s AS token, %s AS tokenless, %s FROM %s AS t%s',
         'legacy_' || stem, token, tokenless, array_to_string(outputs, ', '), rel,
-        CASE WHEN json_layers <> '{}'
-             THEN format(' CROSS JOIN LATERAL (SELECT %s OFFSET 0) AS l',
-                         array_to_string(json_layers, ', ')) END,
         CASE WHEN json_reads <> '{}'
-             THEN format(' CROSS JOIN LATERAL (SELECT %s OFFSET 0) AS j',
-                         array_to_string(json_reads, ', ')) END);
+             -- one inside the other: a query that uses none of it evaluates neither
+             THEN format(' CROSS JOIN LATERAL (SELECT %s%s OFFSET 0) AS j', array_to_string(json_reads, ', '),
+                         CASE WHEN json_layers <> '{}'
+                              THEN format(' FROM (SELECT %s OFFSET 0) AS l', array_to_string(json_layers, ', ')) END)
+        END);
 
     one_row_a_token := EXISTS (
         SELECT FROM pg_index AS i
@@ -638,6 +638,8 @@ BEGIN
         ) AS s
         CROSS JOIN LATERAL (
             SELECT string_agg(CASE WHEN c.name IS NULL THEN format('NULL::text AS %I', w.name)
+                                   -- of a JSON string its content, with one layer of backslashes less
+                                   WHEN c.type = 'jsonb' THEN format('t.%1$I #>> ''{}'' AS %1$I', w.name)
                                    ELSE format('t.%1$I::text AS %1$I', w.name) END, ', ' ORDER BY w.n)
             FROM unnest(ARRAY['student_email', 'openai_api_key', 'exercises'])
                 WITH ORDINALITY AS w(name, n)

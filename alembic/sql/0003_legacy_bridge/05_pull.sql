@@ -267,9 +267,9 @@ COMMENT ON FUNCTION bridge.pull_sessions(text[]) IS
     'Makes sessions and step_progress what the mapping says; rows changed.';
 
 -- The same for sessions of which the unified schema has nothing yet. What the tables hold afterwards, past
--- their triggers, is compared with the mapping in the same statement: unequal counts what differs or is
--- missing.
-CREATE FUNCTION bridge.insert_sessions(tokens text[], OUT changed bigint, OUT unequal bigint)
+-- their triggers, is compared with the mapping in the same statement, by hashes of the rows; versions is what
+-- bridge.unified_versions() says of these sessions.
+CREATE FUNCTION bridge.insert_sessions(tokens text[], OUT changed bigint, OUT as_mapped boolean, OUT versions bigint)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET enable_mergejoin = off
@@ -286,12 +286,14 @@ BEGIN
     inserted AS (
         INSERT INTO public.sessions (%1$s)
         SELECT %1$s FROM m
-        RETURNING %1$s
+        RETURNING hash_record_extended(ROW(session_token, %2$s), 0) AS content,
+                  hash_record_extended(ROW(ctid, xmin), 1) AS version
     ),
     steps_inserted AS (
         INSERT INTO public.step_progress (%5$s)
         SELECT %5$s FROM ms
-        RETURNING %5$s
+        RETURNING hash_record_extended(ROW(%5$s), 0) AS content,
+                  hash_record_extended(ROW(ctid, xmin), 2) AS version
     ),
     noted AS (
         INSERT INTO public.events (student_id, session_token, event_type, event_data)
@@ -300,23 +302,19 @@ BEGIN
           AND (m.session_token, m.note) NOT IN (
               SELECT e.session_token, e.event_data FROM public.events AS e
               WHERE e.session_token = ANY (tokens) AND e.event_type = 'merge_note')
-        ORDER BY m.session_token
-    ),
-    n AS (
-        SELECT (SELECT count(*) FROM inserted) AS sessions,
-               (SELECT count(*) FROM steps_inserted) AS steps,
-               (SELECT count(*) FROM inserted AS v JOIN m USING (session_token) WHERE (%4$s) IS NOT DISTINCT FROM (%3$s))
-                   AS equal_sessions,
-               (SELECT count(*) FROM steps_inserted AS v JOIN ms USING (session_token, step_number)
-                WHERE (%8$s) IS NOT DISTINCT FROM (%7$s)) AS equal_steps
     )
-    SELECT n.sessions + n.steps, cardinality(tokens) - n.equal_sessions + n.steps - n.equal_steps
-    INTO changed, unequal
-    FROM n;
+    SELECT v.n + sv.n,
+           (v.n, v.content, sv.n, sv.content) IS NOT DISTINCT FROM (cardinality(tokens), mv.content, msv.n, msv.content),
+           coalesce(v.version, 0) # coalesce(sv.version, 0) # (v.n + sv.n)
+    INTO changed, as_mapped, versions
+    FROM (SELECT count(*) AS n, bit_xor(content) AS content, bit_xor(version) AS version FROM inserted) AS v,
+         (SELECT count(*) AS n, bit_xor(content) AS content, bit_xor(version) AS version FROM steps_inserted) AS sv,
+         (SELECT bit_xor(hash_record_extended(ROW(session_token, %2$s), 0)) AS content FROM m) AS mv,
+         (SELECT count(*) AS n, bit_xor(hash_record_extended(ROW(%5$s), 0)) AS content FROM ms) AS msv;
 END
 $body$;
 COMMENT ON FUNCTION bridge.insert_sessions(text[]) IS
-    'Inserts sessions, steps and notes as the mapping says; rows written, and how many are not as mapped.';
+    'Inserts sessions, steps and notes as the mapping says; rows written, and whether all are as mapped.';
 
 -- One row for each cell that differs; a missing or surplus row counts as one.
 CREATE FUNCTION bridge.diff_sessions(tokens text[])

@@ -182,7 +182,7 @@ DECLARE
     first CONSTANT boolean := (SELECT s.merged_at IS NULL FROM bridge.state AS s);
     versions bigint;
     noted text[];
-    present text[];
+    present text[] := '{}';
     free text[];
     arrived record;
     changed bigint := 0;
@@ -191,10 +191,13 @@ BEGIN
     versions := bridge.legacy_versions(after, last);
     noted := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p
                    WHERE p.side = 'unified' AND p.token = ANY (tokens));
-    present := ARRAY(
-        SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens)
-        UNION SELECT sp.session_token FROM public.step_progress AS sp WHERE sp.session_token = ANY (tokens)
-        EXCEPT SELECT unnest(noted));
+    IF EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token > after AND v.session_token <= last)
+       OR EXISTS (SELECT FROM public.step_progress AS sp WHERE sp.session_token > after AND sp.session_token <= last) THEN
+        present := ARRAY(
+            SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens)
+            UNION SELECT sp.session_token FROM public.step_progress AS sp WHERE sp.session_token = ANY (tokens)
+            EXCEPT SELECT unnest(noted));
+    END IF;
     PERFORM set_config('bridge.pulling', 'on', true);
     arrived := bridge.insert_sessions(ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t <> ALL (present || noted)));
     PERFORM set_config('bridge.pulling', '', true);
@@ -211,14 +214,14 @@ BEGIN
         END IF;
         PERFORM bridge.look_again(ARRAY(SELECT t FROM unnest(present) AS t WHERE t <> ALL (free)));
     END IF;
-    IF arrived.unequal > 0 THEN
-        -- a student was not there: written since the students were merged
+    IF NOT arrived.as_mapped THEN
+        -- a student that was not there: written since the students were merged
         PERFORM bridge.look_again(ARRAY(
             SELECT t FROM unnest(tokens) AS t
             WHERE t <> ALL (noted)
               AND t NOT IN (SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens))));
     ELSIF present = '{}' AND noted = '{}' THEN
-        PERFORM bridge.note_verified(false, after, last, versions # bridge.unified_versions(after, last));
+        PERFORM bridge.note_verified(false, after, last, versions # arrived.versions);
     END IF;
     RETURN changed;
 EXCEPTION
@@ -464,8 +467,9 @@ RETURN current_setting('bridge.single_transaction', true) IS NOT DISTINCT FROM '
     OR pg_advisory_unlock(hashoid('bridge.block'::regclass), number);
 COMMENT ON FUNCTION bridge.unlock_block(integer) IS 'Gives a block back.';
 
--- The first session goes up, the second one down: they meet once.
-CREATE FUNCTION bridge.claim_block(of_stage text, downwards boolean) RETURNS bridge.block
+-- The first session begins at the beginning, the second one in the middle: keys that come in order, far from those
+-- of the other one, are quickest to insert.
+CREATE FUNCTION bridge.claim_block(of_stage text, second boolean) RETURNS bridge.block
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -476,7 +480,8 @@ BEGIN
     FOR candidate IN
         SELECT b.number FROM bridge.block AS b
         WHERE b.stage = of_stage AND b.number > 0 AND NOT b.done
-        ORDER BY CASE WHEN downwards THEN -b.number ELSE b.number END
+        ORDER BY second AND b.number <= (SELECT max(h.number) FROM bridge.block AS h WHERE h.stage = of_stage) / 2,
+                 b.number
     LOOP
         IF bridge.lock_block(candidate) THEN
             -- somebody may have had it, and done it, since the look
@@ -621,7 +626,7 @@ COMMENT ON PROCEDURE bridge.merge_range(integer, text, text, integer, integer, b
     'Pulls the sessions of a range of tokens, chunk by chunk.';
 
 -- Comes back when nobody else has a block left that it could have to do.
-CREATE PROCEDURE bridge.do_blocks(of_stage text, downwards boolean, chunk integer)
+CREATE PROCEDURE bridge.do_blocks(of_stage text, second boolean, chunk integer)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -632,9 +637,9 @@ DECLARE
     before CONSTANT bigint := (SELECT sum(b.sessions) FROM bridge.block AS b);
 BEGIN
     LOOP
-        mine := bridge.claim_block(of_stage, downwards);
+        mine := bridge.claim_block(of_stage, second);
         IF mine.number IS NULL THEN
-            EXIT WHEN downwards OR NOT EXISTS (
+            EXIT WHEN second OR NOT EXISTS (
                 SELECT FROM bridge.block AS b WHERE b.stage = of_stage AND NOT b.done);
             CALL bridge.commit_chunk();
             PERFORM pg_sleep(0.01);

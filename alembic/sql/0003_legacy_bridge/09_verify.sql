@@ -90,47 +90,45 @@ BEGIN
             v.student_id,
             k.whole_row IS TRUE AS apart,
             v.openai_api_key AS api_key,
-            st.student_email,
             bridge.count_completed(v.exercises::text || CASE WHEN v.legacy_extra = '{}' THEN '' ELSE v.legacy_extra::text END)
                 AS completed
         FROM public.sessions AS v
-        LEFT JOIN public.students AS st ON st.student_id = v.student_id
         LEFT JOIN kept AS k ON k.key = v.session_token
         WHERE v.session_token > after AND v.session_token <= last AND v.session_token <> ALL (pending)
     ),
-    arrived AS MATERIALIZED (
-        SELECT r.*, v.api_key AS unified_key, v.student_email, v.completed AS unified_completed
-        FROM raw AS r
-        LEFT JOIN unified AS v ON v.token = r.token
-    ),
     by_token AS (
         SELECT
-            bool_or(a.api_key IS NOT NULL) AS has_key,
-            bool_or(a.api_key = a.unified_key) AS key_arrived,
-            bool_and(coalesce(a.address, '') IN ('', 'unknown@example.com') AND NOT a.other_address) AS anonymous,
-            bool_and(a.student_email LIKE 'anonymous+%@workshop.invalid') AS placeholder,
+            bool_or(r.api_key IS NOT NULL) AS has_key,
+            bool_or(r.api_key = v.api_key) AS key_arrived,
+            CASE WHEN bool_and(coalesce(r.address, '') IN ('', 'unknown@example.com') AND NOT r.other_address)
+                 THEN coalesce((SELECT st.student_email LIKE 'anonymous+%@workshop.invalid'
+                                FROM public.students AS st WHERE st.student_id = v.student_id), false) END AS placeholder,
             -- of rows that share a token any may be the one that counts
-            coalesce(min(a.completed) FILTER (WHERE a.source = 'workshop_students'),
-                     min(a.completed) FILTER (WHERE a.source = 'student_configs'),
-                     min(a.completed) FILTER (WHERE a.source = 'sessions')) AS completed,
-            min(a.unified_completed) AS unified_completed
-        FROM arrived AS a
-        GROUP BY a.token
+            coalesce(min(r.completed) FILTER (WHERE r.source = 'workshop_students'),
+                     min(r.completed) FILTER (WHERE r.source = 'student_configs'),
+                     min(r.completed) FILTER (WHERE r.source = 'sessions')) AS completed,
+            min(v.completed) AS unified_completed
+        FROM raw AS r
+        LEFT JOIN unified AS v ON v.token = r.token
+        GROUP BY r.token, v.student_id
+    ),
+    addresses AS MATERIALIZED (
+        SELECT DISTINCT r.address FROM raw AS r
+        WHERE r.address NOT IN ('', 'unknown@example.com') AND NOT r.other_address
     )
     SELECT
         count(*),
         (SELECT count(*) FROM unified AS v WHERE NOT v.apart),
-        count(*) FILTER (WHERE b.anonymous),
-        count(*) FILTER (WHERE b.anonymous AND b.placeholder),
+        count(b.placeholder),
+        count(*) FILTER (WHERE b.placeholder),
         count(*) FILTER (WHERE b.has_key),
         count(*) FILTER (WHERE b.key_arrived),
         coalesce(sum(b.completed), 0),
         coalesce(sum(b.unified_completed) FILTER (WHERE b.completed IS NOT NULL), 0),
-        (SELECT count(DISTINCT a.address)
-         FROM arrived AS a
-         WHERE a.student_email IS DISTINCT FROM a.address
-           AND a.address NOT IN ('', 'unknown@example.com') AND NOT a.other_address
-           AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = a.address)
+        (SELECT count(*)
+         FROM addresses AS a
+         WHERE a.address NOT IN (SELECT st.student_email FROM public.students AS st
+                                 WHERE st.student_email = ANY (ARRAY(SELECT k.address FROM addresses AS k)))
            -- deleted, though a second address goes on telling of it
            AND NOT EXISTS (SELECT FROM bridge.remainder AS o
                            WHERE o.table_name = 'students' AND o.key = a.address AND o.column_name = '(row)')),
