@@ -87,7 +87,7 @@ SELECT count(DISTINCT p.token) FROM bridge.pending AS p
 WHERE p.deleted AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p.token)
   AND EXISTS (SELECT FROM bridge.tokens AS t WHERE t.token = p.token)
 """
-REMEMBER = "SELECT bridge.remember_students(:after, 500)"
+COLLECT = "SELECT bridge.collect_second_addresses(:after, 500)"
 KEPT = """
 SELECT table_name, column_name, count(*) AS "values" FROM bridge.remainder
 GROUP BY 1, 2 ORDER BY 1, 2
@@ -165,10 +165,10 @@ def _way_back(connection: Connection, report: Report) -> None:
     # what the remainder would get of students and events: done, read, and rolled back
     run(connection, "BEGIN")
     try:
-        email: str | None = ""
-        while email is not None:
-            email = connection.execute(text(REMEMBER), {"after": email}).scalar()
-        run(connection, "SELECT bridge.remember_events()")
+        token: str | None = ""
+        while token is not None:
+            token = connection.execute(text(COLLECT), {"after": token}).scalar()
+        run(connection, "SELECT bridge.remember_students(), bridge.remember_events()")
         report.kept = [dict(row) for row in run(connection, KEPT).mappings()]
     finally:
         run(connection, "ROLLBACK")

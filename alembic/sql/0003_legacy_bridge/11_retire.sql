@@ -43,6 +43,21 @@ END
 $$;
 COMMENT ON FUNCTION bridge.make_writable() IS 'Takes make_read_only() back.';
 
+CREATE FUNCTION bridge.collect_second_addresses(after text, chunk integer) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    tokens CONSTANT text[] := ARRAY(SELECT DISTINCT o.token FROM bridge.other_address AS o WHERE o.token > after
+                                    ORDER BY o.token LIMIT chunk);
+BEGIN
+    INSERT INTO bridge.collected_source SELECT s.* FROM bridge.student_sources(tokens) AS s;
+    RETURN tokens[cardinality(tokens)];
+END
+$$;
+COMMENT ON FUNCTION bridge.collect_second_addresses(text, integer) IS
+    'Collects what the next sessions with several addresses say about students; the last token, NULL at the end.';
+
 -- Students: who they are, and what no legacy table has a column for. Of a student without a session no legacy
 -- table tells anything. One statement, which reads the new tables in one go; nobody writes to them any more. What
 -- the old tables say about second addresses has been collected before.
@@ -208,11 +223,8 @@ BEGIN
     TRUNCATE bridge.collected_source;
     cursor_at := '';
     LOOP
-        tokens := ARRAY(SELECT DISTINCT a.token FROM bridge.other_address AS a WHERE a.token > cursor_at
-                        ORDER BY a.token LIMIT least(chunk, 200));
-        EXIT WHEN tokens = '{}';
-        INSERT INTO bridge.collected_source SELECT o.* FROM bridge.student_sources(tokens) AS o;
-        cursor_at := tokens[cardinality(tokens)];
+        cursor_at := bridge.collect_second_addresses(cursor_at, 500);
+        EXIT WHEN cursor_at IS NULL;
         CALL bridge.commit_chunk();
     END LOOP;
     PERFORM bridge.remember_students();
