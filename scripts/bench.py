@@ -28,6 +28,8 @@ from scripts.server import EmbeddedServer, ServerUnavailable, embedded_server
 TABLES = ("students", "sessions", "step_progress", "events")
 WRITES = 300
 """Single writes that a median is taken of."""
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+"""As on any server whose data matter; the floor pays for its commits as well."""
 
 OBJECTS = """
 SELECT format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid))
@@ -306,7 +308,7 @@ def main(
     out = console()
     measured = []
     try:
-        with embedded_server(major=major) as server:
+        with embedded_server(major=major, settings=DURABLE) as server:
             for count in sessions or [10_000, 100_000]:
                 figures = Bench(server, count, lambda text: typer.echo(text, err=True)).run()
                 measured.append(figures)

@@ -18,7 +18,7 @@ Mapping
 
 Locks
     SHARE ROW EXCLUSIVE on both legacy tables while adapters and triggers are created (readers go
-    on, writers wait: some 50 ms), asked for with a lock_timeout of 100 ms and retried. Where only
+    on, writers wait: some 50 ms), asked for with a lock_timeout of 50 ms and retried. Where only
     one of them exists the other is created, empty. Where no key serves lookups by token, an index
     ``bridge_token_of_...`` is added. SHARE ROW EXCLUSIVE on the new tables for the whole step.
 

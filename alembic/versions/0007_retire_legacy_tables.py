@@ -16,7 +16,7 @@ Mapping
     carry what is written there into the unified schema.
 
 Locks
-    ACCESS EXCLUSIVE on both tables for some milliseconds, asked for with a lock_timeout of 100 ms
+    ACCESS EXCLUSIVE on both tables for some milliseconds, asked for with a lock_timeout of 50 ms
     and retried; after 200 attempts it gives up, changes nothing and names who held the lock.
 
 Downgrade

@@ -43,12 +43,12 @@ RETURN CASE
 END;
 COMMENT ON FUNCTION bridge.to_boolean(text) IS 'Truth as PostgreSQL reads it; NULL: not a truth value.';
 
--- Runs a statement that needs a strong lock. It waits 100 ms for each lock: behind a waiting strong
+-- Runs a statement that needs a strong lock. It waits 50 ms for each lock: behind a waiting strong
 -- lock every new reader queues. A failed attempt is a subtransaction, whose abort frees its locks.
 CREATE FUNCTION bridge.retry(statement text, attempts integer DEFAULT 200) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '100ms'
+    SET lock_timeout = '50ms'
 AS $$
 DECLARE
     reason text;

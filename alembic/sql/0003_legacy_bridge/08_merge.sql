@@ -375,13 +375,17 @@ END
 $$;
 COMMENT ON FUNCTION bridge.restore_events() IS 'Events that the application wrote before a downgrade.';
 
--- Chunks by time: as many sessions as take some 80 ms, which is how long the application's ALTER TABLE
--- may have to wait for one.
-CREATE FUNCTION bridge.next_size(size integer, most integer, took interval) RETURNS integer
+-- Chunks by time: as many sessions as take some 60 ms, which is how long the application's ALTER TABLE
+-- may have to wait for one; on a busy server three times that. done: of which the last one was; where it was cut
+-- short, it says little about more.
+CREATE FUNCTION bridge.next_size(size integer, most integer, done integer, took interval) RETURNS integer
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
-RETURN least(most, 2 * size, greatest(5, (size * 0.08 / greatest(extract(epoch FROM took), 0.001))::integer));
-COMMENT ON FUNCTION bridge.next_size(integer, integer, interval) IS 'Sessions of the next chunk.';
+RETURN CASE
+    WHEN done < size / 4 AND took < interval '60 ms' THEN size
+    ELSE least(most, 2 * size, greatest(5, (done * 0.06 / greatest(extract(epoch FROM took), 0.001))::integer))
+END;
+COMMENT ON FUNCTION bridge.next_size(integer, integer, integer, interval) IS 'Sessions of the next chunk.';
 
 -- The first merge goes block by block, in three stages. Who works on a block holds an advisory lock on its number,
 -- which ends with the session, however that ends: whoever finds it free again goes on at the block's cursor.
@@ -529,7 +533,7 @@ BEGIN
         PERFORM set_config('bridge.pulling', '', true);
         after := keys[cardinality(keys)];
         CALL bridge.commit_chunk();
-        size := bridge.next_size(size, 8000, clock_timestamp() - looked);
+        size := bridge.next_size(size, 8000, cardinality(keys), clock_timestamp() - looked);
     END LOOP;
 END
 $$;
@@ -614,7 +618,7 @@ BEGIN
         SET cursor_at = merge_range.cursor_at, sessions = merge_range.sessions, changed = merge_range.changed
         WHERE b.stage = 'sessions' AND b.number = block AND b.last = until;
         CALL bridge.commit_chunk();
-        size := bridge.next_size(size, chunk, clock_timestamp() - looked);
+        size := bridge.next_size(size, chunk, cardinality(range.keys), clock_timestamp() - looked);
         IF clock_timestamp() - reported > interval '2 seconds' THEN
             reported := clock_timestamp();
             PERFORM bridge.say_merged(sessions, reported - began);

@@ -282,7 +282,7 @@ BEGIN
                 UPDATE bridge.verified AS v SET counts = n WHERE NOT v.of_students AND v.after = cursor_at;
             END IF;
             cursor_at := range.last;
-            size := bridge.next_size(size, chunk, clock_timestamp() - looked);
+            size := bridge.next_size(size, chunk, cardinality(range.keys), clock_timestamp() - looked);
         END IF;
         total := bridge.add(total, n);
         CALL bridge.commit_chunk();
@@ -322,7 +322,7 @@ BEGIN
                 PERFORM bridge.note_verified(true, cursor_at, range.last, versions);
             END IF;
             cursor_at := range.last;
-            size := bridge.next_size(size, chunk, clock_timestamp() - looked);
+            size := bridge.next_size(size, chunk, cardinality(range.keys), clock_timestamp() - looked);
         END IF;
         CALL bridge.commit_chunk();
     END LOOP;

@@ -199,7 +199,7 @@ BEGIN
             )
             SELECT unnoted + count(*) INTO unnoted FROM n;
             cursor_at := range.last;
-            size := bridge.next_size(size, chunk, clock_timestamp() - looked);
+            size := bridge.next_size(size, chunk, cardinality(range.keys), clock_timestamp() - looked);
         END IF;
         CALL bridge.commit_chunk();
     END LOOP;
