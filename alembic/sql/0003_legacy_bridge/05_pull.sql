@@ -1,7 +1,24 @@
 -- pull: brings the unified schema in line with the mapping for some tokens, and writes only what
 -- differs, so that a second pull writes nothing. It never deletes a student.
 
--- All addresses that some sessions touch, now or before the change that brings them here.
+-- Addresses that some sessions touched before the change that brings them here.
+CREATE FUNCTION bridge.emails_before(tokens text[]) RETURNS text[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT st.student_email
+        FROM public.sessions AS v
+        JOIN public.students AS st ON st.student_id = v.student_id
+        WHERE v.session_token = ANY (tokens)
+        UNION
+        SELECT o.student_email FROM bridge.other_address AS o WHERE o.token = ANY (tokens)
+    );
+END
+$$;
+COMMENT ON FUNCTION bridge.emails_before(text[]) IS 'Addresses of these sessions, as the unified schema has them.';
+
 CREATE FUNCTION bridge.emails_of(tokens text[]) RETURNS text[]
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -10,12 +27,7 @@ BEGIN
     RETURN ARRAY(
         SELECT s.student_email FROM bridge.student_sources(tokens) AS s
         UNION
-        SELECT st.student_email
-        FROM public.sessions AS v
-        JOIN public.students AS st ON st.student_id = v.student_id
-        WHERE v.session_token = ANY (tokens)
-        UNION
-        SELECT o.student_email FROM bridge.other_address AS o WHERE o.token = ANY (tokens)
+        SELECT unnest(bridge.emails_before(tokens))
     );
 END
 $$;
@@ -147,7 +159,7 @@ DECLARE
 BEGIN
     SELECT array_agg(s.token), array_agg(s.student_email) INTO seen_tokens, seen_emails
     FROM (SELECT DISTINCT o.token, o.student_email FROM bridge.student_sources(tokens) AS o) AS s;
-    emails := ARRAY(SELECT unnest(seen_emails) UNION SELECT unnest(bridge.emails_of(tokens)));
+    emails := ARRAY(SELECT unnest(seen_emails) UNION SELECT unnest(bridge.emails_before(tokens)));
     held := ARRAY(SELECT st.student_email FROM public.students AS st WHERE st.student_email = ANY (emails)
                   ORDER BY st.student_email FOR NO KEY UPDATE);
     changed := bridge.put_students(emails, bridge.family(tokens, emails), held);
@@ -155,6 +167,16 @@ END
 $$;
 COMMENT ON FUNCTION bridge.pull_students(text[]) IS
     'Inserts and updates the students of sessions; which addresses it saw for which token.';
+
+CREATE FUNCTION bridge.is_plain(tokens text[]) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN NOT EXISTS (SELECT FROM bridge.remainder AS r WHERE r.key = ANY (tokens));
+END
+$$;
+COMMENT ON FUNCTION bridge.is_plain(text[]) IS 'Nothing of these sessions is in the remainder.';
 
 -- pull_sessions and its twin diff_sessions repeat the column lists of two tables several times. They
 -- are generated here, once, from the mapping views: a column of the mapping can then be forgotten
@@ -172,6 +194,8 @@ DECLARE
     step_columns text[];
     session_values text[];
     step_values text[];
+    lists text[];
+    source text;
 BEGIN
     SELECT array_agg(name), array_agg(name) FILTER (WHERE name <> ALL (initial || 'session_token'::text))
     INTO session_columns, session_values
@@ -180,9 +204,20 @@ BEGIN
     INTO step_columns, step_values
     FROM bridge.columns_of('bridge.step_progress');
 
-    EXECUTE format(
-        $function$
-CREATE FUNCTION bridge.pull_sessions(tokens text[]) RETURNS bigint
+    lists := ARRAY[
+        (SELECT string_agg(quote_ident(c), ', ') FROM unnest(session_columns) AS c),
+        (SELECT string_agg(quote_ident(c), ', ') FROM unnest(session_values) AS c),
+        (SELECT string_agg('m.' || quote_ident(c), ', ') FROM unnest(session_values) AS c),
+        (SELECT string_agg('v.' || quote_ident(c), ', ') FROM unnest(session_values) AS c),
+        (SELECT string_agg(quote_ident(c), ', ') FROM unnest(step_columns) AS c),
+        (SELECT string_agg(quote_ident(c), ', ') FROM unnest(step_values) AS c),
+        (SELECT string_agg('ms.' || quote_ident(c), ', ') FROM unnest(step_values) AS c),
+        (SELECT string_agg('v.' || quote_ident(c), ', ') FROM unnest(step_values) AS c)];
+
+    FOREACH source IN ARRAY ARRAY['sessions', 'plain_sessions'] LOOP
+        EXECUTE format(
+            $function$
+CREATE FUNCTION bridge.pull_%9$s(tokens text[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -191,7 +226,7 @@ DECLARE
     changed bigint;
 BEGIN
     WITH mapped AS MATERIALIZED (
-        SELECT * FROM bridge.sessions WHERE session_token = ANY (tokens)
+        SELECT * FROM bridge.%9$s WHERE session_token = ANY (tokens)
     ),
     -- a student is missing only where the address changed since pull_students looked: that write is
     -- noted, and brings the session here again
@@ -263,13 +298,13 @@ BEGIN
     RETURN changed;
 END
 $body$;
-COMMENT ON FUNCTION bridge.pull_sessions(text[]) IS
+COMMENT ON FUNCTION bridge.pull_%9$s(text[]) IS
     'Makes sessions and step_progress what the mapping says; rows changed.';
 
 -- The same for sessions of which the unified schema has nothing yet. What the tables hold afterwards, past
 -- their triggers, is compared with the mapping in the same statement, by hashes of the rows; versions is what
 -- bridge.unified_versions() says of these sessions.
-CREATE FUNCTION bridge.insert_sessions(tokens text[], OUT changed bigint, OUT as_mapped boolean, OUT versions bigint)
+CREATE FUNCTION bridge.insert_%9$s(tokens text[], OUT changed bigint, OUT as_mapped boolean, OUT versions bigint)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET enable_mergejoin = off
@@ -278,7 +313,7 @@ AS $body$
 #variable_conflict use_column
 BEGIN
     WITH m AS MATERIALIZED (
-        SELECT * FROM bridge.sessions WHERE session_token = ANY (tokens) AND student_id IS NOT NULL
+        SELECT * FROM bridge.%9$s WHERE session_token = ANY (tokens) AND student_id IS NOT NULL
     ),
     ms AS MATERIALIZED (
         SELECT m.session_token, m.student_id, e.* FROM m CROSS JOIN LATERAL unnest(m.steps) AS e
@@ -313,9 +348,13 @@ BEGIN
          (SELECT count(*) AS n, bit_xor(hash_record_extended(ROW(%5$s), 0)) AS content FROM ms) AS msv;
 END
 $body$;
-COMMENT ON FUNCTION bridge.insert_sessions(text[]) IS
+COMMENT ON FUNCTION bridge.insert_%9$s(text[]) IS
     'Inserts sessions, steps and notes as the mapping says; rows written, and whether all are as mapped.';
+            $function$, VARIADIC lists || source);
+    END LOOP;
 
+    EXECUTE format(
+        $function$
 -- One row for each cell that differs; a missing or surplus row counts as one.
 CREATE FUNCTION bridge.diff_sessions(tokens text[])
     RETURNS TABLE (table_name text, column_name text, token text)
@@ -365,16 +404,9 @@ $body$;
 COMMENT ON FUNCTION bridge.diff_sessions(text[]) IS
     'Where sessions and step_progress are not what the mapping says.';
         $function$,
-        (SELECT string_agg(quote_ident(c), ', ') FROM unnest(session_columns) AS c),
-        (SELECT string_agg(quote_ident(c), ', ') FROM unnest(session_values) AS c),
-        (SELECT string_agg('m.' || quote_ident(c), ', ') FROM unnest(session_values) AS c),
-        (SELECT string_agg('v.' || quote_ident(c), ', ') FROM unnest(session_values) AS c),
-        (SELECT string_agg(quote_ident(c), ', ') FROM unnest(step_columns) AS c),
-        (SELECT string_agg(quote_ident(c), ', ') FROM unnest(step_values) AS c),
-        (SELECT string_agg('ms.' || quote_ident(c), ', ') FROM unnest(step_values) AS c),
-        (SELECT string_agg('v.' || quote_ident(c), ', ') FROM unnest(step_values) AS c),
-        (SELECT string_agg(format('(%1$L, v.%1$I IS DISTINCT FROM m.%1$I)', c), ', ') FROM unnest(session_values) AS c),
-        (SELECT string_agg(format('(%1$L, v.%1$I IS DISTINCT FROM ms.%1$I)', c), ', ') FROM unnest(step_values) AS c));
+        VARIADIC lists || ARRAY[
+            (SELECT string_agg(format('(%1$L, v.%1$I IS DISTINCT FROM m.%1$I)', c), ', ') FROM unnest(session_values) AS c),
+            (SELECT string_agg(format('(%1$L, v.%1$I IS DISTINCT FROM ms.%1$I)', c), ', ') FROM unnest(step_values) AS c)]);
 END
 $generate$;
 
@@ -458,7 +490,9 @@ BEGIN
     PERFORM set_config('bridge.pulling', 'on', true);
     PERFORM bridge.forget(tokens);
     students := bridge.pull_students(tokens);
-    changed := students.changed + bridge.pull_sessions(tokens);
+    changed := students.changed + CASE
+        WHEN bridge.is_plain(tokens) THEN bridge.pull_plain_sessions(tokens)
+        ELSE bridge.pull_sessions(tokens) END;
 
     PERFORM bridge.note_addresses(tokens, students.seen_tokens, students.seen_emails);
     PERFORM set_config('bridge.pulling', '', true);

@@ -183,6 +183,7 @@ DECLARE
     versions bigint;
     noted text[];
     present text[] := '{}';
+    absent text[];
     free text[];
     arrived record;
     changed bigint := 0;
@@ -199,7 +200,12 @@ BEGIN
             EXCEPT SELECT unnest(noted));
     END IF;
     PERFORM set_config('bridge.pulling', 'on', true);
-    arrived := bridge.insert_sessions(ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t <> ALL (present || noted)));
+    absent := ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t <> ALL (present || noted));
+    IF bridge.is_plain(absent) THEN
+        arrived := bridge.insert_plain_sessions(absent);
+    ELSE
+        arrived := bridge.insert_sessions(absent);
+    END IF;
     PERFORM set_config('bridge.pulling', '', true);
     changed := arrived.changed;
 
