@@ -205,3 +205,21 @@ def test_no_odd_row_stops_the_merge(legacy: Database) -> None:
         ("abc", "a@b.c", "294276-12-31 23:00:00+00", 0, None),
         ("t" * 200, "anonymous+8cbeafc05ce09a3e@workshop.invalid", "infinity", 9, 1000000),
     ]
+
+
+def test_an_address_that_no_key_can_hold_is_named(legacy: Database) -> None:
+    legacy.execute("""
+        DROP INDEX IF EXISTS idx_students_email;
+        UPDATE workshop_students
+        SET student_email = (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 200) AS n) || '@x.de'
+        WHERE session_token = (SELECT min(session_token) FROM workshop_students)
+    """)
+    ((token,),) = legacy.query("SELECT min(session_token) FROM workshop_students")
+    with pytest.raises(CommandError, match=rf"longer than 2600 bytes.*\.\.\.{token[-4:]}"):
+        upgrade(legacy)
+    legacy.execute(
+        f"UPDATE workshop_students SET student_email = 'a@x.de' WHERE session_token = '{token}'"
+    )
+    upgrade(legacy)
+    assert failed_checks(legacy) == []
+    assert deviations(legacy) == []

@@ -684,6 +684,7 @@ DECLARE
     read bigint := 0;
     changed bigint := 0;
     cursor_at text := '';
+    too_long text;
     size integer := least(chunk, 200);
     first CONSTANT boolean := (SELECT merged_at IS NULL FROM bridge.state);
 BEGIN
@@ -697,6 +698,12 @@ BEGIN
             DROP INDEX IF EXISTS bridge.collected_source_by_email;
             CALL bridge.make_blocks('sources', chunk);
             CALL bridge.do_blocks('sources', false, chunk);
+            SELECT string_agg(DISTINCT '...' || right(o.token, 4), ' ') INTO too_long
+            FROM bridge.collected_source AS o WHERE octet_length(o.student_email) > 2600;
+            IF too_long IS NOT NULL THEN
+                RAISE EXCEPTION 'an address is longer than 2600 bytes, more than a unique key can hold: sessions %', too_long
+                    USING HINT = 'Nothing was merged. Correct student_email in the old tables, then run this again.';
+            END IF;
             CREATE INDEX collected_source_by_email ON bridge.collected_source (student_email);
             CALL bridge.make_blocks('students', 2 * chunk);
             CALL bridge.do_blocks('students', false, chunk);
