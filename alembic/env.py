@@ -159,7 +159,7 @@ def _helped(engine: sa.Engine, procedure: str) -> Iterator[None]:
             ) as session:
                 sessions.append(session)
                 session.execute(_sql_file("session").encode())
-                while not over.wait(0.05):
+                while not over.wait(0.02):
                     session.execute(f"CALL {procedure}".encode())
         except psycopg.Error as error:
             if not over.is_set():
@@ -301,6 +301,20 @@ def _full_revision(revision: Any) -> str | None:
     return None if found is None else found.revision
 
 
+# A caller's connection outlives a merge that failed.
+FREE_BLOCKS = """\
+DO $blocks$
+BEGIN
+    IF to_regclass('bridge.block') IS NOT NULL THEN
+        PERFORM pg_advisory_unlock(hashoid('bridge.block'::regclass), l.objid::integer)
+        FROM pg_locks AS l
+        WHERE l.pid = pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 2
+          AND l.classid = hashoid('bridge.block'::regclass)::bigint::bit(32)::bigint::oid;
+    END IF;
+END
+$blocks$"""
+
+
 # --- online ----------------------------------------------------------------------------------------
 
 
@@ -358,6 +372,7 @@ def _migrate(connection: sa.Connection, *, single_transaction: bool) -> None:
     finally:
         if mutates and not single_transaction and not connection.invalidated:
             connection.rollback()
+            connection.execute(_ddl(FREE_BLOCKS))
             connection.execute(sa.select(sa.func.pg_advisory_unlock(ADVISORY_LOCK)))
             connection.commit()
 

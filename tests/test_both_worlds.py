@@ -749,3 +749,32 @@ def test_what_is_locked_waits_and_nobody_else_does(migrated: Database) -> None:
         for table in ("sessions", "student_configs"):
             assert migrated.query(greeting.format(table)) == [(winner,)], table
     assert failed_checks(migrated) == []
+
+
+def test_two_writers_of_a_new_token_that_do_not_see_each_other(clone: Clone) -> None:
+    """One brings the session while the other one has worked out its students without their row."""
+    database = clone("0006")
+    ((definition,),) = database.query(
+        "SELECT pg_get_functiondef('bridge.emails_before(text[])'::regprocedure)"
+    )
+    slow = "PERFORM pg_sleep(0.6) WHERE current_setting('application_name') = 'slow'; RETURN ARRAY("
+    assert "RETURN ARRAY(" in definition
+    database.execute(definition.replace("RETURN ARRAY(", slow, 1))
+    first = (
+        "SET LOCAL application_name = 'slow'; INSERT INTO student_configs (session_token, student_name, created_at) "
+        "VALUES ('both', 'Early Bird', '2019-01-01')"
+    )
+    writer = threading.Thread(target=database.execute, args=(first,))
+    writer.start()
+    time.sleep(0.3)
+    database.execute(
+        "INSERT INTO workshop_students (session_token, student_email, created_at) "
+        "VALUES ('both', 'a@example.edu', '2020-01-01')"
+    )
+    writer.join()
+    database.execute(definition)
+    upgrade(database)
+    assert database.query(
+        "SELECT student_name, created_at::date::text FROM students WHERE student_email = 'a@example.edu'"
+    ) == [("Early Bird", "2019-01-01")]
+    assert failed_checks(database) == []

@@ -223,3 +223,44 @@ def test_an_address_that_no_key_can_hold_is_named(legacy: Database) -> None:
     upgrade(legacy)
     assert failed_checks(legacy) == []
     assert deviations(legacy) == []
+
+
+def test_json_too_deep_to_be_read_stays_what_it_is(legacy: Database) -> None:
+    legacy.execute("""
+        INSERT INTO student_configs (session_token, tools) VALUES ('deep', to_jsonb(repeat('[', 100000)))
+    """)
+    upgrade(legacy)
+    assert failed_checks(legacy) == []
+    kept = "SELECT length(legacy_extra #>> '{student_configs,tools}') FROM sessions WHERE session_token = 'deep'"
+    assert legacy.query(kept) == [(100000,)]
+
+
+def test_an_empty_token_that_is_noted_is_carried_over(clone: Clone) -> None:
+    database = clone("0003")
+    database.execute(
+        "INSERT INTO workshop_students (session_token, student_email) VALUES ('', 'a@b.c')"
+    )
+    upgrade(database)
+    assert database.query("SELECT count(*) FROM bridge.pending") == [(0,)]
+    assert failed_checks(database) == []
+
+
+def test_merging_again_brings_students_of_new_sessions_up_to_date(clone: Clone) -> None:
+    """Rows that came past the triggers may tell more of a student who is there."""
+    database = clone("0004")
+    ((address,),) = database.query("SELECT min(student_email) FROM students")
+    database.execute(f"""
+        SET LOCAL session_replication_role = replica;
+        INSERT INTO workshop_students (session_token, student_email, created_at)
+        VALUES ('new', '{address}', '2001-01-01Z');
+        INSERT INTO student_configs (session_token, student_email) VALUES ('new', 'second@b.c')
+    """)
+    with database.connect() as connection:
+        connection.execute("CALL bridge.merge()")
+        connection.execute("CALL bridge.drain()")
+    assert deviations(database) == []
+    with database.connect() as connection:
+        ((checks,),) = connection.execute(
+            "CALL bridge.run_checks(NULL, everything => true)"
+        ).fetchall()
+    assert [check for check in checks if not check["ok"]] == []

@@ -7,6 +7,7 @@ from contextlib import closing
 import psycopg
 import pytest
 from alembic import command
+from alembic.util import CommandError
 from psycopg import sql
 from sqlalchemy import text
 
@@ -166,3 +167,20 @@ def test_helping_before_and_after_does_nothing(early: Database) -> None:
     before = dump(early)
     early.execute("CALL bridge.help()")
     assert changes(before, dump(early)) == []
+
+
+def test_a_caller_s_connection_keeps_no_block_after_an_error(early: Database) -> None:
+    """Else the next run, from another connection, would wait for it."""
+    early.execute("""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not now'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON sessions FOR EACH STATEMENT EXECUTE FUNCTION refuse();
+    """)
+    config = alembic_config(early.url)
+    with early.engine() as engine, engine.connect() as connection:
+        config.attributes["connection"] = connection
+        with pytest.raises(CommandError, match="not now"):
+            command.upgrade(config, "0004")
+        assert early.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+        early.execute("DROP FUNCTION refuse CASCADE")
+        upgrade(early, "0004")
+    complete(early)

@@ -264,7 +264,8 @@ BEGIN
         ELSIF json_types ? wanted.name AND reads IS NOT NULL THEN
             IF jsonb_column IS NOT NULL AND current_setting('server_version_num')::integer >= 170000 THEN
                 json_layers := json_layers || format(
-                    'CASE WHEN jsonb_typeof(%1$s) = ''string'' THEN coalesce('
+                    -- nesting that is too deep for the stack is no error that JSON_QUERY could catch
+                    'CASE WHEN jsonb_typeof(%1$s) = ''string'' AND octet_length(%1$s #>> ''{}'') < 8000 THEN coalesce('
                     'json_query(%1$s, ''$'' RETURNING jsonb OMIT QUOTES NULL ON ERROR), %1$s) ELSE %1$s END AS %2$I',
                     jsonb_column, wanted.name);
                 reads[1] := format(

@@ -453,7 +453,7 @@ AS $$
 BEGIN
     RETURN ARRAY(
         SELECT p.token FROM bridge.pending AS p
-        WHERE p.token > after AND NOT refused ? p.token
+        WHERE p.token >= coalesce(after, '') AND p.token IS DISTINCT FROM after AND NOT refused ? p.token
         GROUP BY p.token
         HAVING min(p.id) <= horizon AND bool_or(p.side = 'unified') = unified
         ORDER BY p.token
@@ -494,7 +494,7 @@ BEGIN
     FOR round IN 1 .. rounds LOOP
         FOR kind IN 1 .. 2 LOOP
             pushing := kind = 2;
-            cursor_at := '';
+            cursor_at := NULL;
             LOOP
                 size := sizes[kind];
                 tokens := bridge.next_noted(cursor_at, horizon, pushing, refused, size);

@@ -192,7 +192,10 @@ BEGIN
     versions := bridge.legacy_versions(after, last);
     noted := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p
                    WHERE p.side = 'unified' AND p.token = ANY (tokens));
-    IF EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token > after AND v.session_token <= last)
+    IF NOT first THEN
+        -- what comes now changes what students and other_address have to be
+        present := ARRAY(SELECT unnest(tokens) EXCEPT SELECT unnest(noted));
+    ELSIF EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token > after AND v.session_token <= last)
        OR EXISTS (SELECT FROM public.step_progress AS sp WHERE sp.session_token > after AND sp.session_token <= last) THEN
         present := ARRAY(
             SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens)
@@ -213,7 +216,8 @@ BEGIN
         free := bridge.free(present);
         IF first THEN
             PERFORM set_config('bridge.pulling', 'on', true);
-            changed := changed + bridge.pull_sessions(free);
+            changed := changed + bridge.pull_sessions(free, ARRAY(
+                SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (free)));
             PERFORM set_config('bridge.pulling', '', true);
         ELSE
             changed := changed + bridge.pull(free);
@@ -496,7 +500,8 @@ BEGIN
         IF bridge.lock_block(candidate) THEN
             -- somebody may have had it, and done it, since the look
             SELECT * INTO mine FROM bridge.block AS b
-            WHERE b.stage = of_stage AND b.number = candidate AND NOT b.done;
+            WHERE b.stage = of_stage AND b.number = candidate AND NOT b.done
+            FOR NO KEY UPDATE;
             IF FOUND THEN
                 RETURN mine;
             END IF;
@@ -507,6 +512,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bridge.claim_block(text, boolean) IS 'Takes a block that is not done.';
+
+-- Of a block that a later run has given up its keys may be nobody's, and what was collected about students is not
+-- all there: each chunk holds the row of its block, and whoever deletes the blocks waits for it.
+CREATE FUNCTION bridge.holds_block(mine bridge.block) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM FROM bridge.block AS b
+    WHERE (b.stage, b.number, b.after, b.last) = (mine.stage, mine.number, mine.after, mine.last)
+    FOR NO KEY UPDATE;
+    RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION bridge.holds_block(bridge.block) IS 'Whether the block is still there; locks it.';
 
 CREATE FUNCTION bridge.collect(after text, last text) RETURNS void
     LANGUAGE sql
@@ -522,14 +542,17 @@ COMMENT ON FUNCTION bridge.collect(text, text) IS 'Collects what the rows of a r
 
 -- Before any session: its student has to be there. The sources of all sessions are collected first, so that
 -- each student is written once, however many sessions there are, and the old tables are read but once for it.
-CREATE PROCEDURE bridge.merge_students(after text, last text, INOUT size integer, INOUT changed bigint)
+CREATE PROCEDURE bridge.merge_students(mine bridge.block, INOUT size integer, INOUT changed bigint)
     LANGUAGE plpgsql
 AS $$
 DECLARE
+    after text := mine.after;
+    last CONSTANT text := mine.last;
     keys text[];
     looked timestamptz;
 BEGIN
     LOOP
+        EXIT WHEN NOT bridge.holds_block(mine);
         looked := clock_timestamp();
         keys := ARRAY(SELECT DISTINCT o.student_email FROM bridge.collected_source AS o
                       WHERE o.student_email > after AND o.student_email <= last ORDER BY o.student_email LIMIT size);
@@ -543,7 +566,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON PROCEDURE bridge.merge_students(text, text, integer, bigint) IS 'Merges the students of a range of addresses.';
+COMMENT ON PROCEDURE bridge.merge_students(bridge.block, integer, bigint) IS 'Merges the students of a range of addresses.';
 
 -- What was collected about a student and is not where the session went: it lost to another address, or the
 -- session was changed or deleted since. That write is noted, and finds the student by this.
@@ -587,7 +610,7 @@ COMMENT ON FUNCTION bridge.say_merged(bigint, interval, bigint) IS
 -- A range that has been verified, and that nobody has written to since, is not read again. until NULL: to the
 -- end; block NULL: nobody goes on at its cursor.
 CREATE PROCEDURE bridge.merge_range(
-    block integer,
+    block bridge.block,
     cursor_at text,
     until text,
     chunk integer,
@@ -606,7 +629,7 @@ DECLARE
     reported timestamptz := began;
 BEGIN
     LOOP
-        EXIT WHEN cursor_at >= until;
+        EXIT WHEN cursor_at >= until OR block.number IS NOT NULL AND NOT bridge.holds_block(block);
         known := bridge.untouched(false, cursor_at);
         IF known.last IS NOT NULL THEN
             cursor_at := known.last;
@@ -622,7 +645,7 @@ BEGIN
         sessions := sessions + cardinality(range.keys);
         UPDATE bridge.block AS b
         SET cursor_at = merge_range.cursor_at, sessions = merge_range.sessions, changed = merge_range.changed
-        WHERE b.stage = 'sessions' AND b.number = block AND b.last = until;
+        WHERE b.stage = 'sessions' AND b.number = block.number;
         CALL bridge.commit_chunk();
         size := bridge.next_size(size, chunk, cardinality(range.keys), clock_timestamp() - looked);
         IF clock_timestamp() - reported > interval '2 seconds' THEN
@@ -632,7 +655,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON PROCEDURE bridge.merge_range(integer, text, text, integer, integer, bigint, bigint) IS
+COMMENT ON PROCEDURE bridge.merge_range(bridge.block, text, text, integer, integer, bigint, bigint) IS
     'Pulls the sessions of a range of tokens, chunk by chunk.';
 
 -- Comes back when nobody else has a block left that it could have to do.
@@ -659,12 +682,12 @@ BEGIN
             WHEN 'sources' THEN
                 PERFORM bridge.collect(mine.after, mine.last);
             WHEN 'students' THEN
-                CALL bridge.merge_students(mine.after, mine.last, size, mine.changed);
+                CALL bridge.merge_students(mine, size, mine.changed);
             WHEN 'sessions' THEN
-                CALL bridge.merge_range(mine.number, mine.cursor_at, mine.last, chunk, size, mine.sessions, mine.changed);
+                CALL bridge.merge_range(mine, mine.cursor_at, mine.last, chunk, size, mine.sessions, mine.changed);
         END CASE;
         UPDATE bridge.block AS b SET done = true, changed = mine.changed
-        WHERE b.stage = of_stage AND b.number = mine.number;
+        WHERE (b.stage, b.number, b.after, b.last) = (mine.stage, mine.number, mine.after, mine.last);
         CALL bridge.commit_chunk();
         PERFORM bridge.unlock_block(mine.number);
         IF of_stage = 'sessions' AND clock_timestamp() - reported > interval '2 seconds' THEN
@@ -692,9 +715,12 @@ BEGIN
         -- a crash of the server empties what was collected
         IF NOT EXISTS (SELECT FROM bridge.block AS b WHERE b.stage = 'sessions')
            OR NOT EXISTS (SELECT FROM bridge.collected_source) THEN
+            -- somebody may be in a block of a run that was killed: that one's chunk is waited for, with nothing locked
+            DELETE FROM bridge.block;
+            CALL bridge.commit_chunk();
             PERFORM bridge.restore_addresses();
             PERFORM bridge.restore_events();
-            TRUNCATE bridge.block, bridge.collected_source;
+            TRUNCATE bridge.collected_source;
             DROP INDEX IF EXISTS bridge.collected_source_by_email;
             CALL bridge.make_blocks('sources', chunk);
             CALL bridge.do_blocks('sources', false, chunk);
@@ -749,7 +775,7 @@ BEGIN
         'merge_notes', (SELECT count(*) FROM public.events WHERE event_type = 'merge_note'));
     PERFORM set_config('bridge.pulling', '', true);
     UPDATE bridge.state SET merged_at = coalesce(merged_at, clock_timestamp());
-    TRUNCATE bridge.block;
+    DELETE FROM bridge.block;
     CALL bridge.commit_chunk();
     RAISE NOTICE 'merged % sessions, % rows written', read, changed;
 END
@@ -770,9 +796,11 @@ BEGIN
         RETURN;
     END IF;
     RAISE NOTICE 'columns changed since the adapters were built: %', array_to_string(stale, ', ');
+    DELETE FROM bridge.block;
+    CALL bridge.commit_chunk();
     PERFORM bridge.retry(format('SELECT bridge.build(%L)', name)) FROM unnest(stale) AS name;
     UPDATE bridge.state SET adapters_changed = true;
-    TRUNCATE bridge.verified, bridge.block;
+    DELETE FROM bridge.verified;
     CALL bridge.commit_chunk();
 END
 $$;
