@@ -14,7 +14,7 @@ Mapping
     ``alembic/sql/0003_legacy_bridge/04_mapping.sql``, column by column.
 
 Locks
-    Reads the legacy tables (ACCESS SHARE) for some 80 ms at a time: a chunk has as many sessions as
+    Reads the legacy tables (ACCESS SHARE) for some 50 ms at a time: a chunk has as many sessions as
     take that long, because the application's ALTER TABLE waits for it. A session that somebody is writing
     is left for later. Commits outside of the step's transaction: after an interruption the step is
     repeated as a whole, and finds its work done.

@@ -214,7 +214,7 @@ BEGIN
         (SELECT string_agg('ms.' || quote_ident(c), ', ') FROM unnest(step_values) AS c),
         (SELECT string_agg('v.' || quote_ident(c), ', ') FROM unnest(step_values) AS c)];
 
-    FOREACH source IN ARRAY ARRAY['sessions', 'plain_sessions'] LOOP
+    FOREACH source IN ARRAY ARRAY['bridge.sessions', 'bridge.plain_sessions'] LOOP
         EXECUTE format(
             $function$
 CREATE FUNCTION bridge.pull_%9$s(tokens text[], there text[]) RETURNS bigint
@@ -226,7 +226,7 @@ DECLARE
     changed bigint;
 BEGIN
     WITH mapped AS MATERIALIZED (
-        SELECT * FROM bridge.%9$s WHERE session_token = ANY (tokens)
+        SELECT * FROM %10$s WHERE session_token = ANY (tokens)
     ),
     -- a student is missing only where the address changed since pull_students looked: that write is
     -- noted, and brings the session here again
@@ -312,7 +312,7 @@ AS $body$
 #variable_conflict use_column
 BEGIN
     WITH m AS MATERIALIZED (
-        SELECT * FROM bridge.%9$s WHERE session_token = ANY (tokens) AND student_id IS NOT NULL
+        SELECT * FROM %10$s WHERE session_token = ANY (tokens) AND student_id IS NOT NULL
     ),
     ms AS MATERIALIZED (
         SELECT m.session_token, m.student_id, e.* FROM m CROSS JOIN LATERAL unnest(m.steps) AS e
@@ -349,7 +349,8 @@ END
 $body$;
 COMMENT ON FUNCTION bridge.insert_%9$s(text[]) IS
     'Inserts sessions, steps and notes as the mapping says; rows written, and whether all are as mapped.';
-            $function$, VARIADIC lists || source);
+            $function$,
+            VARIADIC lists || ARRAY[CASE WHEN source ~ 'plain' THEN 'plain_sessions' ELSE 'sessions' END, source]);
     END LOOP;
 
     EXECUTE format(

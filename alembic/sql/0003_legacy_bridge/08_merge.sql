@@ -385,15 +385,15 @@ END
 $$;
 COMMENT ON FUNCTION bridge.restore_events() IS 'Events that the application wrote before a downgrade.';
 
--- Chunks by time: as many sessions as take some 60 ms, which is how long the application's ALTER TABLE
+-- Chunks by time: as many sessions as take some 45 ms, which is how long the application's ALTER TABLE
 -- may have to wait for one; on a busy server three times that. done: of which the last one was; where it was cut
 -- short, it says little about more.
 CREATE FUNCTION bridge.next_size(size integer, most integer, done integer, took interval) RETURNS integer
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 RETURN CASE
-    WHEN done < size / 4 AND took < interval '60 ms' THEN size
-    ELSE least(most, 2 * size, greatest(5, (done * 0.06 / greatest(extract(epoch FROM took), 0.001))::integer))
+    WHEN done < size / 4 AND took < interval '45 ms' THEN size
+    ELSE least(most, 2 * size, greatest(5, (done * 0.045 / greatest(extract(epoch FROM took), 0.001))::integer))
 END;
 COMMENT ON FUNCTION bridge.next_size(integer, integer, integer, interval) IS 'Sessions of the next chunk.';
 
