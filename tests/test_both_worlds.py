@@ -778,3 +778,26 @@ def test_two_writers_of_a_new_token_that_do_not_see_each_other(clone: Clone) -> 
         "SELECT student_name, created_at::date::text FROM students WHERE student_email = 'a@example.edu'"
     ) == [("Early Bird", "2019-01-01")]
     assert failed_checks(database) == []
+
+
+def test_events_that_come_back_meet_those_that_came_since(clone: Clone) -> None:
+    """Both have the first numbers: every one of them is kept, under one number or another."""
+    database = clone("head")
+    kinds = [f"before {n}" for n in range(5)]
+    for kind in kinds:
+        database.execute(f"INSERT INTO events (event_type) VALUES ('{kind}')")
+    downgrade(database, "base")
+    upgrade(database, "0003")
+    # some of their numbers are given out again, those of the others come next
+    database.execute(
+        "SELECT setval(pg_get_serial_sequence('events', 'id'), min(key::bigint)) FROM bridge.remainder "
+        "WHERE table_name = 'events' AND value ->> 'event_type' ~ '^before'"
+    )
+    for n in range(3):
+        database.execute(f"INSERT INTO events (event_type) VALUES ('since {n}')")
+    upgrade(database)
+    database.execute("INSERT INTO events (event_type) VALUES ('after')")
+    found = database.query(
+        "SELECT event_type FROM events WHERE event_type !~ '^(merge|legacy)' ORDER BY 1"
+    )
+    assert [kind for (kind,) in found] == sorted([*kinds, "since 0", "since 1", "since 2", "after"])

@@ -349,37 +349,40 @@ $$;
 COMMENT ON FUNCTION bridge.restore_addresses() IS
     'Students of an earlier attempt whose address was changed before a downgrade.';
 
--- With their numbers, before the merge writes events of its own.
+-- With their numbers, before the merge writes events of its own; but for those that an application has been given since.
 CREATE FUNCTION bridge.restore_events() RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    numbers CONSTANT regclass := pg_get_serial_sequence('public.events', 'id');
 BEGIN
+    IF NOT EXISTS (SELECT FROM bridge.remainder WHERE table_name = 'events') THEN
+        RETURN;
+    END IF;
     PERFORM set_config('bridge.pulling', 'on', true);
-    -- after a downgrade to 0003 they are still there; a number may have been given to another event since
-    WITH kept AS (
-        SELECT e.* FROM bridge.remainder AS r
-        CROSS JOIN LATERAL jsonb_populate_record(NULL::public.events, r.value) AS e
+    -- past them, one by one: to set the sequence could set it back
+    PERFORM nextval(numbers) FROM generate_series(
+        coalesce(pg_sequence_last_value(numbers), 0) + 1,
+        (SELECT max(r.key::bigint) FROM bridge.remainder AS r WHERE r.table_name = 'events'));
+    -- after a downgrade to 0003 they are still there
+    WITH missing AS (
+        SELECT k.* FROM bridge.remainder AS r
+        CROSS JOIN LATERAL jsonb_populate_record(NULL::public.events, r.value) AS k
         WHERE r.table_name = 'events'
-    ),
-    missing AS (
-        SELECT k.*, EXISTS (SELECT FROM public.events AS e WHERE e.id = k.id) AS taken
-        FROM kept AS k
-        WHERE NOT EXISTS (SELECT FROM public.events AS e
+          AND NOT EXISTS (SELECT FROM public.events AS e
                           WHERE e.id = k.id AND (e.event_type, e.created_at) = (k.event_type, k.created_at))
     ),
-    renumbered AS (
-        INSERT INTO public.events (student_id, session_token, event_type, event_data, created_at)
-        SELECT m.student_id, m.session_token, m.event_type, m.event_data, m.created_at
-        FROM missing AS m WHERE m.taken
+    restored AS (
+        INSERT INTO public.events (id, student_id, session_token, event_type, event_data, created_at)
+        SELECT m.id, m.student_id, m.session_token, m.event_type, m.event_data, m.created_at FROM missing AS m
+        ON CONFLICT (id) DO NOTHING
+        RETURNING id
     )
-    INSERT INTO public.events (id, student_id, session_token, event_type, event_data, created_at)
-    SELECT m.id, m.student_id, m.session_token, m.event_type, m.event_data, m.created_at
-    FROM missing AS m WHERE NOT m.taken;
-    IF EXISTS (SELECT FROM bridge.remainder WHERE table_name = 'events') THEN
-        PERFORM setval(pg_get_serial_sequence('public.events', 'id'), (SELECT max(id) FROM public.events));
-        DELETE FROM bridge.remainder WHERE table_name = 'events';
-    END IF;
+    INSERT INTO public.events (student_id, session_token, event_type, event_data, created_at)
+    SELECT m.student_id, m.session_token, m.event_type, m.event_data, m.created_at
+    FROM missing AS m WHERE m.id NOT IN (SELECT o.id FROM restored AS o);
+    DELETE FROM bridge.remainder WHERE table_name = 'events';
     PERFORM set_config('bridge.pulling', '', true);
 END
 $$;
