@@ -81,6 +81,13 @@ CREATE UNLOGGED TABLE bridge.collected_source (LIKE bridge.student_source);
 CREATE INDEX collected_source_by_email ON bridge.collected_source (student_email);
 COMMENT ON TABLE bridge.collected_source IS 'Sources about students while the first merge goes on, else empty.';
 
+-- While the first merge goes on, sessions that nobody else can see yet belong to a student as well.
+CREATE VIEW bridge.address AS
+SELECT token, student_email FROM bridge.other_address
+UNION ALL
+SELECT token, student_email FROM bridge.collected_source;
+COMMENT ON VIEW bridge.address IS 'Sessions that tell of an address, beside those that belong to its student.';
+
 -- The newest name that is not just the address, else the newest name; seen first when seen first.
 -- Complete for an address only if all of its tokens are given (bridge.family() finds them), or if it is among
 -- those whose collected sources are asked for. The mapped_ columns are what the legacy tables say, without the

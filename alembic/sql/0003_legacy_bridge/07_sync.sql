@@ -88,14 +88,14 @@ BEGIN
         RETURN;
     END IF;
     PERFORM set_config('bridge.pulling', 'on', true);
-    -- a student that was changed after the legacy rows: their name is the older one
-    IF prefer = 'unified' THEN
+    -- a student that was changed after the legacy rows, or after the merge: their name is the older one
+    IF prefer IS DISTINCT FROM 'legacy' THEN
         SELECT array_agg(st.student_id), array_agg(st.student_name) INTO renamed, names
         FROM public.students AS st
         WHERE st.student_name IS NOT NULL
           AND st.student_id IN (SELECT v.student_id FROM public.sessions AS v WHERE v.session_token = ANY (tokens))
           AND st.updated_at > (
-              SELECT max(p.at)
+              SELECT coalesce(max(p.at), '-infinity')
               FROM bridge.pending AS p JOIN public.sessions AS v ON v.session_token = p.token
               WHERE p.token = ANY (tokens) AND p.side = 'legacy' AND v.student_id = st.student_id);
     END IF;

@@ -190,20 +190,20 @@ DECLARE
 BEGIN
     PERFORM bridge.forget(tokens);
     versions := bridge.legacy_versions(after, last);
-    noted := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p
-                   WHERE p.side = 'unified' AND p.token = ANY (tokens));
     IF NOT first THEN
         -- what comes now changes what students and other_address have to be
-        present := ARRAY(SELECT unnest(tokens) EXCEPT SELECT unnest(noted));
+        present := tokens;
     ELSIF EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token > after AND v.session_token <= last)
        OR EXISTS (SELECT FROM public.step_progress AS sp WHERE sp.session_token > after AND sp.session_token <= last) THEN
         present := ARRAY(
             SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens)
-            UNION SELECT sp.session_token FROM public.step_progress AS sp WHERE sp.session_token = ANY (tokens)
-            EXCEPT SELECT unnest(noted));
+            UNION SELECT sp.session_token FROM public.step_progress AS sp WHERE sp.session_token = ANY (tokens));
     END IF;
+    absent := ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t <> ALL (present));
+    noted := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p
+                   WHERE p.side = 'unified' AND p.token = ANY (present));
+    present := ARRAY(SELECT t FROM unnest(present) AS t WHERE t <> ALL (noted));
     PERFORM set_config('bridge.pulling', 'on', true);
-    absent := ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t <> ALL (present || noted));
     IF bridge.is_plain(absent) THEN
         arrived := bridge.insert_plain_sessions(absent);
     ELSE
@@ -588,7 +588,6 @@ BEGIN
     WHERE (NOT o.is_session_s OR o.token IN (SELECT p.token FROM bridge.pending AS p))
       AND st.student_email IS DISTINCT FROM o.student_email
     ON CONFLICT DO NOTHING;
-    TRUNCATE bridge.collected_source;
 END
 $$;
 COMMENT ON PROCEDURE bridge.remember_addresses() IS 'Fills other_address at the end of the first merge.';
@@ -713,8 +712,14 @@ DECLARE
     too_long text;
     size integer := least(chunk, 200);
     first CONSTANT boolean := (SELECT merged_at IS NULL FROM bridge.state);
+    -- triggers read it: not before all sessions can be seen
+    empty_collected CONSTANT text := 'TRUNCATE bridge.collected_source';
 BEGIN
-    IF first THEN
+    IF NOT first THEN
+        IF EXISTS (SELECT FROM bridge.collected_source) THEN
+            PERFORM bridge.retry(empty_collected);  -- a run was killed at its very end
+        END IF;
+    ELSE
         -- a crash of the server empties what was collected
         IF NOT EXISTS (SELECT FROM bridge.block AS b WHERE b.stage = 'sessions')
            OR NOT EXISTS (SELECT FROM bridge.collected_source) THEN
@@ -723,8 +728,7 @@ BEGIN
             CALL bridge.commit_chunk();
             PERFORM bridge.restore_addresses();
             PERFORM bridge.restore_events();
-            TRUNCATE bridge.collected_source;
-            DROP INDEX IF EXISTS bridge.collected_source_by_email;
+            PERFORM bridge.retry(empty_collected || '; DROP INDEX IF EXISTS bridge.collected_source_by_email');
             CALL bridge.make_blocks('sources', chunk);
             CALL bridge.do_blocks('sources', false, chunk);
             SELECT string_agg(DISTINCT '...' || right(o.token, 4), ' ') INTO too_long
@@ -779,6 +783,8 @@ BEGIN
     PERFORM set_config('bridge.pulling', '', true);
     UPDATE bridge.state SET merged_at = coalesce(merged_at, clock_timestamp());
     DELETE FROM bridge.block;
+    CALL bridge.commit_chunk();
+    PERFORM bridge.retry(empty_collected);
     CALL bridge.commit_chunk();
     RAISE NOTICE 'merged % sessions, % rows written', read, changed;
 END

@@ -110,10 +110,10 @@ BEGIN
             )
             SELECT v.session_token FROM changed AS c JOIN public.sessions AS v USING (student_id)
             UNION
-            SELECT a.token FROM changed AS c JOIN bridge.other_address AS a USING (student_email)));
+            SELECT a.token FROM changed AS c JOIN bridge.address AS a USING (student_email)));
     ELSE
         PERFORM bridge.note('unified', ARRAY(
-            SELECT DISTINCT a.token FROM old_rows AS o JOIN bridge.other_address AS a USING (student_email)));
+            SELECT DISTINCT a.token FROM old_rows AS o JOIN bridge.address AS a USING (student_email)));
     END IF;
     RETURN NULL;
 END
