@@ -12,16 +12,16 @@ Mapping
     events.student_id, events.session_token            -> ON DELETE SET NULL: the trail stays
 
 Locks
-    SHARE ROW EXCLUSIVE on the four new tables, all of them together: readers go on, endpoints that have
-    moved wait until the commit. The old application goes on writing: until then its triggers touch
-    nothing but bridge.pending.
+    Each index in a transaction of its own, with SHARE on its table. Then SHARE ROW EXCLUSIVE on the
+    four new tables, all of them together, for foreign keys and triggers. Readers go on, endpoints that
+    have moved wait until each commit. The old application goes on writing: until then its triggers
+    touch nothing but bridge.pending.
 
 Downgrade
     Back to noting; drops triggers, indexes and foreign keys. This one and the others of its kind go
     through where somebody has dropped the new tables by hand, so that there is a way back from that.
 """
 
-import sqlalchemy as sa
 from alembic import op
 
 revision = "0005_keys_and_indexes"
@@ -29,34 +29,12 @@ down_revision = "0004_merge_legacy_data"
 branch_labels = None
 depends_on = None
 
-FOREIGN_KEYS = (
-    ("sessions", "student_id", "students", "CASCADE"),
-    ("step_progress", "session_token", "sessions", "CASCADE"),
-    ("step_progress", "student_id", "students", "CASCADE"),
-    ("events", "student_id", "students", "SET NULL"),
-    ("events", "session_token", "sessions", "SET NULL"),
-)
-
 
 def upgrade() -> None:
     """Add indexes, foreign keys and triggers; switch the bridge to syncing at once."""
     op.expect_revision(down_revision)
-    op.run_sql(revision, "00_lock")
-    op.run_sql(revision, "01_orphans")
-    op.create_index("ix_sessions_last_activity", "sessions", [sa.text("last_activity DESC")])
-    op.create_index("ix_sessions_is_active_expires_at", "sessions", ["is_active", "expires_at"])
-    op.create_index("ix_step_progress_student_id", "step_progress", ["student_id"])
-    op.create_index("ix_events_student_id", "events", ["student_id"])
-    op.create_index("ix_events_event_type", "events", ["event_type"])
-    for table, column, referred, on_delete in FOREIGN_KEYS:
-        op.create_foreign_key(
-            f"fk_{table}_{column}_{referred}",
-            table,
-            referred,
-            [column],
-            [column],
-            ondelete=on_delete,
-        )
+    op.run_sql(revision, "00_indexes", commits=True)
+    op.run_sql(revision, "01_keys")
     op.run_sql(revision, "02_progress_triggers")
     op.run_sql(revision, "03_sync_at_once")
 
@@ -66,14 +44,4 @@ def downgrade() -> None:
     op.expect_revision(revision)
     op.run_sql(revision, "97_lock")
     op.run_sql(revision, "98_note_only")
-    op.run_sql(revision, "99_drop_triggers")
-    for table, column, referred, _ in reversed(FOREIGN_KEYS):
-        op.execute(
-            f"ALTER TABLE IF EXISTS {table} "
-            f"DROP CONSTRAINT IF EXISTS fk_{table}_{column}_{referred}"
-        )
-    op.drop_index("ix_events_event_type", if_exists=True)
-    op.drop_index("ix_events_student_id", if_exists=True)
-    op.drop_index("ix_step_progress_student_id", if_exists=True)
-    op.drop_index("ix_sessions_is_active_expires_at", if_exists=True)
-    op.drop_index("ix_sessions_last_activity", if_exists=True)
+    op.run_sql(revision, "99_drop")

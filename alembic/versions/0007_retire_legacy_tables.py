@@ -36,7 +36,7 @@ depends_on = None
 def upgrade() -> None:
     """Verify in short transactions, then cut over in one."""
     op.expect_revision(down_revision)
-    op.run_sql(revision, "01_verify", commits=True)
+    op.run_sql(revision, "01_verify", commits=True, helper="bridge.help()")
     op.run_sql(revision, "02_functions")
     op.run_sql(revision, "03_cut_over")
 

@@ -22,7 +22,8 @@ CREATE TABLE bridge.state (
     sync boolean NOT NULL DEFAULT false,
     merged_at timestamptz,
     retired_at timestamptz,
-    adapters_changed boolean NOT NULL DEFAULT false
+    adapters_changed boolean NOT NULL DEFAULT false,
+    verify_since timestamptz
 );
 COMMENT ON TABLE bridge.state IS 'Where the migration stands; one row.';
 COMMENT ON COLUMN bridge.state.sync IS 'False: triggers only note. True: they also sync at once.';
@@ -30,6 +31,8 @@ COMMENT ON COLUMN bridge.state.merged_at IS 'When the merge reached the end.';
 COMMENT ON COLUMN bridge.state.retired_at IS 'When a downgrade had carried everything back.';
 COMMENT ON COLUMN bridge.state.adapters_changed IS
     'Adapters were rebuilt for other columns, and no merge has gone through all sessions since.';
+COMMENT ON COLUMN bridge.state.verify_since IS
+    'Begin of the verification that is going on: a range that was looked at since needs no other look.';
 INSERT INTO bridge.state DEFAULT VALUES;
 
 -- Append-only: writers never meet here, and what an aborted transaction noted goes with it.

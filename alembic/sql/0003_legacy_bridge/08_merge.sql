@@ -5,10 +5,29 @@
 -- that a run that was killed goes on where it was. A second session of the migrator may do a share of the
 -- first merge (bridge.help()); nothing depends on it.
 --
--- What the application writes meanwhile is safe: the triggers of this revision note every token that
--- a statement touched, in that statement's own transaction. A chunk may read a row before or after
--- such a write; the note outlives both, and drain() carries the token over again. A session that somebody
--- is writing in the unified schema is left to drain() as well.
+-- What is written meanwhile is safe: the triggers of this revision note every token that a statement touched, in
+-- that statement's own transaction, so that a note is seen if, and only if, its write is. Whoever strikes a note out
+-- has read it before the rows. What a write to the old tables can meet:
+--
+--   committed before the chunk reads    The chunk brings it; the note finds nothing left to do.
+--   committed after that                The chunk brings what was there before, the note brings the write.
+--   aborted                             Neither row nor note was ever seen.
+--   INSERT behind the cursor            The note brings it: no chunk comes by again. Ahead of it: chunk or note.
+--   another token for a row             Both are noted. Of the old one the session goes, or becomes what other rows
+--                                       still say of it; the new one arrives.
+--   DELETE                              The chunk may have brought the session; the note finds no row, and removes it.
+--   DELETE, then INSERT again           One token, two notes, taken together: the session becomes the new row.
+--   TRUNCATE                            Waits for a chunk that has read, and notes all sessions there are by then; a
+--                                       chunk that comes while it is open gives up after 200 ms, and is noted.
+--   a transaction that stays open       Nobody waits for it: drain() takes its notes when they can be seen. Those that
+--                                       come after the last drain are the triggers', from 0005 on.
+--
+-- And a write to the new tables, of an endpoint that moved too early:
+--
+--   of a session that is not there yet  Whoever inserts second meets the unique key. The application waits for the
+--                                       chunk; the chunk notes its tokens instead, and drain() merges both.
+--   of one that is there                Is noted, passed over by the merge, and carried back by drain().
+--   of a student whose sessions arrive  The trigger cannot see them yet, but their sources (bridge.address).
 
 -- Sorting or hashing what is left would read all of it for each chunk: the indexes have it in order.
 CREATE FUNCTION bridge.next_tokens(after text, chunk integer, unified boolean DEFAULT false)
@@ -60,6 +79,7 @@ CREATE TABLE bridge.verified (
     last text NOT NULL,
     versions bigint NOT NULL,
     counts bridge.counts,
+    looked_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (of_students, after)
 );
 COMMENT ON TABLE bridge.verified IS 'Ranges that were found to be as the mapping says.';
@@ -68,6 +88,7 @@ COMMENT ON COLUMN bridge.verified.after IS 'The range begins behind this key.';
 COMMENT ON COLUMN bridge.verified.last IS 'Last key of the range.';
 COMMENT ON COLUMN bridge.verified.versions IS 'All row versions in one number.';
 COMMENT ON COLUMN bridge.verified.counts IS 'What was counted there; NULL: not yet.';
+COMMENT ON COLUMN bridge.verified.looked_at IS 'Begin of the transaction that looked at it last.';
 
 CREATE FUNCTION bridge.legacy_versions(after text, last text) RETURNS bigint
     LANGUAGE plpgsql STABLE
@@ -117,9 +138,10 @@ $$;
 COMMENT ON FUNCTION bridge.note_verified(boolean, text, text, bigint) IS
     'Notes that a range is as the mapping says, unless something of it is pending.';
 
--- The range that begins behind a key, if it has been verified and nothing of it was written since. Older tables
--- of steps are not among the versions: where there is one, every look is a new one.
-CREATE FUNCTION bridge.untouched(p_of_students boolean, p_after text) RETURNS bridge.verified
+-- The range that begins behind a key, if it has been verified and nothing of it was written since, or until somebody
+-- looked since a time. Older tables of steps are not among the versions: where there is one, every look is a new one.
+CREATE FUNCTION bridge.untouched(p_of_students boolean, p_after text, since timestamptz DEFAULT NULL)
+    RETURNS bridge.verified
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
@@ -132,6 +154,9 @@ BEGIN
     IF found.last IS NULL OR EXISTS (SELECT FROM bridge.tracked_steps) THEN
         RETURN NULL;
     END IF;
+    IF found.looked_at >= since THEN
+        RETURN found;
+    END IF;
     versions := CASE
         WHEN p_of_students THEN bridge.student_versions(p_after, found.last)
         ELSE bridge.legacy_versions(p_after, found.last) # bridge.unified_versions(p_after, found.last)
@@ -139,7 +164,7 @@ BEGIN
     RETURN CASE WHEN found.versions = versions THEN found END;
 END
 $$;
-COMMENT ON FUNCTION bridge.untouched(boolean, text) IS 'A verified range that nobody has written to since, else NULL.';
+COMMENT ON FUNCTION bridge.untouched(boolean, text, timestamptz) IS 'A verified range that nobody has written to since, else NULL.';
 
 -- A chunk ends where the next verified range begins, or where its block ends.
 CREATE FUNCTION bridge.next_range(p_of_students boolean, p_after text, until text, INOUT keys text[], OUT last text)

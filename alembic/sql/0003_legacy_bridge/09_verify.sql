@@ -188,29 +188,33 @@ RETURN n.raw_sessions = n.sessions AND n.raw_placeholders = n.placeholders AND n
    AND n.raw_completed <= n.completed AND n.addresses_without_student = 0 AND n.steps_without_session = 0;
 COMMENT ON FUNCTION bridge.hold(bridge.counts) IS 'Nothing has shrunk.';
 
--- Ranges that the merge has verified, counted before the verification comes to them, from the end.
-CREATE PROCEDURE bridge.count_ahead()
+-- Ranges that have been verified are counted, and looked at again, before the verification comes to them, from the
+-- end. Those that somebody has written to are left to it.
+CREATE PROCEDURE bridge.look_ahead()
     LANGUAGE plpgsql
 AS $$
 DECLARE
+    since timestamptz;
     range bridge.verified;
     n bridge.counts;
 BEGIN
     LOOP
+        since := (SELECT s.verify_since FROM bridge.state AS s);
         SELECT * INTO range FROM bridge.verified AS v
-        WHERE NOT v.of_students AND v.counts IS NULL AND (v.after < range.after) IS NOT FALSE
+        WHERE NOT v.of_students AND (v.counts IS NULL OR v.looked_at < since) AND (v.after < range.after) IS NOT FALSE
         ORDER BY v.after DESC LIMIT 1;
         EXIT WHEN NOT FOUND;
-        n := bridge.count_range(range.after, range.last);
-        IF bridge.hold(n) THEN
-            UPDATE bridge.verified AS v SET counts = n
+        n := coalesce(range.counts, bridge.count_range(range.after, range.last));
+        IF bridge.hold(n) AND (since IS NULL OR (bridge.untouched(false, range.after)).last IS NOT NULL) THEN
+            UPDATE bridge.verified AS v
+            SET counts = n, looked_at = CASE WHEN since IS NULL THEN v.looked_at ELSE now() END
             WHERE NOT v.of_students AND (v.after, v.last, v.versions) = (range.after, range.last, range.versions);
         END IF;
         CALL bridge.commit_chunk();
     END LOOP;
 END
 $$;
-COMMENT ON PROCEDURE bridge.count_ahead() IS 'Counts ranges that have been verified, and not been counted.';
+COMMENT ON PROCEDURE bridge.look_ahead() IS 'Looks at ranges that the verification has still to come to.';
 
 -- Does what there is to do, and comes back: the first session decides when the merge is over, and does whatever
 -- this one leaves.
@@ -221,14 +225,20 @@ BEGIN
     CALL bridge.do_blocks('sources', true, 2000);
     CALL bridge.do_blocks('students', true, 2000);
     CALL bridge.do_blocks('sessions', true, 2000);
-    CALL bridge.count_ahead();
+    CALL bridge.look_ahead();
 END
 $$;
 COMMENT ON PROCEDURE bridge.help() IS 'A share of a merge and a verification, for a second session of the migrator.';
 
 -- The whole verification, range by range with commits; the result is a JSON array of checks. Ranges that were
--- verified before, and that nobody has written to since, are not compared again; everything: they are.
-CREATE PROCEDURE bridge.run_checks(INOUT result jsonb, chunk integer DEFAULT 2000, everything boolean DEFAULT false)
+-- verified before, and that nobody has written to since, are not compared again; everything: they are. since: and
+-- those that somebody has looked at since then are not looked at again.
+CREATE PROCEDURE bridge.run_checks(
+    INOUT result jsonb,
+    chunk integer DEFAULT 2000,
+    everything boolean DEFAULT false,
+    since timestamptz DEFAULT NULL
+)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -253,15 +263,13 @@ DECLARE
     lost bigint;
 BEGIN
     LOOP
-        known := CASE WHEN NOT everything THEN bridge.untouched(false, cursor_at) END;
+        known := CASE WHEN NOT everything THEN bridge.untouched(false, cursor_at, since) END;
         looked := clock_timestamp();
         IF known.last IS NOT NULL THEN
-            n := known.counts;
-            IF n IS NULL THEN
-                n := bridge.count_range(cursor_at, known.last);
-                IF writable AND bridge.hold(n) THEN
-                    UPDATE bridge.verified AS v SET counts = n WHERE NOT v.of_students AND v.after = cursor_at;
-                END IF;
+            n := coalesce(known.counts, bridge.count_range(cursor_at, known.last));
+            IF writable AND bridge.hold(n) AND (known.counts IS NULL OR known.looked_at < since) THEN
+                UPDATE bridge.verified AS v SET counts = n, looked_at = now()
+                WHERE NOT v.of_students AND v.after = cursor_at;
             END IF;
             cursor_at := known.last;
         ELSE
@@ -377,7 +385,8 @@ BEGIN
     CALL bridge.commit_chunk();
 END
 $$;
-COMMENT ON PROCEDURE bridge.run_checks(jsonb, integer, boolean) IS 'Runs every check, in short transactions.';
+COMMENT ON PROCEDURE bridge.run_checks(jsonb, integer, boolean, timestamptz) IS
+    'Runs every check, in short transactions.';
 
 CREATE FUNCTION bridge.verify()
     RETURNS TABLE (check_name text, expected bigint, actual bigint, ok boolean)
@@ -403,10 +412,14 @@ CREATE PROCEDURE bridge.require_verified()
     LANGUAGE plpgsql
 AS $$
 DECLARE
+    since CONSTANT timestamptz := clock_timestamp();
     result jsonb;
     failed text;
 BEGIN
-    CALL bridge.run_checks(result);
+    UPDATE bridge.state SET verify_since = since;
+    CALL bridge.commit_chunk();
+    CALL bridge.run_checks(result, since => since);
+    UPDATE bridge.state SET verify_since = NULL;
     SELECT string_agg(format('%s: expected %s, found %s', r.check_name, r.expected, r.actual), '; ')
     INTO failed
     FROM jsonb_to_recordset(result) AS r(check_name text, expected bigint, actual bigint, ok boolean)

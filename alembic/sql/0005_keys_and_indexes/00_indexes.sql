@@ -1,0 +1,31 @@
+-- Each in a transaction of its own: writers of a new table wait for one of them at a time. What a run that was
+-- killed in here has left is built anew.
+DO $$
+DECLARE
+    bridged CONSTANT boolean := to_regnamespace('bridge') IS NOT NULL;
+    name text;
+    indexed text;
+    command text;
+BEGIN
+    FOR name, indexed IN
+        VALUES ('ix_sessions_last_activity', 'sessions (last_activity DESC)'),
+               ('ix_sessions_is_active_expires_at', 'sessions (is_active, expires_at)'),
+               ('ix_step_progress_student_id', 'step_progress (student_id)'),
+               ('ix_events_student_id', 'events (student_id)'),
+               ('ix_events_event_type', 'events (event_type)')
+    LOOP
+        command := format('CREATE INDEX %I ON public.%s', name, indexed);
+        IF to_regclass('public.' || name) IS NOT NULL THEN
+            command := format('DROP INDEX public.%I; %s', name, command);
+        END IF;
+        IF bridged THEN
+            PERFORM bridge.retry(command);
+        ELSE
+            EXECUTE command;
+        END IF;
+        IF current_setting('bridge.single_transaction', true) IS DISTINCT FROM 'on' THEN
+            COMMIT;
+        END IF;
+    END LOOP;
+END
+$$
