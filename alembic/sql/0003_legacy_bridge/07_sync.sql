@@ -372,8 +372,6 @@ CREATE FUNCTION bridge.sync() RETURNS trigger
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
     SET lock_timeout = '50ms'
-    SET plan_cache_mode = force_generic_plan
-    SET jit = off
 AS $$
 DECLARE
     tokens text[];
@@ -405,6 +403,9 @@ BEGIN
             RAISE DEBUG 'left pending: %', SQLERRM;
             RETURN NULL;
     END;
+    IF NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.xact <> NEW.xact) THEN
+        RETURN NULL;
+    END IF;
     BEGIN
         -- from anywhere: what is refused again and again would be the oldest for good
         SELECT array_agg(DISTINCT p.token) INTO older
@@ -493,6 +494,9 @@ DECLARE
     sizes integer[] := ARRAY[least(batch, 5), least(batch, 5)];
     dearest double precision[] := ARRAY[NULL, NULL];
 BEGIN
+    IF total > 0 THEN
+        UPDATE bridge.verified SET looked_at = '-infinity';
+    END IF;
     FOR round IN 1 .. rounds LOOP
         FOR kind IN 1 .. 2 LOOP
             pushing := kind = 2;

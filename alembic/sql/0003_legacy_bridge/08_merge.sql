@@ -88,7 +88,8 @@ COMMENT ON COLUMN bridge.verified.after IS 'The range begins behind this key.';
 COMMENT ON COLUMN bridge.verified.last IS 'Last key of the range.';
 COMMENT ON COLUMN bridge.verified.versions IS 'All row versions in one number.';
 COMMENT ON COLUMN bridge.verified.counts IS 'What was counted there; NULL: not yet.';
-COMMENT ON COLUMN bridge.verified.looked_at IS 'Begin of the transaction that looked at it last.';
+COMMENT ON COLUMN bridge.verified.looked_at IS
+    'Begin of the transaction that looked at it last; -infinity: the migration itself may have written to it since.';
 
 CREATE FUNCTION bridge.legacy_versions(after text, last text) RETURNS bigint
     LANGUAGE plpgsql STABLE
@@ -123,19 +124,27 @@ END
 $$;
 COMMENT ON FUNCTION bridge.student_versions(text, text) IS 'Row versions of students of a range of addresses.';
 
-CREATE FUNCTION bridge.note_verified(of_students boolean, after text, last text, versions bigint) RETURNS void
+CREATE FUNCTION bridge.note_verified(
+    of_students boolean,
+    after text,
+    last text,
+    versions bigint,
+    counts bridge.counts DEFAULT NULL
+)
+    RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
     DELETE FROM bridge.verified AS v
     WHERE v.of_students = note_verified.of_students AND v.after >= note_verified.after AND v.after < note_verified.last;
-    INSERT INTO bridge.verified (of_students, after, last, versions)
-    SELECT note_verified.of_students, note_verified.after, note_verified.last, note_verified.versions
+    INSERT INTO bridge.verified (of_students, after, last, versions, counts)
+    SELECT note_verified.of_students, note_verified.after, note_verified.last, note_verified.versions,
+           note_verified.counts
     WHERE note_verified.of_students
        OR NOT EXISTS (SELECT FROM bridge.pending AS p
                       WHERE p.token > note_verified.after AND p.token <= note_verified.last)
 $$;
-COMMENT ON FUNCTION bridge.note_verified(boolean, text, text, bigint) IS
+COMMENT ON FUNCTION bridge.note_verified(boolean, text, text, bigint, bridge.counts) IS
     'Notes that a range is as the mapping says, unless something of it is pending.';
 
 -- The range that begins behind a key, if it has been verified and nothing of it was written since, or until somebody
@@ -194,8 +203,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.look_again(text[]) IS 'Notes sessions that could not be merged just now.';
 
--- A session of which the unified schema has nothing is inserted, and its range is verified with that. One that
--- is there already is compared, and left to drain() while somebody is writing it. Students of the first merge are
+-- A session of which the unified schema has nothing is inserted, and its range is compared and counted in the same
+-- transaction, while the rows are at hand. One that is there already is compared, and left to drain() while somebody is writing it. Students of the first merge are
 -- there, and complete: from the sessions that have arrived so far nobody could tell.
 CREATE FUNCTION bridge.merge_chunk(after text, last text, tokens text[]) RETURNS bigint
     LANGUAGE plpgsql
@@ -211,6 +220,7 @@ DECLARE
     absent text[];
     free text[];
     arrived record;
+    n bridge.counts;
     changed bigint := 0;
 BEGIN
     PERFORM bridge.forget(tokens);
@@ -256,7 +266,8 @@ BEGIN
             WHERE t <> ALL (noted)
               AND t NOT IN (SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens))));
     ELSIF present = '{}' AND noted = '{}' THEN
-        PERFORM bridge.note_verified(false, after, last, versions # arrived.versions);
+        n := bridge.count_range(after, last);
+        PERFORM bridge.note_verified(false, after, last, versions # arrived.versions, CASE WHEN bridge.hold(n) THEN n END);
     END IF;
     RETURN changed;
 EXCEPTION
@@ -789,6 +800,9 @@ BEGIN
         PERFORM bridge.adopt_students();
         PERFORM bridge.adopt_rest();
         PERFORM bridge.adopt_own_columns();
+        IF to_regclass('public.prior_attempt') IS NOT NULL OR EXISTS (SELECT FROM bridge.remainder) THEN
+            UPDATE bridge.verified SET looked_at = '-infinity';
+        END IF;
     END IF;
 
     -- events of an earlier attempt may be about what was deleted before

@@ -27,14 +27,17 @@ AS $body$
 BEGIN
     CASE TG_OP
         WHEN 'INSERT' THEN
-            PERFORM bridge.note('legacy', ARRAY(SELECT DISTINCT %2$s FROM new_rows AS t));
+            INSERT INTO bridge.pending (side, token)
+            SELECT DISTINCT 'legacy', %2$s FROM new_rows AS t;
         WHEN 'UPDATE' THEN
-            PERFORM bridge.note('legacy', ARRAY(SELECT %2$s FROM old_rows AS t
-                                                UNION SELECT %2$s FROM new_rows AS t));
+            INSERT INTO bridge.pending (side, token)
+            SELECT 'legacy', %2$s FROM old_rows AS t UNION SELECT 'legacy', %2$s FROM new_rows AS t;
         WHEN 'DELETE' THEN
-            PERFORM bridge.note('legacy', ARRAY(SELECT DISTINCT %2$s FROM old_rows AS t));
+            INSERT INTO bridge.pending (side, token)
+            SELECT DISTINCT 'legacy', %2$s FROM old_rows AS t;
         WHEN 'TRUNCATE' THEN
-            PERFORM bridge.note('legacy', ARRAY(SELECT session_token FROM public.sessions));
+            INSERT INTO bridge.pending (side, token)
+            SELECT 'legacy', v.session_token FROM public.sessions AS v;
     END CASE;
     RETURN NULL;
 END
