@@ -617,6 +617,18 @@ def test_what_leads_nowhere_gets_a_home_before_the_keys(clone: Clone) -> None:
     ) == [(1,)]
 
 
+def test_an_index_of_a_run_that_was_killed_is_built_anew(clone: Clone) -> None:
+    """0005 commits between its indexes; whatever has their names is not taken for one of them."""
+    database = clone("0004")
+    database.execute("CREATE INDEX ix_events_event_type ON events (created_at)")
+    upgrade(database, "0005")
+    query = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+    ((definition,),) = database.query("SELECT pg_get_indexdef('ix_events_event_type'::regclass)")
+    assert definition.endswith("USING btree (event_type)")
+    downgrade(database, "0004")
+    assert database.query(query) == clone("0004").query(query)
+
+
 def test_a_session_that_is_refused_keeps_nobody_else_waiting(migrated: Database) -> None:
     """Neither a drain nor the writers that take along what is older; at the end it is named."""
     odd, *others = some_tokens(migrated, 6)

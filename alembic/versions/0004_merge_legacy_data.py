@@ -42,4 +42,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Carry back what was written to the unified schema."""
     op.expect_revision(revision)
-    op.run_sql(revision, "99_retire", commits=True)
+    op.run_sql(revision, "99_retire", commits=True, helper="bridge.help()")

@@ -160,6 +160,7 @@ DECLARE
     size integer := least(chunk, 200);
     looked timestamptz;
     unnoted bigint := 0;
+    began CONSTANT timestamptz := clock_timestamp();
     merged CONSTANT boolean := (SELECT merged_at IS NOT NULL FROM bridge.state);
 BEGIN
     IF (SELECT retired_at IS NOT NULL FROM bridge.state) THEN
@@ -181,9 +182,13 @@ BEGIN
     END IF;
 
     -- what differs though nobody noted it: somebody wrote with the triggers off
+    UPDATE bridge.state SET verify_since = began;
+    CALL bridge.commit_chunk();
     WHILE merged LOOP
-        known := bridge.untouched(false, cursor_at);
+        known := bridge.untouched(false, cursor_at, began);
         IF known.last IS NOT NULL THEN
+            UPDATE bridge.verified AS v SET looked_at = now()
+            WHERE NOT v.of_students AND v.after = cursor_at AND v.looked_at < began;
             cursor_at := known.last;
         ELSE
             looked := clock_timestamp();
@@ -217,7 +222,7 @@ BEGIN
                          'downgrade again; or upgrade again.';
     END IF;
     IF merged THEN
-        CALL bridge.require_verified();
+        CALL bridge.require_verified(began);
     END IF;
 
     TRUNCATE bridge.collected_source;
