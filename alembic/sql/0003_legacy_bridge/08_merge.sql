@@ -805,14 +805,6 @@ BEGIN
         END IF;
     END IF;
 
-    -- events of an earlier attempt may be about what was deleted before
-    UPDATE public.events AS e SET session_token = NULL
-    WHERE NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = e.session_token)
-      AND e.session_token IS NOT NULL;
-    UPDATE public.events AS e SET student_id = NULL
-    WHERE NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_id = e.student_id)
-      AND e.student_id IS NOT NULL;
-
     INSERT INTO public.events (event_type, event_data)
     SELECT 'legacy_merge', jsonb_build_object(
         'students', (SELECT count(*) FROM public.students),
