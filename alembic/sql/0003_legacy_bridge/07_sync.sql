@@ -405,7 +405,7 @@ BEGIN
             RETURN NULL;
     END;
     -- others' notes as well, unless the application has waited long already
-    IF clock_timestamp() - began > interval '20 ms'
+    IF clock_timestamp() - began > interval '100 ms'
        OR NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.xact <> NEW.xact) THEN
         RETURN NULL;
     END IF;
