@@ -617,18 +617,6 @@ def test_what_leads_nowhere_gets_a_home_before_the_keys(clone: Clone) -> None:
     ) == [(1,)]
 
 
-def test_an_index_of_a_run_that_was_killed_is_built_anew(clone: Clone) -> None:
-    """0005 commits between its indexes; whatever has their names is not taken for one of them."""
-    database = clone("0004")
-    database.execute("CREATE INDEX ix_events_event_type ON events (created_at)")
-    upgrade(database, "0005")
-    query = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
-    ((definition,),) = database.query("SELECT pg_get_indexdef('ix_events_event_type'::regclass)")
-    assert definition.endswith("USING btree (event_type)")
-    downgrade(database, "0004")
-    assert database.query(query) == clone("0004").query(query)
-
-
 def test_a_session_that_is_refused_keeps_nobody_else_waiting(migrated: Database) -> None:
     """Neither a drain nor the writers that take along what is older; at the end it is named."""
     odd, *others = some_tokens(migrated, 6)
@@ -813,52 +801,3 @@ def test_events_that_come_back_meet_those_that_came_since(clone: Clone) -> None:
         "SELECT event_type FROM events WHERE event_type !~ '^(merge|legacy)' ORDER BY 1"
     )
     assert [kind for (kind,) in found] == sorted([*kinds, "since 0", "since 1", "since 2", "after"])
-
-
-@pytest.mark.parametrize("when", ["before its sessions arrive", "while they arrive"])
-def test_a_student_who_is_changed_during_the_merge(clone: Clone, when: str) -> None:
-    """No session of the student is there yet that the trigger could see and note."""
-    database = clone("0003")
-    with closing(database.connect()) as merging, closing(database.connect()) as v2:
-        merging.execute("CALL bridge.make_blocks('sources', 2000)")
-        merging.execute("CALL bridge.do_blocks('sources', false, 2000)")
-        merging.execute("CALL bridge.make_blocks('students', 4000)")
-        merging.execute("CALL bridge.do_blocks('students', false, 2000)")
-        merging.execute(
-            "INSERT INTO bridge.block (stage, number, after, last, cursor_at) "
-            "SELECT 'sessions', number, after, last, after FROM bridge.block WHERE stage = 'sources'"
-        )
-        (renamed, moved) = v2.execute(
-            "SELECT student_email FROM students JOIN bridge.collected_source AS s USING (student_email) "
-            "WHERE student_email !~ '^anonymous' AND s.student_name IS NOT NULL "
-            "GROUP BY 1 HAVING bool_and(s.is_session_s) AND count(DISTINCT s.token) > 0 ORDER BY 1 LIMIT 2"
-        ).fetchall()
-        rename = "UPDATE students SET student_name = 'Renamed' WHERE student_email = %s"
-        if when == "before its sessions arrive":
-            v2.execute(rename, renamed)
-        with merging.transaction():
-            merging.execute(
-                "SELECT bridge.merge_chunk(b.after, b.last, bridge.next_tokens(b.after, 2000)) "
-                "FROM bridge.block AS b WHERE b.stage = 'sessions'"
-            )
-            if when == "while they arrive":
-                v2.execute(rename, renamed)
-                v2.execute(
-                    "UPDATE students SET student_email = 'moved@example.net' WHERE student_email = %s",
-                    moved,
-                )
-    upgrade(database)
-    names = database.query(
-        "SELECT DISTINCT student_name FROM students WHERE student_email = %s "
-        "UNION SELECT student_name FROM student_configs WHERE student_email = %s",
-        *renamed * 2,
-    )
-    assert names == [("Renamed",)]
-    if when == "while they arrive":
-        left = "SELECT count(*) FROM {} WHERE lower(student_email) = %s"
-        assert database.query(left.format("workshop_students"), *moved) == [(0,)]
-        assert database.query(left.format("student_configs"), *moved) == [(0,)]
-        found = "SELECT count(*) FROM sessions JOIN students USING (student_id) WHERE student_email = %s"
-        assert database.query(found, *moved) == [(0,)]
-        assert database.query(found, "moved@example.net") > [(0,)]
-    assert failed_checks(database) == []

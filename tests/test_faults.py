@@ -90,7 +90,8 @@ def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
     if request.config.option.postgresql_host:
         pytest.skip("needs a server of its own, to stop it: not with --postgresql-host")
     try:
-        with embedded_server(major=request.config.option.major) as embedded:
+        major, durable = request.config.option.major, {"synchronous_commit": "on"}
+        with embedded_server(major=major, settings=durable) as embedded:
             server = Server(embedded.host, embedded.port, embedded.user, None, embedded.bin_dir)
             make(server, "base", None, fill_it)
             make(server, "head", "base", upgrade)

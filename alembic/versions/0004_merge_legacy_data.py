@@ -36,6 +36,7 @@ depends_on = None
 def upgrade() -> None:
     """Merge, drain, verify."""
     op.expect_revision(down_revision)
+    op.run_sql("0005_keys_and_indexes", "01_orphans", commits=True)
     op.run_sql(revision, "01_merge", commits=True, helper="bridge.help()")
 
 

@@ -33,11 +33,12 @@ depends_on = None
 def upgrade() -> None:
     """Add indexes, foreign keys and triggers; switch the bridge to syncing at once."""
     op.expect_revision(down_revision)
-    op.run_sql(revision, "00_orphans", commits=True)
-    op.run_sql(revision, "01_indexes", commits=True)
-    op.run_sql(revision, "02_keys")
-    op.run_sql(revision, "03_progress_triggers")
-    op.run_sql(revision, "04_sync_at_once")
+    op.run_sql(revision, "00_take_up", commits=True)
+    op.run_sql(revision, "01_orphans", commits=True)
+    op.run_sql(revision, "02_indexes", commits=True)
+    op.run_sql(revision, "03_keys")
+    op.run_sql(revision, "04_progress_triggers")
+    op.run_sql(revision, "05_sync_at_once")
 
 
 def downgrade() -> None:

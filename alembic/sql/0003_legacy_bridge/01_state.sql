@@ -42,7 +42,9 @@ CREATE TABLE bridge.pending (
     token text NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     xact xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    deleted boolean NOT NULL DEFAULT false
+    deleted boolean NOT NULL DEFAULT false,
+    student_id uuid,
+    student_name text
 );
 CREATE INDEX ON bridge.pending (token);
 COMMENT ON TABLE bridge.pending IS 'Tokens that were written on one side and not yet carried over.';
@@ -51,6 +53,8 @@ COMMENT ON COLUMN bridge.pending.at IS
     'When; of two sides the later one decides. -infinity: nobody wrote, it is to be looked at again.';
 COMMENT ON COLUMN bridge.pending.xact IS 'The writer''s transaction, which syncs as it commits.';
 COMMENT ON COLUMN bridge.pending.deleted IS 'Of the unified side: the session itself was deleted.';
+COMMENT ON COLUMN bridge.pending.student_id IS 'Student of the unified schema that was changed, if it was one.';
+COMMENT ON COLUMN bridge.pending.student_name IS 'The name that the student was given; NULL: another change.';
 
 -- What the legacy tables cannot say. The mapping applies a value for as long as it says what it said
 -- when the value was kept: a later legacy change wins.

@@ -80,36 +80,22 @@ CREATE FUNCTION bridge.combine(tokens text[], prefer text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    renamed uuid[];
-    names text[];
 BEGIN
     IF tokens IS NULL THEN
         RETURN;
     END IF;
     PERFORM set_config('bridge.pulling', 'on', true);
-    -- a student that was changed after the legacy rows, or after the merge: their name is the older one
-    IF prefer IS DISTINCT FROM 'legacy' THEN
-        SELECT array_agg(st.student_id), array_agg(st.student_name) INTO renamed, names
-        FROM public.students AS st
-        WHERE st.student_name IS NOT NULL
-          AND st.student_id IN (SELECT v.student_id FROM public.sessions AS v WHERE v.session_token = ANY (tokens))
-          AND st.updated_at > (
-              SELECT coalesce(max(p.at), '-infinity')
-              FROM bridge.pending AS p JOIN public.sessions AS v ON v.session_token = p.token
-              WHERE p.token = ANY (tokens) AND p.side = 'legacy' AND v.student_id = st.student_id);
-    END IF;
     PERFORM bridge.pull_students(tokens);
-    UPDATE public.students AS st SET student_name = n.student_name
-    FROM unnest(renamed, names) AS n(student_id, student_name)
-    WHERE st.student_id = n.student_id AND st.student_name IS DISTINCT FROM n.student_name;
-    -- whose session it is: a placeholder does not say
+    -- whose session it is: a placeholder does not say, nor does a student that is not there, or was made for it
     UPDATE public.sessions AS v SET student_id = m.student_id
-    FROM bridge.sessions AS m, public.students AS st
-    WHERE m.session_token = ANY (tokens) AND v.session_token = m.session_token AND st.student_id = v.student_id
+    FROM bridge.sessions AS m
+    WHERE m.session_token = ANY (tokens) AND v.session_token = m.session_token
       AND v.student_id <> m.student_id
       AND m.student_email <> bridge.placeholder_email(v.session_token)
-      AND (prefer = 'legacy' OR st.student_email = bridge.placeholder_email(v.session_token));
+      AND (prefer = 'legacy' OR NOT EXISTS (
+          SELECT FROM public.students AS st
+          WHERE st.student_id = v.student_id AND st.student_email <> bridge.placeholder_email(v.session_token)
+            AND st.student_email NOT LIKE 'orphan+%@workshop.invalid'));
 
     -- one step told in both worlds merges as two keys do
     INSERT INTO public.step_progress AS v (
@@ -141,6 +127,31 @@ $$;
 COMMENT ON FUNCTION bridge.combine(text[], text) IS
     'Merges what both worlds say into the unified schema; a push then carries it back.';
 
+-- Which name of a student is the newer one the old tables cannot always tell: a pull of another session takes theirs.
+CREATE FUNCTION bridge.keep_names(tokens text[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE public.students AS st SET student_name = k.student_name
+    FROM (
+        SELECT DISTINCT ON (p.student_id) p.student_id, p.student_name, p.at
+        FROM bridge.pending AS p
+        WHERE p.token = ANY (tokens) AND p.student_name IS NOT NULL
+        ORDER BY p.student_id, p.id DESC
+    ) AS k
+    WHERE st.student_id = k.student_id AND st.student_name IS DISTINCT FROM k.student_name
+      AND NOT EXISTS (SELECT FROM bridge.pending AS l
+                      WHERE l.token = ANY (tokens) AND l.side = 'legacy' AND l.at > k.at
+                        AND l.token IN (SELECT n.token FROM bridge.pending AS n WHERE n.student_id = k.student_id))
+      AND NOT EXISTS (SELECT FROM bridge.student_sources(bridge.family('{}', ARRAY[st.student_email])) AS s
+                      WHERE s.student_email = st.student_email AND s.row_at > k.at
+                        AND public.clean_email(s.student_name) IS NOT NULL);
+END
+$$;
+COMMENT ON FUNCTION bridge.keep_names(text[]) IS
+    'Names that the unified schema gave its students, unless the old tables have said another one since.';
+
 -- Notes are struck out by id: that of a transaction which is still open is not seen, stays, and is
 -- carried over later. They are read before anything else, so that what they are about is seen.
 CREATE FUNCTION bridge.take(tokens text[]) RETURNS bigint
@@ -156,10 +167,12 @@ DECLARE
     legacy_first text[];
     overtaken text[] := '{}';
     unified boolean;
+    renamed boolean;
     changed bigint := 0;
 BEGIN
     -- mostly nobody but the old application has written
-    SELECT array_agg(p.id), array_agg(DISTINCT p.token), bool_or(p.side = 'unified') INTO noted, pulled, unified
+    SELECT array_agg(p.id), array_agg(DISTINCT p.token), bool_or(p.side = 'unified'), count(p.student_name) > 0
+    INTO noted, pulled, unified, renamed
     FROM bridge.pending AS p
     WHERE p.token = ANY (tokens);
     IF NOT unified THEN
@@ -211,10 +224,18 @@ BEGIN
 
     IF pulled IS NOT NULL THEN
         changed := bridge.pull(pulled);
+        IF renamed THEN
+            PERFORM bridge.keep_names(pulled);  -- which is noted
+        END IF;
     END IF;
     IF pushed IS NOT NULL THEN
         PERFORM bridge.combine(combined, NULL), bridge.combine(unified_first, 'unified'),
                 bridge.combine(legacy_first, 'legacy');
+        IF renamed THEN
+            PERFORM set_config('bridge.pulling', 'on', true);
+            PERFORM bridge.keep_names(pushed);
+            PERFORM set_config('bridge.pulling', '', true);
+        END IF;
         changed := changed + bridge.push(pushed);
         -- Written in the legacy tables meanwhile, and committed before the remainder was worked out: it would keep
         -- our values over theirs. Both notes stay: the next look combines.
@@ -497,9 +518,6 @@ DECLARE
     sizes integer[] := ARRAY[least(batch, 5), least(batch, 5)];
     dearest double precision[] := ARRAY[NULL, NULL];
 BEGIN
-    IF total > 0 THEN
-        UPDATE bridge.verified SET looked_at = '-infinity';
-    END IF;
     FOR round IN 1 .. rounds LOOP
         FOR kind IN 1 .. 2 LOOP
             pushing := kind = 2;

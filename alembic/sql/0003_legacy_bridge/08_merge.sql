@@ -27,7 +27,9 @@
 --   of a session that is not there yet  Whoever inserts second meets the unique key. The application waits for the
 --                                       chunk; the chunk notes its tokens instead, and drain() merges both.
 --   of one that is there                Is noted, passed over by the merge, and carried back by drain().
---   of a student whose sessions arrive  The trigger cannot see them yet, but their sources (bridge.address).
+--   of a student whose sessions arrive  The trigger cannot see them yet, but their sources (bridge.address). A name
+--                                       is kept with the note. An address that is changed before the sessions are
+--                                       there has lost: they are of the address that the old tables name.
 
 -- Sorting or hashing what is left would read all of it for each chunk: the indexes have it in order.
 CREATE FUNCTION bridge.next_tokens(after text, chunk integer, unified boolean DEFAULT false)
@@ -88,8 +90,7 @@ COMMENT ON COLUMN bridge.verified.after IS 'The range begins behind this key.';
 COMMENT ON COLUMN bridge.verified.last IS 'Last key of the range.';
 COMMENT ON COLUMN bridge.verified.versions IS 'All row versions in one number.';
 COMMENT ON COLUMN bridge.verified.counts IS 'What was counted there; NULL: not yet.';
-COMMENT ON COLUMN bridge.verified.looked_at IS
-    'Begin of the transaction that looked at it last; -infinity: the migration itself may have written to it since.';
+COMMENT ON COLUMN bridge.verified.looked_at IS 'Begin of the transaction that looked at it last.';
 
 CREATE FUNCTION bridge.legacy_versions(after text, last text) RETURNS bigint
     LANGUAGE plpgsql STABLE
@@ -800,9 +801,6 @@ BEGIN
         PERFORM bridge.adopt_students();
         PERFORM bridge.adopt_rest();
         PERFORM bridge.adopt_own_columns();
-        IF to_regclass('public.prior_attempt') IS NOT NULL OR EXISTS (SELECT FROM bridge.remainder) THEN
-            UPDATE bridge.verified SET looked_at = '-infinity';
-        END IF;
     END IF;
 
     INSERT INTO public.events (event_type, event_data)
@@ -821,6 +819,22 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE bridge.merge(integer) IS 'Pulls every session, chunk by chunk; resumable.';
+
+CREATE PROCEDURE bridge.bring_over()
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    UPDATE bridge.state SET retired_at = NULL;
+    CALL bridge.refresh_adapters();
+    CALL bridge.merge();
+    CALL bridge.drain(strict => false);
+    CALL bridge.drain(strict => false);  -- what came meanwhile: much less
+    CALL bridge.require_verified();
+    PERFORM bridge.retry('SELECT bridge.make_writable()');
+END
+$$;
+COMMENT ON PROCEDURE bridge.bring_over() IS
+    'Copies, carries over what was written meanwhile, and refuses to go on if anything does not add up.';
 
 -- The old application adds columns while it runs, and a view does not see a column that came later.
 CREATE PROCEDURE bridge.refresh_adapters()

@@ -214,7 +214,8 @@ BEGIN
         IF bridge.hold(n) AND (since IS NULL OR (bridge.untouched(false, range.after)).last IS NOT NULL) THEN
             UPDATE bridge.verified AS v
             SET counts = n, looked_at = CASE WHEN since IS NULL THEN v.looked_at ELSE now() END
-            WHERE NOT v.of_students AND (v.after, v.last, v.versions) = (range.after, range.last, range.versions);
+            WHERE NOT v.of_students
+              AND (v.after, v.last, v.versions, v.looked_at) = (range.after, range.last, range.versions, range.looked_at);
         END IF;
         CALL bridge.commit_chunk();
     END LOOP;
@@ -414,10 +415,11 @@ END
 $$;
 COMMENT ON FUNCTION bridge.verify() IS 'All checks, in the caller''s transaction.';
 
-CREATE PROCEDURE bridge.require_verified(since timestamptz DEFAULT clock_timestamp())
+CREATE PROCEDURE bridge.require_verified()
     LANGUAGE plpgsql
 AS $$
 DECLARE
+    since CONSTANT timestamptz := clock_timestamp();
     result jsonb;
     failed text;
 BEGIN
@@ -438,5 +440,4 @@ BEGIN
     RAISE NOTICE 'verified: % checks', jsonb_array_length(result);
 END
 $$;
-COMMENT ON PROCEDURE bridge.require_verified(timestamptz) IS
-    'Raises unless every check holds; since: what was looked at since then counts.'
+COMMENT ON PROCEDURE bridge.require_verified() IS 'Raises unless every check holds.'

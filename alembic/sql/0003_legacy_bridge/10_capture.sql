@@ -104,17 +104,23 @@ BEGIN
                 PERFORM bridge.note('unified', ARRAY(SELECT DISTINCT t.session_token FROM old_rows AS t));
         END CASE;
     ELSIF TG_OP = 'UPDATE' THEN
-        PERFORM bridge.note('unified', ARRAY(
-            WITH changed AS (
-                SELECT o.student_id, o.student_email
-                FROM old_rows AS o JOIN new_rows AS n USING (student_id)
-                WHERE (o.student_email, o.student_name, o.created_at)
-                      IS DISTINCT FROM (n.student_email, n.student_name, n.created_at)
-            )
-            SELECT v.session_token FROM changed AS c JOIN public.sessions AS v USING (student_id)
-            UNION
-            SELECT a.token FROM changed AS c JOIN bridge.address AS a USING (student_email)));
+        WITH changed AS (
+            SELECT o.student_id, o.student_email,
+                   CASE WHEN o.student_name IS DISTINCT FROM n.student_name THEN n.student_name END AS new_name
+            FROM old_rows AS o JOIN new_rows AS n USING (student_id)
+            WHERE (o.student_email, o.student_name, o.created_at)
+                  IS DISTINCT FROM (n.student_email, n.student_name, n.created_at)
+        )
+        INSERT INTO bridge.pending (side, token, student_id, student_name)
+        SELECT 'unified', v.session_token, c.student_id, c.new_name
+        FROM changed AS c JOIN public.sessions AS v USING (student_id)
+        UNION
+        SELECT 'unified', a.token, c.student_id, c.new_name
+        FROM changed AS c JOIN bridge.address AS a USING (student_email);
     ELSE
+        -- before the foreign keys of 0005 the sessions are still there: the student comes back
+        INSERT INTO bridge.pending (side, token, at)
+        SELECT 'legacy', v.session_token, '-infinity' FROM old_rows AS o JOIN public.sessions AS v USING (student_id);
         PERFORM bridge.note('unified', ARRAY(
             SELECT DISTINCT a.token FROM old_rows AS o JOIN bridge.address AS a USING (student_email)));
     END IF;

@@ -222,7 +222,7 @@ BEGIN
                          'downgrade again; or upgrade again.';
     END IF;
     IF merged THEN
-        CALL bridge.require_verified(began);
+        CALL bridge.require_verified();
     END IF;
 
     TRUNCATE bridge.collected_source;

@@ -15,7 +15,9 @@ BEGIN
                ('ix_events_event_type', 'events (event_type)')
     LOOP
         command := format('CREATE INDEX %I ON public.%s', name, indexed);
-        IF to_regclass('public.' || name) IS NOT NULL THEN
+        IF EXISTS (SELECT FROM pg_index AS i
+                   WHERE i.indexrelid = to_regclass('public.' || name)
+                     AND i.indrelid = to_regclass('public.' || split_part(indexed, ' ', 1))) THEN
             command := format('DROP INDEX public.%I; %s', name, command);
         END IF;
         IF bridged THEN

@@ -1,0 +1,10 @@
+-- A downgrade of 0004 that was refused, or killed, has left the new tables read-only.
+DO $$
+BEGIN
+    IF to_regnamespace('bridge') IS NOT NULL THEN
+        IF bridge.is_read_only() THEN
+            CALL bridge.bring_over();
+        END IF;
+    END IF;
+END
+$$

@@ -1,0 +1,398 @@
+"""Endpoints that moved too early: they write to the new tables while the merge and the keys are on their way.
+
+The stages of a merge are gone through by hand, so that a write falls between two of them.
+"""
+
+import threading
+import time
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.util import CommandError
+
+from conftest import Clone
+from databases import Database, alembic_config, downgrade, failed_checks, upgrade
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+ONE_OF_TWO_ROWS = """
+    SELECT student_email, min(s.token) FROM bridge.collected_source AS s
+    WHERE student_email !~ '^anonymous' AND s.student_name IS NOT NULL
+    GROUP BY 1 HAVING bool_and(s.is_session_s) AND count(DISTINCT s.token) = 1 AND count(*) = 2
+    ORDER BY 1
+"""
+"""Students of one session that both old tables tell of."""
+RENAME = "UPDATE students SET student_name = 'Renamed' WHERE student_email = %s"
+MOVE = "UPDATE students SET student_email = 'moved@example.net' WHERE student_email = %s"
+ORPHAN = "INSERT INTO sessions (session_token, student_id) VALUES ('ws_orphan', gen_random_uuid())"
+MISPLACED_STEP = """
+    INSERT INTO step_progress (session_token, student_id, step_number, step_name)
+    SELECT session_token, gen_random_uuid(), 9, 'x' FROM sessions ORDER BY 1 LIMIT 1
+    ON CONFLICT (session_token, step_number) DO UPDATE SET student_id = excluded.student_id
+"""
+TOUCH_STEP = "UPDATE step_progress SET attempts = attempts + 1 WHERE step_number = 9"
+
+
+def sources(merging: Connection) -> None:
+    merging.execute("CALL bridge.make_blocks('sources', 2000)")
+    merging.execute("CALL bridge.do_blocks('sources', false, 2000)")
+
+
+def students(merging: Connection) -> None:
+    merging.execute("CALL bridge.make_blocks('students', 4000)")
+    merging.execute("CALL bridge.do_blocks('students', false, 2000)")
+    merging.execute(
+        "INSERT INTO bridge.block (stage, number, after, last, cursor_at) "
+        "SELECT 'sessions', number, after, last, after FROM bridge.block WHERE stage = 'sources'"
+    )
+
+
+def sessions(merging: Connection) -> None:
+    merging.execute(
+        "SELECT bridge.merge_chunk(b.after, b.last, bridge.next_tokens(b.after, 2000)) "
+        "FROM bridge.block AS b WHERE b.stage = 'sessions'"
+    )
+
+
+def names(database: Database, email: str) -> list[str | None]:
+    """Whatever name either world gives the student."""
+    found = database.query(
+        "SELECT student_name FROM students WHERE student_email = %s "
+        "UNION SELECT student_name FROM student_configs WHERE lower(student_email) = %s "
+        "UNION SELECT student_name FROM workshop_students WHERE lower(student_email) = %s",
+        *[email] * 3,
+    )
+    return [name for (name,) in found]
+
+
+@pytest.mark.parametrize("when", ["before its sessions arrive", "while they arrive"])
+def test_a_student_who_is_changed_during_the_merge(clone: Clone, when: str) -> None:
+    """No session of the student is there yet that the trigger could see and note."""
+    database = clone("0003")
+    with closing(database.connect()) as merging, closing(database.connect()) as v2:
+        sources(merging)
+        students(merging)
+        (renamed, _), (moved, _) = merging.execute(ONE_OF_TWO_ROWS.encode()).fetchmany(2)
+        if when == "before its sessions arrive":
+            v2.execute(RENAME, (renamed,))
+        with merging.transaction():
+            sessions(merging)
+            if when == "while they arrive":
+                v2.execute(RENAME, (renamed,))
+                v2.execute(MOVE, (moved,))
+    upgrade(database)
+    assert names(database, renamed) == ["Renamed"]
+    if when == "while they arrive":
+        assert names(database, "moved@example.net") != []
+        left = database.query(
+            "SELECT session_token FROM sessions JOIN students USING (student_id) WHERE student_email = %s "
+            "UNION SELECT session_token FROM workshop_students WHERE lower(student_email) = %s "
+            "UNION SELECT session_token FROM student_configs WHERE lower(student_email) = %s",
+            *[moved] * 3,
+        )
+        assert left == []
+    assert failed_checks(database) == []
+
+
+@pytest.mark.parametrize("way", ["students written after it", "GitHub name stored after it"])
+def test_a_name_that_the_old_application_changed_is_the_newer_one(clone: Clone, way: str) -> None:
+    """The student's row in V2 is younger, but nobody has changed the name there."""
+    database = clone("0003")
+    with closing(database.connect()) as merging, closing(database.connect()) as app:
+        sources(merging)
+        ((email, token),) = merging.execute(ONE_OF_TWO_ROWS.encode()).fetchmany(1)
+
+        def rename() -> None:
+            for table in ("student_configs", "workshop_students"):
+                query = f"UPDATE {table} SET student_name = 'New', updated_at = now() WHERE session_token = %s"
+                app.execute(query.encode(), (token,))
+
+        if way == "students written after it":
+            rename()
+        students(merging)
+        sessions(merging)
+        if way != "students written after it":
+            rename()
+            app.execute(
+                "UPDATE students SET github_username = 'gh' WHERE student_email = %s", (email,)
+            )
+        app.execute("UPDATE sessions SET ivr_greeting = 'V2' WHERE session_token = %s", (token,))
+    upgrade(database)
+    assert names(database, email) == ["New"]
+
+
+def test_a_second_address_is_renamed(clone: Clone) -> None:
+    database = clone("0003")
+    with closing(database.connect()) as merging, closing(database.connect()) as v2:
+        for table, number in (("workshop_students", "one"), ("student_configs", "two")):
+            query = f"INSERT INTO {table} (session_token, student_email, student_name) VALUES ('ws_two', %s, %s)"
+            merging.execute(query.encode(), (f"{number}@example.org", number))
+        merging.execute("DELETE FROM bridge.pending")  # as if they had been there before 0003
+        sources(merging)
+        students(merging)
+        sessions(merging)
+        v2.execute(RENAME, ("two@example.org",))
+    upgrade(database)
+    query = "SELECT student_name FROM students WHERE student_email = 'two@example.org'"
+    assert database.query(query) == [("Renamed",)]
+
+
+@pytest.mark.parametrize("stage", ["0003", "0004"])
+def test_a_rename_after_a_new_session_in_the_old_tables(clone: Clone, stage: str) -> None:
+    """That one is carried over first, and with it the name that the old tables still have."""
+    database = clone(stage)
+    with closing(database.connect()) as merging, closing(database.connect()) as app:
+        if stage == "0003":
+            sources(merging)
+            students(merging)
+            sessions(merging)
+        ((email, name),) = merging.execute(
+            "SELECT student_email, min(student_name) FROM students JOIN sessions USING (student_id) "
+            "WHERE student_email !~ '^anonymous' AND student_name IS NOT NULL "
+            "GROUP BY 1 HAVING count(*) = 1 ORDER BY 1 LIMIT 1"
+        ).fetchall()
+        app.execute(
+            "INSERT INTO workshop_students (session_token, student_email, student_name) "
+            "VALUES ('ws_brand_new', %s, %s)",
+            (email, name),
+        )
+        app.execute(RENAME, (email,))
+    upgrade(database)
+    query = "SELECT student_name FROM students WHERE student_email = %s"
+    assert database.query(query, email) == [("Renamed",)]
+
+
+def test_a_rename_before_a_crash_of_the_server(clone: Clone) -> None:
+    """Students are merged once more, from the old tables."""
+    database = clone("0003")
+    with closing(database.connect()) as merging, closing(database.connect()) as v2:
+        sources(merging)
+        ((email, _),) = merging.execute(ONE_OF_TWO_ROWS.encode()).fetchmany(1)
+        students(merging)
+        v2.execute(RENAME, (email,))
+        merging.execute("TRUNCATE bridge.collected_source")  # what recovery does to it
+    upgrade(database)
+    assert names(database, email) == ["Renamed"]
+
+
+def test_a_student_deleted_between_merge_and_verification(clone: Clone) -> None:
+    """The sessions are still there, and so are their rows in the old tables: the student comes back."""
+    database = clone("0003")
+    with database.connect() as connection:
+        connection.execute("CALL bridge.merge()")
+        connection.execute(
+            "DELETE FROM students WHERE student_id = "
+            "(SELECT student_id FROM sessions ORDER BY md5(session_token) DESC OFFSET 3 LIMIT 1)"
+        )
+    upgrade(database)
+    assert failed_checks(database) == []
+
+
+def test_a_session_without_a_student_before_the_merge(clone: Clone) -> None:
+    database = clone("0003")
+    database.execute(ORPHAN)
+    upgrade(database)
+    query = "SELECT count(*) FROM workshop_students WHERE session_token = 'ws_orphan'"
+    assert database.query(query) == [(1,)]
+    assert failed_checks(database) == []
+
+
+@pytest.mark.parametrize("owner", ["old tables", "nobody"])
+def test_a_session_without_a_student_of_which_the_old_tables_tell(clone: Clone, owner: str) -> None:
+    """They say whose it is; what was made for it in between is no address that somebody gave."""
+    database = clone("0003")
+    ((token, email),) = database.query(
+        "SELECT session_token, lower(student_email) FROM workshop_students "
+        "WHERE student_email ~ '@' AND student_email !~ 'unknown' ORDER BY 1 LIMIT 1"
+    )
+    token = token if owner == "old tables" else "ws_orphan"
+    database.execute(ORPHAN.replace("ws_orphan", token))
+    upgrade(database)
+    ((found,),) = database.query(
+        "SELECT student_email FROM sessions JOIN students USING (student_id) WHERE session_token = %s",
+        token,
+    )
+    assert found == email if owner == "old tables" else found.startswith("orphan+")
+    assert failed_checks(database) == []
+
+
+# --- keys and indexes --------------------------------------------------------------------------------
+
+
+def test_an_orphan_that_moves_on_between_two_runs(clone: Clone) -> None:
+    """The student that was made for it has the address; the next one needs another."""
+    database = clone("0004")
+    database.execute(ORPHAN)
+    database.execute("CREATE TABLE ix_events_event_type ()")
+    with pytest.raises(CommandError, match="already exists"):
+        upgrade(database, "0005")
+    database.execute("DROP TABLE ix_events_event_type")
+    database.execute(
+        "UPDATE sessions SET student_id = gen_random_uuid() WHERE session_token = 'ws_orphan'"
+    )
+    upgrade(database, "0005")
+    assert failed_checks(database) == []
+
+
+def test_keys_wait_for_a_writer(clone: Clone) -> None:
+    database = clone("0004")
+    database.execute(MISPLACED_STEP)
+    with closing(database.connect(autocommit=False)) as v2:
+        v2.execute(TOUCH_STEP)
+        timer = threading.Timer(6, v2.rollback)
+        timer.start()
+        try:
+            upgrade(database, "0005")
+        finally:
+            timer.join()
+    misplaced = (
+        "SELECT count(*) FROM step_progress AS p JOIN sessions AS s USING (session_token) "
+        "WHERE p.student_id <> s.student_id"
+    )
+    assert database.query(misplaced) == [(0,)]
+
+
+def test_keys_end_nobody_s_request(clone: Clone) -> None:
+    """Two tables, in the opposite order: whoever waits, it is not the application that gives up."""
+    database = clone("0004")
+    database.execute(MISPLACED_STEP)
+    database.execute("INSERT INTO events (session_token, event_type) VALUES ('nowhere', 'odd')")
+    errors: list[str] = []
+    with closing(database.connect(autocommit=False)) as v2:
+        v2.execute("UPDATE events SET event_type = 'odd' WHERE event_type = 'odd'")
+
+        def go_on() -> None:
+            time.sleep(2)
+            try:
+                v2.execute(TOUCH_STEP)
+                v2.commit()
+            except psycopg.Error as error:
+                errors.append(type(error).__name__)
+                v2.rollback()
+
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        upgrade(database, "0005")
+        thread.join()
+    assert errors == []
+
+
+@pytest.mark.parametrize("in_one_transaction", [False, True])
+def test_up_down_up_on_one_connection(clone: Clone, in_one_transaction: bool) -> None:
+    database = clone("0004")
+    with database.engine() as engine, engine.connect() as connection:
+        config = alembic_config(database.url)
+        config.attributes["connection"] = connection
+        if in_one_transaction:
+            connection.begin()
+        command.upgrade(config, "0005")
+        command.downgrade(config, "0004")
+        command.upgrade(config, "0005")
+        if in_one_transaction:
+            connection.commit()
+    assert database.query("SELECT version_num FROM alembic_version") == [("0005_keys_and_indexes",)]
+
+
+def test_an_index_of_a_run_that_was_killed_is_built_anew(clone: Clone) -> None:
+    """0005 commits between its indexes; what a table has under their names is not taken for one of them."""
+    database = clone("0004")
+    query = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+    before = database.query(query)
+    database.execute("CREATE INDEX ix_events_event_type ON events (created_at)")
+    upgrade(database, "0005")
+    assert dict(database.query(query))["ix_events_event_type"].endswith("btree (event_type)")
+    downgrade(database, "0004")
+    assert database.query(query) == before
+
+
+def test_an_index_of_somebody_else_stays(clone: Clone) -> None:
+    database = clone("0004")
+    database.execute(
+        "CREATE TABLE audit (at timestamptz); CREATE INDEX ix_events_event_type ON audit (at)"
+    )
+    with pytest.raises(CommandError, match='"ix_events_event_type" already exists'):
+        upgrade(database, "0005")
+    assert database.query("SELECT count(*) FROM pg_indexes WHERE tablename = 'audit'") == [(1,)]
+
+
+def test_an_upgrade_after_a_refused_downgrade(clone: Clone) -> None:
+    """Its hint says: or upgrade again. The tables may be written again then."""
+    database = clone("head")
+    ((token,),) = database.query("SELECT max(session_token) FROM student_configs")
+    downgrade(database, "0004")
+    greet = "UPDATE sessions SET ivr_greeting = '{}' WHERE session_token = '{}'"
+    with closing(database.connect(autocommit=False)) as holder:
+        holder.execute("SELECT FROM student_configs WHERE session_token = %s FOR UPDATE", (token,))
+        database.execute(greet.format("V2", token))
+        with pytest.raises(CommandError, match="could not be carried back"):
+            downgrade(database, "0003")
+        holder.rollback()
+    upgrade(database)
+    database.execute(greet.format("V3", token))
+    query = "SELECT ivr_greeting FROM student_configs WHERE session_token = %s"
+    assert database.query(query, token) == [("V3",)]
+
+
+# --- nothing is taken on trust -----------------------------------------------------------------------
+
+
+def test_rows_that_are_changed_behind_the_merge_are_found(clone: Clone) -> None:
+    """0004 refuses, before V2 can carry them back into the old tables."""
+    database = clone("0003")
+    database.execute("""
+        CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF pg_trigger_depth() = 1 THEN
+                UPDATE public.sessions SET ivr_greeting = 'SPOILT' WHERE session_token = NEW.session_token;
+            END IF;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER spoil AFTER INSERT ON sessions FOR EACH ROW WHEN (NEW.ivr_greeting IS NOT NULL)
+            EXECUTE FUNCTION spoil()
+    """)
+    with pytest.raises(CommandError, match=r"sessions\.ivr_greeting differs"):
+        upgrade(database, "0004")
+
+
+def test_an_old_row_that_is_changed_with_triggers_off_is_found(clone: Clone) -> None:
+    """Between the chunk that read it and the verification."""
+    database = clone("0003")
+    ((token,),) = database.query(
+        "SELECT max(session_token) FROM student_configs WHERE ivr_greeting > 'A'"
+    )
+    database.execute(f"""
+        CREATE FUNCTION meanwhile() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.merged_at IS NOT NULL AND OLD.merged_at IS NULL THEN
+                SET LOCAL session_replication_role = replica;
+                UPDATE public.student_configs SET ivr_greeting = 'mended' WHERE session_token = '{token}';
+                SET LOCAL session_replication_role = origin;
+            END IF;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER meanwhile AFTER UPDATE ON bridge.state FOR EACH ROW EXECUTE FUNCTION meanwhile()
+    """)
+    with pytest.raises(CommandError, match=r"sessions\.ivr_greeting differs"):
+        upgrade(database, "0004")
+
+
+def test_what_was_left_goes_with_writers_of_new_connections(migrated: Database) -> None:
+    """Each makes its plans first, as functions without a pool do, and takes others' notes along all the same."""
+    tokens = [
+        token
+        for (token,) in migrated.query(
+            "SELECT session_token FROM sessions JOIN workshop_students USING (session_token) "
+            "ORDER BY md5(session_token) LIMIT 60"
+        )
+    ]
+    spend = "UPDATE workshop_students SET total_time_spent = {} WHERE session_token = '{}'"
+    with closing(migrated.connect(autocommit=False)) as holder:
+        holder.execute("SELECT FROM sessions WHERE session_token = %s FOR UPDATE", (tokens[0],))
+        migrated.execute(spend.format(77, tokens[0]))
+        holder.rollback()
+    pending = "SELECT count(*) FROM bridge.pending"
+    assert migrated.query(pending) == [(1,)]
+    for number, token in enumerate(tokens[1:]):
+        migrated.execute(spend.format(number, token))
+    assert migrated.query(pending) == [(0,)]
