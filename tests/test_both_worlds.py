@@ -801,3 +801,24 @@ def test_events_that_come_back_meet_those_that_came_since(clone: Clone) -> None:
         "SELECT event_type FROM events WHERE event_type !~ '^(merge|legacy)' ORDER BY 1"
     )
     assert [kind for (kind,) in found] == sorted([*kinds, "since 0", "since 1", "since 2", "after"])
+
+
+def test_a_student_who_comes_back_under_a_second_address(clone: Clone) -> None:
+    """Gone from there for good, as it seemed; a downgrade and an upgrade keep whoever has it since."""
+    database = clone("head")
+    for table, address in (("workshop_students", "one"), ("student_configs", "two")):
+        database.execute(
+            f"INSERT INTO {table} (session_token, student_email, student_name) "
+            f"VALUES ('ws_two', '{address}@example.org', '{address}')"
+        )
+    database.execute(
+        "UPDATE students SET student_email = 'moved@example.net' WHERE student_email = 'two@example.org'"
+    )
+    database.execute(
+        "INSERT INTO students (student_email, student_name) VALUES ('two@example.org', 'Another')"
+    )
+    assert failed_checks(database) == []
+    before = unified(database)
+    downgrade(database)
+    upgrade(database)
+    assert different(before, unified(database)) == []

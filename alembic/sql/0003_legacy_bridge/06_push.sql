@@ -421,6 +421,11 @@ BEGIN
 
     -- 3. Their students.
     family := bridge.family(tokens, emails);
+    -- there again: the mapping leaves out those that are gone
+    DELETE FROM bridge.remainder AS r
+    USING public.students AS st
+    WHERE st.student_email = ANY (emails)
+      AND r.table_name = 'students' AND r.key = st.student_email AND r.column_name = '(row)';
     WITH m AS MATERIALIZED (
         SELECT * FROM bridge.map_students(family) AS s WHERE s.student_email = ANY (emails)
     ),

@@ -103,6 +103,10 @@ BEGIN
             WHEN 'DELETE' THEN
                 PERFORM bridge.note('unified', ARRAY(SELECT DISTINCT t.session_token FROM old_rows AS t));
         END CASE;
+    ELSIF TG_OP = 'INSERT' THEN
+        -- sessions tell of the address already
+        PERFORM bridge.note('unified', ARRAY(
+            SELECT DISTINCT a.token FROM new_rows AS n JOIN bridge.address AS a USING (student_email)));
     ELSIF TG_OP = 'UPDATE' THEN
         WITH changed AS (
             SELECT o.student_id, o.student_email,
@@ -168,7 +172,7 @@ BEGIN
         PERFORM bridge.build(src.legacy_name);
         PERFORM bridge.create_triggers(src.relation, 'capture_' || src.legacy_name, every, 'true');
     END LOOP;
-    PERFORM bridge.create_triggers('public.students', 'capture_unified', every[2:], not_ours);
+    PERFORM bridge.create_triggers('public.students', 'capture_unified', every, not_ours);
     PERFORM bridge.create_triggers('public.sessions', 'capture_unified', every, not_ours);
     PERFORM bridge.create_triggers('public.step_progress', 'capture_unified', every, not_ours);
 END
