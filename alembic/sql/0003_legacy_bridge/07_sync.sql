@@ -453,14 +453,12 @@ CREATE CONSTRAINT TRIGGER sync AFTER INSERT ON bridge.pending
     DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION bridge.sync();
 
--- Inside a caller's transaction (a rehearsal) nothing is committed; the work is the same. Nobody waits for the disk:
--- what a crash of the server takes with it is done again, and a revision is done when its own commit is on the disk.
+-- Inside a caller's transaction (a rehearsal) nothing is committed; the work is the same.
 CREATE PROCEDURE bridge.commit_chunk()
     LANGUAGE plpgsql
 AS $$
 BEGIN
     IF current_setting('bridge.single_transaction', true) IS DISTINCT FROM 'on' THEN
-        PERFORM set_config('synchronous_commit', 'off', true);
         COMMIT;
     END IF;
 END

@@ -125,27 +125,19 @@ END
 $$;
 COMMENT ON FUNCTION bridge.student_versions(text, text) IS 'Row versions of students of a range of addresses.';
 
-CREATE FUNCTION bridge.note_verified(
-    of_students boolean,
-    after text,
-    last text,
-    versions bigint,
-    counts bridge.counts DEFAULT NULL
-)
-    RETURNS void
+CREATE FUNCTION bridge.note_verified(of_students boolean, after text, last text, versions bigint) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
     DELETE FROM bridge.verified AS v
     WHERE v.of_students = note_verified.of_students AND v.after >= note_verified.after AND v.after < note_verified.last;
-    INSERT INTO bridge.verified (of_students, after, last, versions, counts)
-    SELECT note_verified.of_students, note_verified.after, note_verified.last, note_verified.versions,
-           note_verified.counts
+    INSERT INTO bridge.verified (of_students, after, last, versions)
+    SELECT note_verified.of_students, note_verified.after, note_verified.last, note_verified.versions
     WHERE note_verified.of_students
        OR NOT EXISTS (SELECT FROM bridge.pending AS p
                       WHERE p.token > note_verified.after AND p.token <= note_verified.last)
 $$;
-COMMENT ON FUNCTION bridge.note_verified(boolean, text, text, bigint, bridge.counts) IS
+COMMENT ON FUNCTION bridge.note_verified(boolean, text, text, bigint) IS
     'Notes that a range is as the mapping says, unless something of it is pending.';
 
 -- The range that begins behind a key, if it has been verified and nothing of it was written since, or until somebody
@@ -204,8 +196,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.look_again(text[]) IS 'Notes sessions that could not be merged just now.';
 
--- A session of which the unified schema has nothing is inserted, and its range is compared and counted in the same
--- transaction, while the rows are at hand. One that is there already is compared, and left to drain() while somebody is writing it. Students of the first merge are
+-- A session of which the unified schema has nothing is inserted, and its range is verified with that. One that
+-- is there already is compared, and left to drain() while somebody is writing it. Students of the first merge are
 -- there, and complete: from the sessions that have arrived so far nobody could tell.
 CREATE FUNCTION bridge.merge_chunk(after text, last text, tokens text[]) RETURNS bigint
     LANGUAGE plpgsql
@@ -221,7 +213,6 @@ DECLARE
     absent text[];
     free text[];
     arrived record;
-    n bridge.counts;
     changed bigint := 0;
 BEGIN
     PERFORM bridge.forget(tokens);
@@ -267,8 +258,7 @@ BEGIN
             WHERE t <> ALL (noted)
               AND t NOT IN (SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens))));
     ELSIF present = '{}' AND noted = '{}' THEN
-        n := bridge.count_range(after, last);
-        PERFORM bridge.note_verified(false, after, last, versions # arrived.versions, CASE WHEN bridge.hold(n) THEN n END);
+        PERFORM bridge.note_verified(false, after, last, versions # arrived.versions);
     END IF;
     RETURN changed;
 EXCEPTION
@@ -648,6 +638,9 @@ COMMENT ON FUNCTION bridge.say_merged(bigint, interval, bigint) IS
 
 -- A range that has been verified, and that nobody has written to since, is not read again. until NULL: to the
 -- end; block NULL: nobody goes on at its cursor.
+--
+-- What a chunk brought is counted as soon as it is committed: whoever reads the rows first notes in their pages that
+-- they are, and a page that a checkpoint has written by then goes into the WAL once more as a whole.
 CREATE PROCEDURE bridge.merge_range(
     block bridge.block,
     cursor_at text,
@@ -663,6 +656,8 @@ DECLARE
     tokens text[];
     known bridge.verified;
     range record;
+    from_key text;
+    n bridge.counts;
     began CONSTANT timestamptz := clock_timestamp();
     looked timestamptz;
     reported timestamptz := began;
@@ -680,6 +675,7 @@ BEGIN
         EXIT WHEN tokens IS NULL;
         range := bridge.next_range(false, cursor_at, until, tokens);
         changed := changed + bridge.merge_chunk(cursor_at, range.last, range.keys);
+        from_key := cursor_at;
         cursor_at := range.last;
         sessions := sessions + cardinality(range.keys);
         UPDATE bridge.block AS b
@@ -687,6 +683,13 @@ BEGIN
         WHERE b.stage = 'sessions' AND b.number = block.number;
         CALL bridge.commit_chunk();
         size := bridge.next_size(size, chunk, cardinality(range.keys), clock_timestamp() - looked);
+        SELECT * INTO known FROM bridge.verified AS v WHERE NOT v.of_students AND v.after = from_key;
+        IF known.last = cursor_at THEN
+            n := bridge.count_range(from_key, cursor_at);
+            UPDATE bridge.verified AS v SET counts = n
+            WHERE bridge.hold(n) AND NOT v.of_students AND (v.after, v.versions) = (known.after, known.versions);
+            CALL bridge.commit_chunk();
+        END IF;
         IF clock_timestamp() - reported > interval '2 seconds' THEN
             reported := clock_timestamp();
             PERFORM bridge.say_merged(sessions, reported - began);

@@ -187,6 +187,7 @@ BEGIN
     WHILE merged LOOP
         known := bridge.untouched(false, cursor_at, began);
         IF known.last IS NOT NULL THEN
+            PERFORM set_config('synchronous_commit', 'off', true);
             UPDATE bridge.verified AS v SET looked_at = now()
             WHERE NOT v.of_students AND v.after = cursor_at AND v.looked_at < began;
             cursor_at := known.last;
