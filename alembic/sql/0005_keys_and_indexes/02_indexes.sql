@@ -29,5 +29,13 @@ BEGIN
             COMMIT;
         END IF;
     END LOOP;
+
+    -- Plans are made once for each connection from 0005 on: not for tables that were empty a moment ago. A small
+    -- sample of the columns that lookups go by is enough for that; autovacuum takes a larger one later.
+    PERFORM set_config('default_statistics_target', '10', true);
+    ANALYZE public.students (student_id, student_email);
+    ANALYZE public.sessions (session_token, student_id, last_activity, is_active, expires_at, current_step, completion_rate);
+    ANALYZE public.step_progress (session_token, student_id, step_number, validation_passed);
+    ANALYZE public.events (student_id, session_token, event_type);
 END
 $$
