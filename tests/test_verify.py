@@ -1,6 +1,7 @@
 """``python -m scripts.verify``: the guide's step 5, what makes it red, and what opens the differences."""
 
 import json
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -206,3 +207,16 @@ def test_no_secret_is_shown(clone: Clone) -> None:
         done = script("verify", *options, url=database.url)
         assert done.returncode == 1
         assert CANARY not in done.stdout + done.stderr
+
+
+def test_a_caller_s_commit_waits_for_the_disk_as_before(migrated: Database) -> None:
+    """What is noted of a look may be lost, what the caller writes in the same transaction may not."""
+    migrated.execute("UPDATE bridge.verified SET counts = NULL")
+    with closing(migrated.connect(autocommit=False)) as connection:
+        connection.execute("SET synchronous_commit = on")
+        connection.execute("SELECT bridge.verify()")
+        counted = (
+            "SELECT count(*) FROM bridge.verified WHERE NOT of_students AND counts IS NOT NULL"
+        )
+        assert connection.execute(counted.encode()).fetchone() != (0,)
+        assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)

@@ -4,7 +4,8 @@ Purpose
     Fills students, sessions, step_progress and events from the mapping views of 0003: first the
     students, then the sessions with all that belongs to them, in key order. Each chunk has a commit of its
     own; the cursor is stored with the data, so that a killed run goes on where it was. Online, a second
-    session does a share of it (``bridge.help``). Then, twice, what was noted meanwhile is carried over,
+    session does a share of it (``bridge.help``). What endpoints that moved too early have written, and leads
+    nowhere, gets a home before (0005). Then, twice, what was noted meanwhile is carried over,
     and everything is verified: refuses to end if one check does not hold. A range that was verified is
     remembered with the versions of its rows (``bridge.verified``), and not looked at again until somebody
     writes to it; so is one that the merge has just inserted. ``scripts.merge`` runs the same procedures

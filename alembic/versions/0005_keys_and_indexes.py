@@ -2,7 +2,8 @@
 
 Purpose
     Foreign keys and indexes after the rows, because a check for each row costs more than the row.
-    What leads nowhere by then gets a home first: a step without a session becomes an event.
+    What leads nowhere by then gets a home first: a step without a session becomes an event. After a
+    downgrade of 0004 that stopped on its way, that one is taken up again before.
     Triggers keep completion_rate and exercises right on every change of a flag or a step. Then the
     bridge stops merely noting: each write, old or new, is carried over as its transaction commits.
 

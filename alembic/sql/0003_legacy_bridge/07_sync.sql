@@ -328,7 +328,7 @@ END
 $$;
 COMMENT ON FUNCTION bridge.free(text[]) IS 'Those of the sessions that nobody else is writing, locked.';
 
--- Generic plans, here and below: planning the statements over the mapping takes many times longer than carrying a
+-- Generic plans: planning the statements over the mapping takes many times longer than carrying a
 -- session over. enable_seqscan: a plan that was made while a table was small must not outlive that.
 CREATE FUNCTION bridge.take_free(tokens text[]) RETURNS bigint
     LANGUAGE plpgsql
@@ -453,17 +453,21 @@ CREATE CONSTRAINT TRIGGER sync AFTER INSERT ON bridge.pending
     DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION bridge.sync();
 
--- Inside a caller's transaction (a rehearsal) nothing is committed; the work is the same.
-CREATE PROCEDURE bridge.commit_chunk()
+-- Inside a caller's transaction (a rehearsal) nothing is committed; the work is the same. durable false: without
+-- waiting for the disk, where a crash of the server would take nothing with it but a look.
+CREATE PROCEDURE bridge.commit_chunk(durable boolean DEFAULT true)
     LANGUAGE plpgsql
 AS $$
 BEGIN
     IF current_setting('bridge.single_transaction', true) IS DISTINCT FROM 'on' THEN
+        IF NOT durable THEN
+            PERFORM set_config('synchronous_commit', 'off', true);
+        END IF;
         COMMIT;
     END IF;
 END
 $$;
-COMMENT ON PROCEDURE bridge.commit_chunk() IS 'COMMIT, except in a rehearsal.';
+COMMENT ON PROCEDURE bridge.commit_chunk(boolean) IS 'COMMIT, except in a rehearsal.';
 
 -- Pushing a session takes several times longer than pulling one, and holds locks on the legacy tables: a batch
 -- is of one kind.

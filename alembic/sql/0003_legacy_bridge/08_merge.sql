@@ -657,7 +657,6 @@ DECLARE
     known bridge.verified;
     range record;
     from_key text;
-    n bridge.counts;
     began CONSTANT timestamptz := clock_timestamp();
     looked timestamptz;
     reported timestamptz := began;
@@ -685,9 +684,7 @@ BEGIN
         size := bridge.next_size(size, chunk, cardinality(range.keys), clock_timestamp() - looked);
         SELECT * INTO known FROM bridge.verified AS v WHERE NOT v.of_students AND v.after = from_key;
         IF known.last = cursor_at THEN
-            n := bridge.count_range(from_key, cursor_at);
-            UPDATE bridge.verified AS v SET counts = n
-            WHERE bridge.hold(n) AND NOT v.of_students AND (v.after, v.versions) = (known.after, known.versions);
+            PERFORM bridge.look_at(known, NULL);
             CALL bridge.commit_chunk();
         END IF;
         IF clock_timestamp() - reported > interval '2 seconds' THEN

@@ -194,6 +194,27 @@ RETURN n.raw_sessions = n.sessions AND n.raw_placeholders = n.placeholders AND n
    AND n.raw_completed <= n.completed AND n.addresses_without_student = 0 AND n.steps_without_session = 0;
 COMMENT ON FUNCTION bridge.hold(bridge.counts) IS 'Nothing has shrunk.';
 
+-- Counts a range that has been verified, unless that has been done, and notes it; and the look itself, where it is one of
+-- the verification that began then.
+CREATE FUNCTION bridge.look_at(range bridge.verified, since timestamptz) RETURNS bridge.counts
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    n CONSTANT bridge.counts := coalesce(range.counts, bridge.count_range(range.after, range.last));
+BEGIN
+    IF bridge.hold(n) AND (range.counts IS NULL OR range.looked_at < since)
+       AND current_setting('transaction_read_only') = 'off' THEN
+        UPDATE bridge.verified AS v
+        SET counts = n, looked_at = CASE WHEN range.looked_at < since THEN now() ELSE v.looked_at END
+        WHERE NOT v.of_students
+          AND (v.after, v.last, v.versions, v.looked_at) = (range.after, range.last, range.versions, range.looked_at);
+    END IF;
+    RETURN n;
+END
+$$;
+COMMENT ON FUNCTION bridge.look_at(bridge.verified, timestamptz) IS 'The counts of a range that is untouched, noted with it.';
+
 -- Ranges that have been verified are counted, and looked at again, before the verification comes to them, from the
 -- end. Those that somebody has written to are left to it.
 CREATE PROCEDURE bridge.look_ahead()
@@ -202,7 +223,6 @@ AS $$
 DECLARE
     since timestamptz;
     range bridge.verified;
-    n bridge.counts;
 BEGIN
     LOOP
         since := (SELECT s.verify_since FROM bridge.state AS s);
@@ -210,15 +230,10 @@ BEGIN
         WHERE NOT v.of_students AND (v.counts IS NULL OR v.looked_at < since) AND (v.after < range.after) IS NOT FALSE
         ORDER BY v.after DESC LIMIT 1;
         EXIT WHEN NOT FOUND;
-        n := coalesce(range.counts, bridge.count_range(range.after, range.last));
-        IF bridge.hold(n) AND (since IS NULL OR (bridge.untouched(false, range.after)).last IS NOT NULL) THEN
-            PERFORM set_config('synchronous_commit', 'off', true);
-            UPDATE bridge.verified AS v
-            SET counts = n, looked_at = CASE WHEN since IS NULL THEN v.looked_at ELSE now() END
-            WHERE NOT v.of_students
-              AND (v.after, v.last, v.versions, v.looked_at) = (range.after, range.last, range.versions, range.looked_at);
+        IF since IS NULL OR (bridge.untouched(false, range.after)).last IS NOT NULL THEN
+            PERFORM bridge.look_at(range, since);
         END IF;
-        CALL bridge.commit_chunk();
+        CALL bridge.commit_chunk(durable => false);
     END LOOP;
 END
 $$;
@@ -274,12 +289,7 @@ BEGIN
         known := CASE WHEN NOT everything THEN bridge.untouched(false, cursor_at, since) END;
         looked := clock_timestamp();
         IF known.last IS NOT NULL THEN
-            n := coalesce(known.counts, bridge.count_range(cursor_at, known.last));
-            IF writable AND bridge.hold(n) AND (known.counts IS NULL OR known.looked_at < since) THEN
-                PERFORM set_config('synchronous_commit', 'off', true);  -- nothing but a look is lost with it
-                UPDATE bridge.verified AS v SET counts = n, looked_at = now()
-                WHERE NOT v.of_students AND v.after = cursor_at;
-            END IF;
+            n := bridge.look_at(known, since);
             cursor_at := known.last;
         ELSE
             keys := bridge.next_tokens(cursor_at, size, unified => true);
@@ -302,7 +312,7 @@ BEGIN
             size := bridge.next_size(size, chunk, cardinality(range.keys), clock_timestamp() - looked);
         END IF;
         total := bridge.add(total, n);
-        CALL bridge.commit_chunk();
+        CALL bridge.commit_chunk(durable => false);
         IF clock_timestamp() - reported > interval '2 seconds' THEN
             reported := clock_timestamp();
             RAISE NOTICE 'verified % sessions, % a second', total.sessions,

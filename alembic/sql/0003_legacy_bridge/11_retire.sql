@@ -187,9 +187,7 @@ BEGIN
     WHILE merged LOOP
         known := bridge.untouched(false, cursor_at, began);
         IF known.last IS NOT NULL THEN
-            PERFORM set_config('synchronous_commit', 'off', true);
-            UPDATE bridge.verified AS v SET looked_at = now()
-            WHERE NOT v.of_students AND v.after = cursor_at AND v.looked_at < began;
+            PERFORM bridge.look_at(known, began);
             cursor_at := known.last;
         ELSE
             looked := clock_timestamp();
@@ -207,7 +205,7 @@ BEGIN
             cursor_at := range.last;
             size := bridge.next_size(size, chunk, cardinality(range.keys), clock_timestamp() - looked);
         END IF;
-        CALL bridge.commit_chunk();
+        CALL bridge.commit_chunk(durable => known.last IS NULL);
     END LOOP;
     IF unnoted > 0 THEN
         RAISE NOTICE '% sessions differ though no trigger noted it: the unified schema''s values are taken', unnoted;
