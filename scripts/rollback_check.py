@@ -1,7 +1,7 @@
 """Before a downgrade: what it would write back, what it would keep aside, what stands in its way.
 
-Nothing is changed and nobody is kept waiting: every look is a short transaction, and what a
-downgrade would keep of students and events is found out in one that is rolled back.
+Nothing is changed and nobody is kept waiting: every look at the old tables is a short transaction, and
+what a downgrade would keep of students and events is found out in one that is rolled back.
 """
 
 import json
@@ -83,11 +83,25 @@ SELECT column_name, string_agg(legacy_name || '.' || legacy_column, ', ' ORDER B
 FROM bridge.behind GROUP BY column_name
 """
 DELETED = """
-SELECT count(DISTINCT p.token) FROM bridge.pending AS p
-WHERE p.deleted AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p.token)
-  AND EXISTS (SELECT FROM bridge.tokens AS t WHERE t.token = p.token)
+SELECT count(*) FROM bridge.tokens AS t
+WHERE t.token = ANY (ARRAY(
+    SELECT p.token FROM bridge.pending AS p
+    WHERE p.deleted AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p.token)))
 """
-COLLECT = "SELECT bridge.collect_second_addresses(:after, 500)"
+# In short transactions: the old tables are not locked while students are worked out.
+COLLECT = """
+SELECT n.tokens[cardinality(n.tokens)] AS last, (
+    SELECT jsonb_agg(jsonb_build_array(s.token, s.student_email))
+    FROM bridge.student_sources(n.tokens) AS s
+) AS found
+FROM (SELECT ARRAY(SELECT DISTINCT o.token FROM bridge.other_address AS o WHERE o.token > :after
+                   ORDER BY o.token LIMIT 500) AS tokens) AS n
+WHERE n.tokens <> '{}'
+"""
+COLLECTED = """
+INSERT INTO bridge.collected_source (token, student_email)
+SELECT f ->> 0, f ->> 1 FROM jsonb_array_elements(CAST(:found AS jsonb)) AS f
+"""
 KEPT = """
 SELECT table_name, column_name, count(*) AS "values" FROM bridge.remainder
 GROUP BY 1, 2 ORDER BY 1, 2
@@ -163,11 +177,14 @@ def _way_back(connection: Connection, report: Report) -> None:
     report.deleted_sessions = run(connection, DELETED).scalar_one()
 
     # what the remainder would get of students and events: done, read, and rolled back
+    sources: list[list[str]] = []
+    after = ""
+    while row := connection.execute(text(COLLECT), {"after": after}).mappings().first():
+        after = row["last"]
+        sources += row["found"] or []
     run(connection, "BEGIN")
     try:
-        token: str | None = ""
-        while token is not None:
-            token = connection.execute(text(COLLECT), {"after": token}).scalar()
+        connection.execute(text(COLLECTED), {"found": json.dumps(sources)})
         run(connection, "SELECT bridge.remember_students(), bridge.remember_events()")
         report.kept = [dict(row) for row in run(connection, KEPT).mappings()]
     finally:

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic.util import CommandError
@@ -186,6 +188,26 @@ def test_rollback_check_tells_what_a_downgrade_would_do(migrated: Database) -> N
     assert script("rollback_check", "base", url=migrated.url).returncode == 1
     migrated.execute("DROP VIEW mine")
     assert len(before) > 1000
+
+
+def test_rollback_check_keeps_nobody_waiting_while_it_works_students_out(clone: Clone) -> None:
+    database = clone("0006")
+    assert database.query("SELECT count(*) > 0 FROM bridge.other_address") == [(True,)]
+    waits = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'bridge.remainder'::regclass"
+    locks = "SELECT relation::regclass::text FROM pg_locks WHERE pid = %s AND relation IS NOT NULL"
+    with database.connect(autocommit=False) as holder, ThreadPoolExecutor(1) as pool:
+        holder.execute("LOCK TABLE bridge.remainder IN SHARE MODE")
+        check = pool.submit(script, "rollback_check", "--json", url=database.url)
+        try:
+            while not (found := database.query(waits)):
+                assert not check.done()
+                time.sleep(0.02)
+            held = {table for (table,) in database.query(locks, *found[0])}
+        finally:
+            holder.rollback()
+    assert {"students", "sessions"} <= held
+    assert not {"workshop_students", "student_configs"} & held
+    assert check.result().returncode == 0
 
 
 def test_rollback_check_of_what_cannot_be_told(legacy: Database) -> None:
