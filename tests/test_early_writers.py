@@ -37,12 +37,12 @@ TOUCH_STEP = "UPDATE step_progress SET attempts = attempts + 1 WHERE step_number
 
 
 def sources(merging: Connection) -> None:
-    merging.execute("CALL bridge.make_blocks('sources', 2000)")
+    merging.execute("CALL bridge.make_blocks(2000)")
     merging.execute("CALL bridge.do_blocks('sources', false, 2000)")
 
 
 def students(merging: Connection) -> None:
-    merging.execute("CALL bridge.make_blocks('students', 4000)")
+    merging.execute("SELECT bridge.make_student_blocks(4000)")
     merging.execute("CALL bridge.do_blocks('students', false, 2000)")
     merging.execute(
         "INSERT INTO bridge.block (stage, number, after, last, cursor_at) "

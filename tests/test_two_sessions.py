@@ -114,7 +114,7 @@ def test_what_another_session_has_is_waited_for(early: Database) -> None:
     """A block that somebody works on is left to them, and taken over when they are gone."""
     with closing(early.connect()) as other:
         with other.cursor() as cursor:
-            cursor.execute("CALL bridge.make_blocks('sources', 2000)")
+            cursor.execute("CALL bridge.make_blocks(2000)")
             cursor.execute("SELECT bridge.lock_block(2)")
             assert cursor.fetchone() == (True,)
         merging = threading.Thread(target=merge, args=(early,))

@@ -16,27 +16,28 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION workshop_steps() IS 'The nine steps with their names and exercise keys.';
 
--- CASE instead of a join with workshop_steps(), comparisons instead of regular expressions: it is inlined,
--- and runs for every exercise.
+-- A constant object instead of a join with workshop_steps() or regular expressions: it is inlined, and runs for
+-- every exercise.
 CREATE FUNCTION step_number_of(name text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
-    WHEN left(name, 5) = 'step-' AND substr(name, 6, 1) = ANY ('{1,2,3,4,5,6,7,8,9}') AND substr(name, 7, 1) IN ('-', '')
-    THEN substr(name, 6, 1)::integer
-    WHEN left(name, 9) = 'exercise-' AND substr(name, 10) = ANY ('{1,2,3,4,5,6,7,8,9}')
-    THEN substr(name, 10)::integer
-    ELSE CASE name
-        WHEN 'Connect Accounts' THEN 1 WHEN 'connect-accounts' THEN 1
-        WHEN 'Choose Use Case' THEN 2 WHEN 'choose-use-case' THEN 2
-        WHEN 'Provision Services' THEN 3 WHEN 'provision-number' THEN 3
-        WHEN 'Basic TwiML' THEN 4 WHEN 'create-basic-twiml' THEN 4
-        WHEN 'WebSocket Handler' THEN 5 WHEN 'build-websocket-handler' THEN 5
-        WHEN 'ConversationRelay' THEN 6 WHEN 'create-conversation-relay' THEN 6
-        WHEN 'Custom AI Prompt' THEN 7 WHEN 'add-ai-tools' THEN 7
-        WHEN 'Tools & Functions' THEN 8 WHEN 'test-full-call' THEN 8
-        WHEN 'Deploy Your System' THEN 9 WHEN 'add-multichannel' THEN 9
-        WHEN 'Final Deployment' THEN 9
-    END
+    WHEN left(name, 5) = 'step-' THEN (
+        '{"step-1-": 1, "step-2-": 2, "step-3-": 3, "step-4-": 4, "step-5-": 5,
+          "step-6-": 6, "step-7-": 7, "step-8-": 8, "step-9-": 9,
+          "step-1": 1, "step-2": 2, "step-3": 3, "step-4": 4, "step-5": 5,
+          "step-6": 6, "step-7": 7, "step-8": 8, "step-9": 9}'::jsonb ->> left(name, 7))::integer
+    ELSE (
+        '{"exercise-1": 1, "exercise-2": 2, "exercise-3": 3, "exercise-4": 4, "exercise-5": 5,
+          "exercise-6": 6, "exercise-7": 7, "exercise-8": 8, "exercise-9": 9,
+          "Connect Accounts": 1, "connect-accounts": 1,
+          "Choose Use Case": 2, "choose-use-case": 2,
+          "Provision Services": 3, "provision-number": 3,
+          "Basic TwiML": 4, "create-basic-twiml": 4,
+          "WebSocket Handler": 5, "build-websocket-handler": 5,
+          "ConversationRelay": 6, "create-conversation-relay": 6,
+          "Custom AI Prompt": 7, "add-ai-tools": 7,
+          "Tools & Functions": 8, "test-full-call": 8,
+          "Deploy Your System": 9, "add-multichannel": 9, "Final Deployment": 9}'::jsonb ->> name)::integer
 END;
 COMMENT ON FUNCTION step_number_of(text) IS 'Step that a title or an exercise key names, else NULL.';
 
@@ -79,7 +80,10 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (
         SELECT
             step_number_of(e.key) AS step_number,
-            jsonb_typeof(e.value) = 'boolean' OR coalesce(parse_done(e.value -> 'completed'), false) AS done,
+            -- as it mostly is, else in any of its forms
+            CASE e.value ->> 'completed' WHEN 'true' THEN true WHEN 'false' THEN false
+                ELSE jsonb_typeof(e.value) = 'boolean' OR coalesce(parse_done(e.value -> 'completed'), false)
+            END AS done,
             e.value ->> 'timestamp' AS done_at,
             e.value -> 'timeSpent' AS time_spent,
             e.value -> 'attempts' AS attempts

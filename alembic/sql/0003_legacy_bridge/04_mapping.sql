@@ -64,7 +64,7 @@ BEGIN
         ) AS m
         LEFT JOIN bridge.remainder AS o
           ON o.table_name = 'sessions' AND o.key = m.token AND o.column_name = 'student_email'
-         AND o.over #>> '{}' = m.mapped_email
+         AND o.key = ANY (tokens) AND o.over #>> '{}' = m.mapped_email
     )
     SELECT r.token, n.student_email, r.student_name, r.row_at, r.seen_at, r.rank, n.student_email = s.student_email
     FROM r
@@ -139,15 +139,22 @@ BEGIN
         m.student_name,
         m.created_at
     FROM mapped AS m
-    LEFT JOIN bridge.remainder AS n
-      ON n.table_name = 'students' AND n.key = m.student_email AND n.column_name = 'student_name'
-     AND n.over #>> '{}' IS NOT DISTINCT FROM m.student_name
-    LEFT JOIN bridge.remainder AS c
-      ON c.table_name = 'students' AND c.key = m.student_email AND c.column_name = 'created_at'
-     AND (c.over #>> '{}')::timestamptz IS NOT DISTINCT FROM m.created_at
+    -- OFFSET 0 and count(*): looked up for each student, else the remainder of all is read for some
+    LEFT JOIN LATERAL (
+        SELECT r.key, r.value FROM bridge.remainder AS r
+        WHERE r.table_name = 'students' AND r.key = m.student_email AND r.column_name = 'student_name'
+          AND r.over #>> '{}' IS NOT DISTINCT FROM m.student_name
+        OFFSET 0
+    ) AS n ON true
+    LEFT JOIN LATERAL (
+        SELECT r.key, r.value FROM bridge.remainder AS r
+        WHERE r.table_name = 'students' AND r.key = m.student_email AND r.column_name = 'created_at'
+          AND (r.over #>> '{}')::timestamptz IS NOT DISTINCT FROM m.created_at
+        OFFSET 0
+    ) AS c ON true
     -- deleted where only a second address of a session, or an earlier attempt, goes on telling of it
-    WHERE m.has_session OR NOT EXISTS (
-        SELECT FROM bridge.remainder AS r
+    WHERE m.has_session OR 0 = (
+        SELECT count(*) FROM bridge.remainder AS r
         WHERE r.table_name = 'students' AND r.key = m.student_email AND r.column_name = '(row)'
           AND r.value = 'false');
 END

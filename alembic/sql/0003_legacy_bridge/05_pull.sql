@@ -76,19 +76,26 @@ BEGIN
     missing AS (
         INSERT INTO public.students (student_id, student_email, student_name, created_at, github_username)
         SELECT coalesce(
-                   (i.value #>> '{}')::uuid,
+                   i.student_id,
                    -- taken by the student who had this address before it was changed
-                   CASE WHEN EXISTS (SELECT FROM public.students AS o WHERE o.student_id = u.student_id)
+                   CASE WHEN 0 < (SELECT count(*) FROM public.students AS o WHERE o.student_id = u.student_id)
                         THEN gen_random_uuid() END,
                    u.student_id),
-               m.student_email, m.student_name, m.created_at, g.value #>> '{}'
+               m.student_email, m.student_name, m.created_at, g.github_username
         FROM m
         CROSS JOIN LATERAL (SELECT bridge.student_uuid(m.student_email, m.first_token) AS student_id OFFSET 0) AS u
-        LEFT JOIN bridge.remainder AS i
-          ON i.table_name = 'students' AND i.key = m.student_email AND i.column_name = 'student_id'
-         AND NOT EXISTS (SELECT FROM public.students AS o WHERE o.student_id = (i.value #>> '{}')::uuid)
-        LEFT JOIN bridge.remainder AS g
-          ON g.table_name = 'students' AND g.key = m.student_email AND g.column_name = 'github_username'
+        -- OFFSET 0 and count(*): looked up for each student, else all students are read for some
+        LEFT JOIN LATERAL (
+            SELECT (r.value #>> '{}')::uuid AS student_id FROM bridge.remainder AS r
+            WHERE r.table_name = 'students' AND r.key = m.student_email AND r.column_name = 'student_id'
+              AND 0 = (SELECT count(*) FROM public.students AS o WHERE o.student_id = (r.value #>> '{}')::uuid)
+            OFFSET 0
+        ) AS i ON true
+        LEFT JOIN LATERAL (
+            SELECT r.value #>> '{}' AS github_username FROM bridge.remainder AS r
+            WHERE r.table_name = 'students' AND r.key = m.student_email AND r.column_name = 'github_username'
+            OFFSET 0
+        ) AS g ON true
         WHERE m.student_email NOT IN (SELECT st.student_email FROM public.students AS st
                                       WHERE st.student_email = ANY (emails))
         ON CONFLICT (student_email) DO NOTHING

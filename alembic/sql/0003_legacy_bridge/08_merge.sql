@@ -443,7 +443,7 @@ CREATE TABLE bridge.block (
 COMMENT ON TABLE bridge.block IS 'Ranges of keys that the first merge goes through; of a later stage, once that begins.';
 COMMENT ON COLUMN bridge.block.stage IS
     'sources: what rows say about students is collected, by token; students: by address; sessions: by token.';
-COMMENT ON COLUMN bridge.block.number IS 'In key order; negative while not all of the stage are there.';
+COMMENT ON COLUMN bridge.block.number IS 'In key order; negative while not all of them are there.';
 COMMENT ON COLUMN bridge.block.after IS 'The block begins behind this key.';
 COMMENT ON COLUMN bridge.block.last IS 'Last key of the block.';
 COMMENT ON COLUMN bridge.block.cursor_at IS 'Last key, in key order, that has been done.';
@@ -451,7 +451,7 @@ COMMENT ON COLUMN bridge.block.done IS 'Done to the end.';
 COMMENT ON COLUMN bridge.block.sessions IS 'Sessions merged so far.';
 COMMENT ON COLUMN bridge.block.changed IS 'Rows written so far.';
 
-CREATE FUNCTION bridge.block_end(of_stage text, after text, size integer) RETURNS text
+CREATE FUNCTION bridge.block_end(after text, size integer) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
@@ -459,21 +459,14 @@ CREATE FUNCTION bridge.block_end(of_stage text, after text, size integer) RETURN
     SET enable_sort = off
 AS $$
 BEGIN
-    IF of_stage = 'students' THEN
-        RETURN coalesce(
-            (SELECT o.student_email FROM bridge.collected_source AS o WHERE o.student_email > after
-             ORDER BY o.student_email OFFSET size LIMIT 1),
-            (SELECT o.student_email FROM bridge.collected_source AS o WHERE o.student_email > after
-             ORDER BY o.student_email DESC LIMIT 1));
-    END IF;
     RETURN coalesce(
         (SELECT t.token FROM bridge.token_source AS t WHERE t.token > after ORDER BY t.token OFFSET size LIMIT 1),
         (SELECT t.token FROM bridge.token_source AS t WHERE t.token > after ORDER BY t.token DESC LIMIT 1));
 END
 $$;
-COMMENT ON FUNCTION bridge.block_end(text, text, integer) IS 'The key some rows further on, else the last one.';
+COMMENT ON FUNCTION bridge.block_end(text, integer) IS 'The token some rows further on, else the last one.';
 
-CREATE PROCEDURE bridge.make_blocks(of_stage text, size integer)
+CREATE PROCEDURE bridge.make_blocks(size integer)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -482,19 +475,43 @@ DECLARE
     number integer := 0;
 BEGIN
     LOOP
-        next_at := bridge.block_end(of_stage, cursor_at, size);
+        next_at := bridge.block_end(cursor_at, size);
         EXIT WHEN next_at IS NULL;
         number := number + 1;
         -- taken by nobody before all are there
-        INSERT INTO bridge.block VALUES (of_stage, -number, cursor_at, next_at, cursor_at);
+        INSERT INTO bridge.block VALUES ('sources', -number, cursor_at, next_at, cursor_at);
         cursor_at := next_at;
         CALL bridge.commit_chunk();
     END LOOP;
-    UPDATE bridge.block AS b SET number = -b.number WHERE b.stage = of_stage;
+    UPDATE bridge.block AS b SET number = -b.number WHERE b.stage = 'sources';
     CALL bridge.commit_chunk();
 END
 $$;
-COMMENT ON PROCEDURE bridge.make_blocks(text, integer) IS 'Cuts the keys of a stage into blocks of so many rows.';
+COMMENT ON PROCEDURE bridge.make_blocks(integer) IS 'Cuts the tokens into blocks of so many rows.';
+
+-- A sample says well enough where they end; nobody waits for a look at all addresses.
+CREATE FUNCTION bridge.make_student_blocks(size integer) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH sampled AS (
+        SELECT o.student_email, row_number() OVER (ORDER BY o.student_email) AS number
+        FROM bridge.collected_source AS o TABLESAMPLE SYSTEM (5) REPEATABLE (0)
+    ),
+    ends AS (
+        SELECT s.student_email AS last FROM sampled AS s WHERE s.number % greatest(size / 20, 1) = 0
+        UNION
+        SELECT max(o.student_email) FROM bridge.collected_source AS o
+    )
+    INSERT INTO bridge.block (stage, number, after, last, cursor_at)
+    SELECT 'students', row_number() OVER in_order, lag(e.last, 1, '') OVER in_order, e.last,
+           lag(e.last, 1, '') OVER in_order
+    FROM ends AS e
+    WHERE e.last IS NOT NULL
+    WINDOW in_order AS (ORDER BY e.last)
+$$;
+COMMENT ON FUNCTION bridge.make_student_blocks(integer) IS
+    'Cuts the addresses that were collected into blocks of about so many rows.';
 
 -- In a rehearsal nobody else can see the blocks.
 CREATE FUNCTION bridge.lock_block(number integer) RETURNS boolean
@@ -685,7 +702,7 @@ BEGIN
         SELECT * INTO known FROM bridge.verified AS v WHERE NOT v.of_students AND v.after = from_key;
         IF known.last = cursor_at THEN
             PERFORM bridge.look_at(known, NULL);
-            CALL bridge.commit_chunk();
+            CALL bridge.commit_chunk(durable => false);
         END IF;
         IF clock_timestamp() - reported > interval '2 seconds' THEN
             reported := clock_timestamp();
@@ -766,7 +783,7 @@ BEGIN
             PERFORM bridge.restore_addresses();
             PERFORM bridge.restore_events();
             PERFORM bridge.retry(empty_collected || '; DROP INDEX IF EXISTS bridge.collected_source_by_email');
-            CALL bridge.make_blocks('sources', chunk);
+            CALL bridge.make_blocks(chunk);
             CALL bridge.do_blocks('sources', false, chunk);
             SELECT string_agg(DISTINCT '...' || right(o.token, 4), ' ') INTO too_long
             FROM bridge.collected_source AS o WHERE octet_length(o.student_email) > 2600;
@@ -775,7 +792,8 @@ BEGIN
                     USING HINT = 'Nothing was merged. Correct student_email in the old tables, then run this again.';
             END IF;
             CREATE INDEX collected_source_by_email ON bridge.collected_source (student_email);
-            CALL bridge.make_blocks('students', 2 * chunk);
+            PERFORM bridge.make_student_blocks(2 * chunk);
+            CALL bridge.commit_chunk();
             CALL bridge.do_blocks('students', false, chunk);
             INSERT INTO bridge.block (stage, number, after, last, cursor_at)
             SELECT 'sessions', b.number, b.after, b.last, b.after FROM bridge.block AS b WHERE b.stage = 'sources';
