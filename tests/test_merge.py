@@ -264,3 +264,38 @@ def test_merging_again_brings_students_of_new_sessions_up_to_date(clone: Clone) 
             "CALL bridge.run_checks(NULL, everything => true)"
         ).fetchall()
     assert [check for check in checks if not check["ok"]] == []
+
+
+# --- the size of the workshop -------------------------------------------------------------------------
+
+
+def test_a_chunk_does_not_read_what_belongs_to_others(clone: Clone) -> None:
+    """Rows of students and of the remainder that are read grow with the sessions, not with their square."""
+    database = clone("0003")
+    sessions = 2000
+    database.execute(
+        f"""
+        INSERT INTO workshop_students (session_token, student_email, student_name)
+        SELECT 'flat-' || n, 'flat' || n || '@example.com', 'F ' || n FROM generate_series(1, {sessions}) AS n;
+        -- as a downgrade leaves it
+        INSERT INTO bridge.remainder (table_name, key, column_name, value)
+        SELECT 'students', 'flat' || n || '@example.com', 'github_username', to_jsonb('gh' || n)
+        FROM generate_series(1, {sessions}) AS n
+        """
+    )
+    with database.connect() as connection:
+        connection.execute("CALL bridge.merge(40)")
+        connection.execute("SELECT pg_stat_force_next_flush()")
+    read = {
+        table: rows
+        for table, rows in database.query(
+            "SELECT relname::text, seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables "
+            "WHERE relname IN ('students', 'remainder')"
+        )
+    }
+    # 50 chunks and more: each that read all would come to 100,000
+    assert read["students"] < 15 * sessions
+    assert read["remainder"] < 15 * sessions
+    assert database.query(
+        "SELECT count(*) FROM students WHERE github_username = 'gh' || substr(student_name, 3)"
+    ) == [(sessions,)]
