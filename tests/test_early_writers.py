@@ -5,6 +5,7 @@ The stages of a merge are gone through by hand, so that a write falls between tw
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -27,6 +28,19 @@ ONE_OF_TWO_ROWS = """
 """Students of one session that both old tables tell of."""
 RENAME = "UPDATE students SET student_name = 'Renamed' WHERE student_email = %s"
 MOVE = "UPDATE students SET student_email = 'moved@example.net' WHERE student_email = %s"
+BEFORE_HYGIENE = """
+    INSERT INTO students (student_email, student_name, github_username) VALUES
+        (' Two@Example.com', NULL, 'gh-2'), ('two@example.com', 'Two', NULL), ('Alone@Example.com', 'A', NULL);
+    INSERT INTO sessions (session_token, student_id, ivr_greeting)
+    SELECT 'ws_early_' || student_email, student_id, '' FROM students;
+    INSERT INTO step_progress (session_token, student_id, step_number, step_name, validation_passed, attempts)
+    SELECT 'ws_early_' || st.student_email, st.student_id, n.number, n.name, n.passed, n.number
+    FROM students AS st
+    CROSS JOIN (
+        VALUES (1, 'Choose Use Case', true), (2, 'Provision Services', false), (3, 'provision-number', true)
+    ) AS n(number, name, passed);
+    INSERT INTO events (student_id, session_token, event_type) SELECT student_id, session_token, 'early' FROM sessions
+"""
 ORPHAN = "INSERT INTO sessions (session_token, student_id) VALUES ('ws_orphan', gen_random_uuid())"
 MISPLACED_STEP = """
     INSERT INTO step_progress (session_token, student_id, step_number, step_name)
@@ -255,6 +269,34 @@ def test_keys_wait_for_a_writer(clone: Clone) -> None:
     assert database.query(misplaced) == [(0,)]
 
 
+def test_rows_written_before_the_triggers_pass_the_same_rules(clone: Clone) -> None:
+    """0001 commits before 0002 does: what an endpoint writes in between meets no trigger."""
+    database = clone("legacy")
+    upgrade(database, "0001")
+    database.execute(BEFORE_HYGIENE)
+    upgrade(database, "0002")
+    assert database.query(
+        "SELECT student_email, student_name, github_username FROM students ORDER BY 1"
+    ) == [("alone@example.com", "A", None), ("two@example.com", "Two", "gh-2")]
+    assert database.query(
+        "SELECT count(*), count(DISTINCT student_id), count(ivr_greeting) FROM sessions"
+    ) == [(3, 2, 0)]
+    assert database.query(
+        "SELECT DISTINCT step_number, step_name, validation_passed, attempts FROM step_progress ORDER BY 1"
+    ) == [
+        (2, "Choose Use Case", True, 1),
+        (3, "Provision Services", True, 3),
+    ]
+    for table in ("sessions", "step_progress", "events"):
+        left = f"SELECT count(*) FROM {table} WHERE student_id NOT IN (SELECT student_id FROM students)"
+        assert database.query(left) == [(0,)], table
+    upgrade(database)
+    assert failed_checks(database) == []
+    assert database.query("SELECT count(*) FROM sessions WHERE session_token ~ '^ws_early'") == [
+        (3,)
+    ]
+
+
 def test_keys_end_nobody_s_request(clone: Clone) -> None:
     """Two tables, in the opposite order: whoever waits, it is not the application that gives up."""
     database = clone("0004")
@@ -306,6 +348,52 @@ def test_an_index_of_a_run_that_was_killed_is_built_anew(clone: Clone) -> None:
     assert dict(database.query(query))["ix_events_event_type"].endswith("btree (event_type)")
     downgrade(database, "0004")
     assert database.query(query) == before
+
+
+def test_endpoints_go_on_writing_while_rows_are_checked_against_the_keys(clone: Clone) -> None:
+    """Nobody waits for the look at all rows, and from its begin nobody adds what leads nowhere."""
+    database = clone("0004")
+    database.execute("""
+        CREATE FUNCTION hold() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF EXISTS (SELECT FROM pg_constraint WHERE conname = 'fk_events_session_token_sessions') THEN
+                PERFORM pg_advisory_xact_lock(4711);
+            END IF;
+        END $$;
+        CREATE EVENT TRIGGER hold ON ddl_command_start WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION hold()
+    """)
+    keys = "SELECT DISTINCT convalidated FROM pg_constraint WHERE conname ~ '^fk_(sessions|step|events)'"
+    with database.connect() as holder, ThreadPoolExecutor(1) as pool:
+        holder.execute("SELECT pg_advisory_lock(4711)")
+        running = pool.submit(upgrade, database, "0005")
+        try:
+            while not (found := database.query(keys)):
+                assert not running.done()
+                time.sleep(0.02)
+            assert found == [(False,)]
+            database.execute(
+                f"SET lock_timeout = '1s'; {MISPLACED_STEP.replace('gen_random_uuid()', 'student_id')}"
+            )
+            with pytest.raises(psycopg.errors.ForeignKeyViolation):
+                database.execute(ORPHAN)
+            assert database.query("SELECT version_num ~ '^0004' FROM alembic_version") == [(True,)]
+        finally:
+            holder.execute("SELECT pg_advisory_unlock(4711)")
+        running.result()
+    assert database.query(keys) == [(True,)]
+
+
+def test_a_key_of_a_run_that_was_killed_is_built_anew(clone: Clone) -> None:
+    database = clone("0004")
+    query = "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'f' ORDER BY 1"
+    upgrade(database, "0005")
+    complete = database.query(query)
+    downgrade(database, "0004")
+    database.execute("""
+        ALTER TABLE events ADD CONSTRAINT fk_events_session_token_sessions
+            FOREIGN KEY (session_token) REFERENCES sessions (session_token) NOT VALID
+    """)
+    upgrade(database, "0005")
+    assert database.query(query) == complete
 
 
 def test_an_index_of_somebody_else_stays(clone: Clone) -> None:
@@ -375,6 +463,42 @@ def test_an_old_row_that_is_changed_with_triggers_off_is_found(clone: Clone) -> 
     """)
     with pytest.raises(CommandError, match=r"sessions\.ivr_greeting differs"):
         upgrade(database, "0004")
+
+
+def test_connections_take_turns_to_begin_with_syncing(clone: Clone) -> None:
+    """0005 turns it on for all: who is not next leaves the note to the drain of 0006."""
+    database = clone("0004")
+    upgrade(database, "0005")
+    greet = "UPDATE student_configs SET ivr_greeting = '{}' WHERE session_token = '{}'"
+    pending = "SELECT count(*) FROM bridge.pending"
+    tokens = [
+        token for (token,) in database.query("SELECT session_token FROM student_configs LIMIT 3")
+    ]
+    turn = "(hashoid('bridge.pending'::regclass), 0)"
+    with closing(database.connect()) as somebody, closing(database.connect()) as application:
+        somebody.execute(f"SELECT pg_advisory_lock{turn}")
+        application.execute(greet.format("left", tokens[0]).encode())
+        assert database.query(pending) == [(1,)]
+        somebody.execute(f"SELECT pg_advisory_unlock{turn}")
+        application.execute(greet.format("mine", tokens[1]).encode())
+        assert database.query(pending) == [(0,)]
+        # who has begun asks nobody
+        somebody.execute(f"SELECT pg_advisory_lock{turn}")
+        application.execute(greet.format("again", tokens[1]).encode())
+        assert database.query(pending) == [(0,)]
+        database.execute(greet.format("left", tokens[2]))
+        assert database.query(pending) == [(1,)]
+        upgrade(database, "0006")
+        assert database.query(pending) == [(0,)]
+        database.execute(greet.format("at once", tokens[2]))
+        assert database.query(pending) == [(0,)]
+    query = "SELECT ivr_greeting FROM sessions WHERE session_token = %s"
+    assert [database.query(query, token) for token in tokens] == [
+        [("left",)],
+        [("again",)],
+        [("at once",)],
+    ]
+    assert failed_checks(database) == []
 
 
 def test_what_was_left_goes_with_writers_of_new_connections(migrated: Database) -> None:

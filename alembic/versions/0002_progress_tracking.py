@@ -4,7 +4,8 @@ Purpose
     ``touch_updated_at`` on students, sessions and step_progress; hygiene triggers (e-mail in lower
     case, JSON unwrapped, empty text NULL, step_number following step_name); the nine steps and the
     one definition of "done" as functions; ``session_completion_rate()`` and
-    ``update_session_progress(p_session_token text)`` for the application.
+    ``update_session_progress(p_session_token text)`` for the application. Rows that are there by then
+    pass the same rules; two spellings of one address become one student.
 
 Mapping
     exercises key    -> step          step_number_of(), exercise_steps()

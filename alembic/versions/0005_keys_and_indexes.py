@@ -14,9 +14,10 @@ Mapping
 
 Locks
     Each index in a transaction of its own, with SHARE on its table. Then SHARE ROW EXCLUSIVE on the
-    four new tables, all of them together, for foreign keys and triggers. Readers go on, endpoints that
-    have moved wait until each commit. The old application goes on writing: until then its triggers
-    touch nothing but bridge.pending.
+    four new tables, all of them together, for some milliseconds twice: foreign keys that hold for new
+    rows, triggers. Readers go on, endpoints that have moved wait until each commit. In between the
+    rows that are there are checked against the keys, while everybody writes. The old application goes
+    on writing: until the last commit its triggers touch nothing but bridge.pending.
 
 Downgrade
     Back to noting; drops triggers, indexes and foreign keys. This one and the others of its kind go
@@ -37,7 +38,7 @@ def upgrade() -> None:
     op.run_sql(revision, "00_take_up", commits=True)
     op.run_sql(revision, "01_orphans", commits=True)
     op.run_sql(revision, "02_indexes", commits=True)
-    op.run_sql(revision, "03_keys")
+    op.run_sql(revision, "03_keys", commits=True)
     op.run_sql(revision, "04_progress_triggers")
     op.run_sql(revision, "05_sync_at_once")
 

@@ -142,11 +142,72 @@ CREATE TRIGGER clean_events BEFORE INSERT OR UPDATE ON events
     WHEN (jsonb_typeof(NEW.event_data) IS NULL OR jsonb_typeof(NEW.event_data) = 'string')
     EXECUTE FUNCTION clean_events();
 
--- Rows that 0001 took over from an earlier attempt pass the same rules.
+-- Rows that are there already pass the same rules: those that 0001 took over from an earlier attempt, and those of an
+-- endpoint that moved too early. Whoever writes waits for the triggers.
 DO $$
 BEGIN
     PERFORM set_config('bridge.pulling', 'on', true);
     UPDATE public.events SET event_data = public.unwrap_json(event_data) WHERE jsonb_typeof(event_data) = 'string';
+
+    -- first, before an update lets the number decide
+    WITH misplaced AS (
+        DELETE FROM public.step_progress AS sp
+        WHERE public.step_number_of(sp.step_name) <> sp.step_number
+           OR public.step_name_of(public.step_number_of(sp.step_name)) <> sp.step_name
+        RETURNING *
+    )
+    INSERT INTO public.step_progress AS v (
+        session_token, student_id, step_number, step_name, started_at, completed_at, time_spent, attempts,
+        validation_passed, code_submitted, deployment_url, created_at)
+    SELECT m.session_token, m.student_id, public.step_number_of(m.step_name), min(m.step_name),
+           min(m.started_at), min(m.completed_at), max(m.time_spent), max(m.attempts), bool_or(m.validation_passed),
+           min(m.code_submitted), min(m.deployment_url), min(m.created_at)
+    FROM misplaced AS m
+    GROUP BY m.session_token, m.student_id, public.step_number_of(m.step_name)
+    ON CONFLICT (session_token, step_number) DO UPDATE SET
+        started_at = least(v.started_at, excluded.started_at),
+        completed_at = least(v.completed_at, excluded.completed_at),
+        time_spent = greatest(v.time_spent, excluded.time_spent),
+        attempts = greatest(v.attempts, excluded.attempts),
+        validation_passed = v.validation_passed OR excluded.validation_passed,
+        code_submitted = coalesce(v.code_submitted, excluded.code_submitted),
+        deployment_url = coalesce(v.deployment_url, excluded.deployment_url);
+
+    -- several spellings of one address are one student: the one that is spelt right, else the first
+    WITH spelling AS (
+        SELECT st.*, first_value(st.student_id) OVER (
+                   PARTITION BY public.clean_email(st.student_email)
+                   ORDER BY st.student_email <> public.clean_email(st.student_email), st.created_at, st.student_id) AS stays
+        FROM public.students AS st
+    ),
+    surplus AS MATERIALIZED (
+        SELECT * FROM spelling AS s WHERE s.student_id <> s.stays
+    ),
+    moved AS (
+        UPDATE public.sessions AS v SET student_id = s.stays FROM surplus AS s WHERE v.student_id = s.student_id
+    ),
+    moved_steps AS (
+        UPDATE public.step_progress AS sp SET student_id = s.stays FROM surplus AS s WHERE sp.student_id = s.student_id
+    ),
+    moved_events AS (
+        UPDATE public.events AS e SET student_id = s.stays FROM surplus AS s WHERE e.student_id = s.student_id
+    ),
+    deleted AS (
+        DELETE FROM public.students AS st USING surplus AS s WHERE st.student_id = s.student_id
+    )
+    UPDATE public.students AS st
+    SET student_name = coalesce(st.student_name, k.student_name),
+        github_username = coalesce(st.github_username, k.github_username)
+    FROM (SELECT s.stays, min(s.student_name) AS student_name, min(s.github_username) AS github_username
+          FROM surplus AS s GROUP BY s.stays) AS k
+    WHERE st.student_id = k.stays;
+    UPDATE public.students SET student_email = public.clean_email(student_email)
+    WHERE student_email <> public.clean_email(student_email);
+
+    -- the trigger does the rest
+    UPDATE public.sessions SET is_active = is_active
+    WHERE '' IN (selected_phone_number, selected_voice, tts_provider, call_direction, use_case_description,
+                 openai_api_key, system_prompt, ivr_greeting, websocket_url, codespace_url, github_repo_url, railway_url);
     PERFORM set_config('bridge.pulling', '', true);
 END
 $$

@@ -20,6 +20,7 @@ COMMENT ON COLUMN bridge.source.token_expression IS 'SQL that yields the token o
 CREATE TABLE bridge.state (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     sync boolean NOT NULL DEFAULT false,
+    one_by_one boolean NOT NULL DEFAULT false,
     merged_at timestamptz,
     retired_at timestamptz,
     adapters_changed boolean NOT NULL DEFAULT false,
@@ -27,6 +28,7 @@ CREATE TABLE bridge.state (
 );
 COMMENT ON TABLE bridge.state IS 'Where the migration stands; one row.';
 COMMENT ON COLUMN bridge.state.sync IS 'False: triggers only note. True: they also sync at once.';
+COMMENT ON COLUMN bridge.state.one_by_one IS 'Until 0006 has drained: one connection at a time begins to sync.';
 COMMENT ON COLUMN bridge.state.merged_at IS 'When the merge reached the end.';
 COMMENT ON COLUMN bridge.state.retired_at IS 'When a downgrade had carried everything back.';
 COMMENT ON COLUMN bridge.state.adapters_changed IS

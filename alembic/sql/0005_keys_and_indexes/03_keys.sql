@@ -1,35 +1,67 @@
--- Readers go on, writers of the new tables wait until the commit.
+-- Writers of the new tables wait for the first transaction only: from its commit on nobody can write any more what
+-- leads nowhere. What is there by then is checked while everybody goes on writing.
 DO $$
 DECLARE
-    keys CONSTANT text := $keys$
+    bridged CONSTANT boolean := to_regnamespace('bridge') IS NOT NULL;
+    commits CONSTANT boolean := current_setting('bridge.single_transaction', true) IS DISTINCT FROM 'on';
+    added CONSTANT text := $keys$
         ALTER TABLE public.sessions
             ADD CONSTRAINT fk_sessions_student_id_students
-                FOREIGN KEY (student_id) REFERENCES public.students (student_id) ON DELETE CASCADE;
+                FOREIGN KEY (student_id) REFERENCES public.students (student_id) ON DELETE CASCADE NOT VALID;
         ALTER TABLE public.step_progress
             ADD CONSTRAINT fk_step_progress_session_token_sessions
-                FOREIGN KEY (session_token) REFERENCES public.sessions (session_token) ON DELETE CASCADE,
+                FOREIGN KEY (session_token) REFERENCES public.sessions (session_token) ON DELETE CASCADE NOT VALID,
             ADD CONSTRAINT fk_step_progress_student_id_students
-                FOREIGN KEY (student_id) REFERENCES public.students (student_id) ON DELETE CASCADE;
+                FOREIGN KEY (student_id) REFERENCES public.students (student_id) ON DELETE CASCADE NOT VALID;
         ALTER TABLE public.events
             ADD CONSTRAINT fk_events_student_id_students
-                FOREIGN KEY (student_id) REFERENCES public.students (student_id) ON DELETE SET NULL,
+                FOREIGN KEY (student_id) REFERENCES public.students (student_id) ON DELETE SET NULL NOT VALID,
             ADD CONSTRAINT fk_events_session_token_sessions
-                FOREIGN KEY (session_token) REFERENCES public.sessions (session_token) ON DELETE SET NULL
+                FOREIGN KEY (session_token) REFERENCES public.sessions (session_token) ON DELETE SET NULL NOT VALID
     $keys$;
+    constrained CONSTANT regclass[] := ARRAY['public.sessions', 'public.step_progress', 'public.events'];
+    -- of a run that was killed in here
+    left_over CONSTANT text := (
+        SELECT string_agg(format('ALTER TABLE public.%I DROP CONSTRAINT %I', t.relname, c.conname), '; ')
+        FROM pg_constraint AS c JOIN pg_class AS t ON t.oid = c.conrelid
+        WHERE t.oid = ANY (constrained) AND position(format('ADD CONSTRAINT %I', c.conname) IN added) > 0);
     written text[];
+    command text;
 BEGIN
-    IF to_regnamespace('bridge') IS NOT NULL THEN
-        PERFORM bridge.lock_new_tables('SHARE ROW EXCLUSIVE');
+    IF bridged THEN
+        PERFORM bridge.lock_new_tables(CASE WHEN left_over IS NULL THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
         EXECUTE 'SELECT array_agg(DISTINCT p.token) FROM bridge.pending AS p WHERE p.side = ''unified''' INTO written;
         PERFORM pg_temp.give_a_home(coalesce(written, '{}'));
     END IF;
-    BEGIN
-        EXECUTE keys;
-    EXCEPTION
-        WHEN foreign_key_violation THEN
-            -- a student was deleted: nobody has noted the sessions
-            PERFORM pg_temp.give_a_home(NULL);
-            EXECUTE keys;
-    END;
+    EXECUTE concat_ws('; ', left_over, added);
+    IF commits THEN
+        COMMIT;
+    END IF;
+
+    FOR command IN
+        SELECT format('ALTER TABLE public.%I VALIDATE CONSTRAINT %I', t.relname, c.conname)
+        FROM pg_constraint AS c JOIN pg_class AS t ON t.oid = c.conrelid
+        WHERE t.oid = ANY (constrained) AND position(format('ADD CONSTRAINT %I', c.conname) IN added) > 0
+        ORDER BY 1
+    LOOP
+        BEGIN
+            IF bridged THEN
+                PERFORM bridge.retry(command);
+            ELSE
+                EXECUTE command;
+            END IF;
+        EXCEPTION
+            WHEN foreign_key_violation THEN
+                -- a student was deleted: nobody has noted the sessions
+                IF bridged THEN
+                    PERFORM bridge.lock_new_tables('SHARE ROW EXCLUSIVE');
+                END IF;
+                PERFORM pg_temp.give_a_home(NULL);
+                EXECUTE command;
+        END;
+        IF commits THEN
+            COMMIT;
+        END IF;
+    END LOOP;
 END
 $$

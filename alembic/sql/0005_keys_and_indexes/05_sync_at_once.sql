@@ -3,7 +3,7 @@
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
-        UPDATE bridge.state SET sync = true;
+        UPDATE bridge.state SET sync = true, one_by_one = true;
     END IF;
 END
 $$
