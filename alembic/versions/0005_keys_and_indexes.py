@@ -6,6 +6,7 @@ Purpose
     downgrade of 0004 that stopped on its way, that one is taken up again before.
     Triggers keep completion_rate and exercises right on every change of a flag or a step. Then the
     bridge stops merely noting: each write, old or new, is carried over as its transaction commits.
+    Connections take turns to begin with that; what was noted until then is left to 0006.
 
 Mapping
     sessions.student_id, step_progress.student_id      -> students, ON DELETE CASCADE

@@ -438,7 +438,7 @@ BEGIN
             RETURN NULL;
     END;
     -- others' notes as well, unless the application has waited long already, or a drain is to come
-    IF clock_timestamp() - began > interval '100 ms' OR state.one_by_one
+    IF state.one_by_one OR clock_timestamp() - began > interval '100 ms'
        OR NOT EXISTS (SELECT FROM bridge.pending AS p WHERE p.xact <> NEW.xact) THEN
         RETURN NULL;
     END IF;
