@@ -297,6 +297,25 @@ def test_rows_written_before_the_triggers_pass_the_same_rules(clone: Clone) -> N
     ]
 
 
+def test_students_without_an_address_are_not_one_student(clone: Clone) -> None:
+    database = clone("legacy")
+    upgrade(database, "0001")
+    database.execute("INSERT INTO students (student_email) VALUES (''), (' ')")
+    upgrade(database, "0002")
+    assert database.query("SELECT count(*) FROM students") == [(2,)]
+
+
+def test_a_key_of_somebody_else_stays(clone: Clone) -> None:
+    """Its name is how one of ours begins."""
+    database = clone("0004")
+    database.execute(
+        "ALTER TABLE events ADD CONSTRAINT fk_events FOREIGN KEY (student_id) REFERENCES students NOT VALID"
+    )
+    query = "SELECT convalidated FROM pg_constraint WHERE conname = 'fk_events'"
+    upgrade(database, "0005")
+    assert database.query(query) == [(False,)]
+
+
 def test_keys_end_nobody_s_request(clone: Clone) -> None:
     """Two tables, in the opposite order: whoever waits, it is not the application that gives up."""
     database = clone("0004")

@@ -149,29 +149,24 @@ BEGIN
     PERFORM set_config('bridge.pulling', 'on', true);
     UPDATE public.events SET event_data = public.unwrap_json(event_data) WHERE jsonb_typeof(event_data) = 'string';
 
-    -- first, before an update lets the number decide
-    WITH misplaced AS (
+    -- first, before an update lets the number decide; one step told twice merges as two keys do
+    WITH taken AS (
         DELETE FROM public.step_progress AS sp
-        WHERE public.step_number_of(sp.step_name) <> sp.step_number
-           OR public.step_name_of(public.step_number_of(sp.step_name)) <> sp.step_name
+        WHERE sp.session_token IN (
+            SELECT m.session_token FROM public.step_progress AS m
+            WHERE public.step_number_of(m.step_name) <> m.step_number
+               OR public.step_name_of(public.step_number_of(m.step_name)) <> m.step_name)
         RETURNING *
     )
-    INSERT INTO public.step_progress AS v (
+    INSERT INTO public.step_progress (
         session_token, student_id, step_number, step_name, started_at, completed_at, time_spent, attempts,
-        validation_passed, code_submitted, deployment_url, created_at)
-    SELECT m.session_token, m.student_id, public.step_number_of(m.step_name), min(m.step_name),
-           min(m.started_at), min(m.completed_at), max(m.time_spent), max(m.attempts), bool_or(m.validation_passed),
-           min(m.code_submitted), min(m.deployment_url), min(m.created_at)
-    FROM misplaced AS m
-    GROUP BY m.session_token, m.student_id, public.step_number_of(m.step_name)
-    ON CONFLICT (session_token, step_number) DO UPDATE SET
-        started_at = least(v.started_at, excluded.started_at),
-        completed_at = least(v.completed_at, excluded.completed_at),
-        time_spent = greatest(v.time_spent, excluded.time_spent),
-        attempts = greatest(v.attempts, excluded.attempts),
-        validation_passed = v.validation_passed OR excluded.validation_passed,
-        code_submitted = coalesce(v.code_submitted, excluded.code_submitted),
-        deployment_url = coalesce(v.deployment_url, excluded.deployment_url);
+        validation_passed, code_submitted, deployment_url, created_at, updated_at)
+    SELECT t.session_token, (array_agg(t.student_id))[1], n.number, min(t.step_name), min(t.started_at),
+           min(t.completed_at), max(t.time_spent), max(t.attempts), bool_or(t.validation_passed),
+           min(t.code_submitted), min(t.deployment_url), min(t.created_at), max(t.updated_at)
+    FROM taken AS t
+    CROSS JOIN LATERAL (SELECT coalesce(public.step_number_of(t.step_name), t.step_number) AS number) AS n
+    GROUP BY t.session_token, n.number;
 
     -- several spellings of one address are one student: the one that is spelt right, else the first
     WITH spelling AS (
@@ -179,6 +174,7 @@ BEGIN
                    PARTITION BY public.clean_email(st.student_email)
                    ORDER BY st.student_email <> public.clean_email(st.student_email), st.created_at, st.student_id) AS stays
         FROM public.students AS st
+        WHERE public.clean_email(st.student_email) IS NOT NULL  -- without an address they are nobody's second spelling
     ),
     surplus AS MATERIALIZED (
         SELECT * FROM spelling AS s WHERE s.student_id <> s.stays

@@ -19,12 +19,13 @@ DECLARE
             ADD CONSTRAINT fk_events_session_token_sessions
                 FOREIGN KEY (session_token) REFERENCES public.sessions (session_token) ON DELETE SET NULL NOT VALID
     $keys$;
+    names CONSTANT text[] := ARRAY(SELECT m[1] FROM regexp_matches(added, 'CONSTRAINT (\w+)', 'g') AS m);
     constrained CONSTANT regclass[] := ARRAY['public.sessions', 'public.step_progress', 'public.events'];
     -- of a run that was killed in here
     left_over CONSTANT text := (
         SELECT string_agg(format('ALTER TABLE public.%I DROP CONSTRAINT %I', t.relname, c.conname), '; ')
         FROM pg_constraint AS c JOIN pg_class AS t ON t.oid = c.conrelid
-        WHERE t.oid = ANY (constrained) AND position(format('ADD CONSTRAINT %I', c.conname) IN added) > 0);
+        WHERE t.oid = ANY (constrained) AND c.conname = ANY (names));
     written text[];
     command text;
 BEGIN
@@ -41,7 +42,7 @@ BEGIN
     FOR command IN
         SELECT format('ALTER TABLE public.%I VALIDATE CONSTRAINT %I', t.relname, c.conname)
         FROM pg_constraint AS c JOIN pg_class AS t ON t.oid = c.conrelid
-        WHERE t.oid = ANY (constrained) AND position(format('ADD CONSTRAINT %I', c.conname) IN added) > 0
+        WHERE t.oid = ANY (constrained) AND c.conname = ANY (names)
         ORDER BY 1
     LOOP
         BEGIN
