@@ -584,6 +584,46 @@ def test_what_is_pushed_is_in_batches_of_its_own(clone: Clone) -> None:
     assert database.query(next_noted, "", True, f'{{"{new}": "x"}}', 10) == [([both],)]
 
 
+def test_one_session_is_carried_over_without_a_look_at_all_others(migrated: Database) -> None:
+    """Rows of the remainder and of the notes that are read do not grow with what belongs to others."""
+    others = 3000
+    migrated.execute(
+        f"""
+        UPDATE bridge.state SET sync = false;
+        INSERT INTO bridge.remainder (table_name, key, column_name, value)
+        SELECT 'students', 'other' || n || '@example.com', 'student_name', to_jsonb('O ' || n)
+        FROM generate_series(1, {others}) AS n;
+        INSERT INTO bridge.pending (side, token, student_id, student_name)
+        SELECT 'unified', 'other-' || n, gen_random_uuid(), 'O ' || n FROM generate_series(1, {others}) AS n;
+        ANALYZE bridge.remainder, bridge.pending;
+        UPDATE bridge.state SET sync = true
+        """
+    )
+
+    def rows_read() -> dict[str, int]:
+        return dict(
+            migrated.query(
+                "SELECT relname::text, seq_tup_read + coalesce(idx_tup_fetch, 0) "
+                "FROM pg_stat_user_tables WHERE relname IN ('pending', 'remainder')"
+            )
+        )
+
+    before = rows_read()
+    with migrated.connect() as connection:
+        written = connection.execute(
+            "UPDATE students SET student_name = 'Renamed' WHERE student_id = ("
+            "SELECT student_id FROM sessions ORDER BY session_token LIMIT 1)"
+        )
+        assert written.rowcount == 1
+        connection.execute("SELECT pg_stat_force_next_flush()")
+    after = rows_read()
+    assert migrated.query("SELECT count(*) FROM bridge.pending WHERE token NOT LIKE 'other-%'") == [
+        (0,)
+    ]
+    assert after["remainder"] - before["remainder"] < others / 3
+    assert after["pending"] - before["pending"] < others / 3
+
+
 def test_truncating_the_new_tables_erases_nothing(migrated: Database) -> None:
     before = legacy_rows(migrated)
     migrated.execute("TRUNCATE students, sessions, step_progress, events")

@@ -504,14 +504,15 @@ COMMENT ON FUNCTION bridge.with_remainder(bridge.mapped_sessions) IS
     'A session as mapped, with what the legacy tables cannot say of it.';
 
 -- Nearly all sessions have no remainder: they do not go through a function. Who knows that of all that are asked
--- for reads plain_sessions: half the plan takes half the time to start.
+-- for reads plain_sessions: half the plan takes half the time to start. Who carries some sessions over calls
+-- sessions_of(): the plan of the mapping is then made once in a connection, whatever is done with them.
 DO $generate$
 BEGIN
     EXECUTE (
         SELECT format(
             $views$
 CREATE VIEW bridge.plain_sessions AS
-SELECT m.session_token, st.student_id, %s
+SELECT m.session_token, st.student_id, %1$s
 FROM bridge.mapped_sessions AS m
 LEFT JOIN LATERAL (
     SELECT s.student_id FROM public.students AS s WHERE s.student_email = m.student_email OFFSET 0
@@ -521,13 +522,39 @@ CREATE VIEW bridge.sessions AS
 SELECT m.* FROM bridge.plain_sessions AS m
 WHERE NOT EXISTS (SELECT FROM bridge.remainder AS r WHERE r.key = m.session_token)
 UNION ALL
-SELECT k.key AS session_token, st.student_id, %s
+SELECT k.key AS session_token, st.student_id, %2$s
 FROM (SELECT DISTINCT r.key FROM bridge.remainder AS r) AS k
 CROSS JOIN LATERAL (SELECT s AS mapped FROM bridge.mapped_sessions AS s WHERE s.session_token = k.key OFFSET 0) AS m
 CROSS JOIN LATERAL bridge.with_remainder(m.mapped) AS o
 LEFT JOIN LATERAL (
     SELECT s.student_id FROM public.students AS s WHERE s.student_email = o.student_email OFFSET 0
-) AS st ON true
+) AS st ON true;
+
+CREATE FUNCTION bridge.sessions_of(tokens text[]) RETURNS SETOF bridge.sessions
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $body$
+BEGIN
+    RETURN QUERY
+    WITH m AS MATERIALIZED (
+        SELECT s.* FROM bridge.mapped(tokens) AS s
+    ),
+    kept AS MATERIALIZED (
+        SELECT r.key FROM bridge.remainder AS r WHERE r.key = ANY (tokens)
+    ),
+    o AS (
+        SELECT m.* FROM m WHERE m.session_token NOT IN (SELECT k.key FROM kept AS k)
+        UNION ALL
+        SELECT w.* FROM m CROSS JOIN LATERAL bridge.with_remainder(m::bridge.mapped_sessions) AS w
+        WHERE m.session_token IN (SELECT k.key FROM kept AS k)
+    )
+    SELECT o.session_token, st.student_id, %2$s
+    FROM o
+    LEFT JOIN LATERAL (
+        SELECT s.student_id FROM public.students AS s WHERE s.student_email = o.student_email OFFSET 0
+    ) AS st ON true;
+END
+$body$
             $views$,
             string_agg(replace(c.expression, '$', 'm'), ', '), string_agg(replace(c.expression, '$', 'o'), ', '))
         FROM bridge.columns_of('bridge.mapped_sessions') AS k
@@ -545,6 +572,7 @@ $generate$;
 COMMENT ON VIEW bridge.plain_sessions IS 'The same as sessions where nothing is in the remainder.';
 COMMENT ON VIEW bridge.sessions IS
     'What sessions should hold; beside its columns student_email, steps and note.';
+COMMENT ON FUNCTION bridge.sessions_of(text[]) IS 'Some of bridge.sessions.';
 
 CREATE VIEW bridge.step_progress AS
 SELECT s.session_token, s.student_id, e.*

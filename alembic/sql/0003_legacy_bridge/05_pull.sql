@@ -221,10 +221,9 @@ BEGIN
         (SELECT string_agg('ms.' || quote_ident(c), ', ') FROM unnest(step_values) AS c),
         (SELECT string_agg('v.' || quote_ident(c), ', ') FROM unnest(step_values) AS c)];
 
-    FOREACH source IN ARRAY ARRAY['bridge.sessions', 'bridge.plain_sessions'] LOOP
-        EXECUTE format(
-            $function$
-CREATE FUNCTION bridge.pull_%9$s(tokens text[], there text[]) RETURNS bigint
+    EXECUTE format(
+        $function$
+CREATE FUNCTION bridge.pull_sessions(tokens text[], there text[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -233,7 +232,7 @@ DECLARE
     changed bigint;
 BEGIN
     WITH mapped AS MATERIALIZED (
-        SELECT * FROM %10$s WHERE session_token = ANY (tokens)
+        SELECT * FROM bridge.sessions_of(tokens)
     ),
     -- a student is missing only where the address changed since pull_students looked: that write is
     -- noted, and brings the session here again
@@ -304,13 +303,18 @@ BEGIN
     RETURN changed;
 END
 $body$;
-COMMENT ON FUNCTION bridge.pull_%9$s(text[], text[]) IS
+COMMENT ON FUNCTION bridge.pull_sessions(text[], text[]) IS
     'Makes sessions and step_progress what the mapping says; rows changed. there: sessions not to be inserted.';
+        $function$,
+        VARIADIC lists);
 
+    FOREACH source IN ARRAY ARRAY['sessions', 'plain_sessions'] LOOP
+        EXECUTE format(
+            $function$
 -- The same for sessions of which the unified schema has nothing yet. What the tables hold afterwards, past
 -- their triggers, is compared with the mapping in the same statement, by hashes of the rows; versions is what
 -- bridge.unified_versions() says of these sessions.
-CREATE FUNCTION bridge.insert_%9$s(tokens text[], OUT changed bigint, OUT as_mapped boolean, OUT versions bigint)
+CREATE FUNCTION bridge.insert_%9$I(tokens text[], OUT changed bigint, OUT as_mapped boolean, OUT versions bigint)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET enable_mergejoin = off
@@ -319,7 +323,7 @@ AS $body$
 #variable_conflict use_column
 BEGIN
     WITH m AS MATERIALIZED (
-        SELECT * FROM %10$s WHERE session_token = ANY (tokens) AND student_id IS NOT NULL
+        SELECT * FROM bridge.%9$I WHERE session_token = ANY (tokens) AND student_id IS NOT NULL
     ),
     ms AS MATERIALIZED (
         SELECT m.session_token, m.student_id, e.* FROM m CROSS JOIN LATERAL unnest(m.steps) AS e
@@ -354,10 +358,10 @@ BEGIN
          (SELECT count(*) AS n, bit_xor(hash_record_extended(ROW(%5$s), 0)) AS content FROM ms) AS msv;
 END
 $body$;
-COMMENT ON FUNCTION bridge.insert_%9$s(text[]) IS
+COMMENT ON FUNCTION bridge.insert_%9$I(text[]) IS
     'Inserts sessions, steps and notes as the mapping says; rows written, and whether all are as mapped.';
             $function$,
-            VARIADIC lists || ARRAY[CASE WHEN source ~ 'plain' THEN 'plain_sessions' ELSE 'sessions' END, source]);
+            VARIADIC lists || source);
     END LOOP;
 
     EXECUTE format(
@@ -500,10 +504,7 @@ BEGIN
     PERFORM set_config('bridge.pulling', 'on', true);
     PERFORM bridge.forget(tokens);
     students := bridge.pull_students(tokens);
-    changed := students.changed + CASE
-        WHEN bridge.is_plain(tokens) THEN bridge.pull_plain_sessions(tokens, there)
-        ELSE bridge.pull_sessions(tokens, there) END;
-
+    changed := students.changed + bridge.pull_sessions(tokens, there);
     PERFORM bridge.note_addresses(tokens, students.seen_tokens, students.seen_emails);
     PERFORM set_config('bridge.pulling', '', true);
     RETURN changed;

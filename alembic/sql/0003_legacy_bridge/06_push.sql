@@ -424,7 +424,7 @@ BEGIN
     -- there again: the mapping leaves out those that are gone
     DELETE FROM bridge.remainder AS r
     USING public.students AS st
-    WHERE st.student_email = ANY (emails)
+    WHERE st.student_email = ANY (emails) AND r.key = ANY (emails)
       AND r.table_name = 'students' AND r.key = st.student_email AND r.column_name = '(row)';
     WITH m AS MATERIALIZED (
         SELECT * FROM bridge.map_students(family) AS s WHERE s.student_email = ANY (emails)
@@ -445,7 +445,7 @@ BEGIN
     dropped AS (
         DELETE FROM bridge.remainder AS r
         USING m
-        WHERE r.table_name = 'students' AND r.key = m.student_email
+        WHERE r.table_name = 'students' AND r.key = m.student_email AND r.key = ANY (emails)
           AND r.column_name IN ('(row)', 'student_name', 'created_at')
           AND (r.key, r.column_name) NOT IN (SELECT w.student_email, w.column_name FROM wanted AS w)
     )

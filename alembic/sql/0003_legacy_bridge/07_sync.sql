@@ -12,7 +12,7 @@ BEGIN
     EXECUTE (
         SELECT format(
             $function$
-CREATE FUNCTION bridge.combine_sessions(tokens text[], prefer text) RETURNS void
+CREATE FUNCTION bridge.combine_sessions(mapped bridge.sessions[], prefer text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -20,11 +20,10 @@ BEGIN
     WITH said AS MATERIALIZED (
         SELECT v.session_token, v.student_id, %1$s,
                jsonb_strip_nulls(jsonb_build_object(%2$s)) AS conflicts
-        FROM public.sessions AS v
-        JOIN bridge.sessions AS m USING (session_token)
+        FROM unnest(mapped) AS m
+        JOIN public.sessions AS v USING (session_token)
         LEFT JOIN LATERAL (SELECT * FROM bridge.token_progress WHERE token = v.session_token OFFSET 0) AS p ON true
         LEFT JOIN LATERAL (SELECT * FROM bridge.token_config WHERE token = v.session_token OFFSET 0) AS c ON true
-        WHERE v.session_token = ANY (tokens) AND m.session_token = ANY (tokens)
     ),
     noted AS (
         INSERT INTO public.events (student_id, session_token, event_type, event_data)
@@ -73,23 +72,26 @@ $body$
                              'expires_at', 'is_active', 'updated_at'));
 END
 $generate$;
-COMMENT ON FUNCTION bridge.combine_sessions(text[], text) IS
+COMMENT ON FUNCTION bridge.combine_sessions(bridge.sessions[], text) IS
     'Sessions of the unified schema := the merge of both worlds.';
 
 CREATE FUNCTION bridge.combine(tokens text[], prefer text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    mapped bridge.sessions[];
 BEGIN
     IF tokens IS NULL THEN
         RETURN;
     END IF;
     PERFORM set_config('bridge.pulling', 'on', true);
     PERFORM bridge.pull_students(tokens);
+    mapped := ARRAY(SELECT s FROM bridge.sessions_of(tokens) AS s);
     -- whose session it is: a placeholder does not say, nor does a student that is not there, or was made for it
     UPDATE public.sessions AS v SET student_id = m.student_id
-    FROM bridge.sessions AS m
-    WHERE m.session_token = ANY (tokens) AND v.session_token = m.session_token
+    FROM unnest(mapped) AS m
+    WHERE v.session_token = m.session_token
       AND v.student_id <> m.student_id
       AND m.student_email <> bridge.placeholder_email(v.session_token)
       AND (prefer = 'legacy' OR NOT EXISTS (
@@ -103,10 +105,9 @@ BEGIN
         validation_passed, code_submitted, deployment_url)
     SELECT s.session_token, s.student_id, e.step_number, e.step_name, e.started_at, e.completed_at,
            e.time_spent, e.attempts, e.validation_passed, e.code_submitted, e.deployment_url
-    FROM public.sessions AS s
-    JOIN bridge.sessions AS m USING (session_token)
+    FROM unnest(mapped) AS m
+    JOIN public.sessions AS s USING (session_token)
     CROSS JOIN LATERAL unnest(m.steps) AS e
-    WHERE s.session_token = ANY (tokens) AND m.session_token = ANY (tokens)
     ON CONFLICT (session_token, step_number) DO UPDATE SET
         started_at = least(v.started_at, excluded.started_at),
         completed_at = least(v.completed_at, excluded.completed_at),
@@ -115,7 +116,7 @@ BEGIN
         validation_passed = v.validation_passed OR excluded.validation_passed,
         code_submitted = coalesce(v.code_submitted, excluded.code_submitted),
         deployment_url = coalesce(v.deployment_url, excluded.deployment_url);
-    PERFORM bridge.combine_sessions(tokens, prefer);
+    PERFORM bridge.combine_sessions(mapped, prefer);
     UPDATE public.sessions AS v SET exercises = x.exercises
     FROM bridge.unified AS u
     CROSS JOIN LATERAL (SELECT bridge.exercises_with(u.exercises, u.steps) AS exercises OFFSET 0) AS x
@@ -143,7 +144,8 @@ BEGIN
     WHERE st.student_id = k.student_id AND st.student_name IS DISTINCT FROM k.student_name
       AND NOT EXISTS (SELECT FROM bridge.pending AS l
                       WHERE l.token = ANY (tokens) AND l.side = 'legacy' AND l.at > k.at
-                        AND l.token IN (SELECT n.token FROM bridge.pending AS n WHERE n.student_id = k.student_id))
+                        AND l.token IN (SELECT n.token FROM bridge.pending AS n
+                                        WHERE n.token = ANY (tokens) AND n.student_id = k.student_id))
       AND NOT EXISTS (SELECT FROM bridge.student_sources(bridge.family('{}', ARRAY[st.student_email])) AS s
                       WHERE s.student_email = st.student_email AND s.row_at > k.at
                         AND public.clean_email(s.student_name) IS NOT NULL);
@@ -447,7 +449,7 @@ BEGIN
         SELECT array_agg(DISTINCT p.token) INTO older
         FROM (SELECT n.token FROM bridge.pending AS n
               WHERE n.xact <> NEW.xact
-                AND n.id >= (SELECT min(k.id) + random() * (max(k.id) - min(k.id)) FROM bridge.pending AS k)
+                AND n.id >= (SELECT (min(k.id) + random() * (max(k.id) - min(k.id)))::bigint FROM bridge.pending AS k)
               ORDER BY n.id LIMIT 3 FOR UPDATE SKIP LOCKED) AS p;
         IF older IS NOT NULL THEN
             PERFORM bridge.take_each(older);
