@@ -20,7 +20,7 @@ Locks
     SHARE ROW EXCLUSIVE on both legacy tables while adapters and triggers are created (readers go
     on, writers wait: some 50 ms), asked for with a lock_timeout of 50 ms and retried. Where only
     one of them exists the other is created, empty. Where no key serves lookups by token, an index
-    ``bridge_token_of_...`` is added. SHARE ROW EXCLUSIVE on the new tables for the whole step.
+    ``bridge_token_of_...`` is added. SHARE ROW EXCLUSIVE on the new tables, taken just before.
 
 Downgrade
     Carries back what was written to the new tables before any merge. Then drops triggers, indexes and
@@ -42,9 +42,6 @@ def upgrade() -> None:
     op.expect_revision(down_revision)
     op.run_sql(revision, "01_state")
     op.run_sql(revision, "02_helpers")
-    op.execute("SELECT bridge.lock_new_tables('SHARE ROW EXCLUSIVE')")
-    op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
-    op.create_index("ix_events_session_token", "events", ["session_token"])
     op.run_sql(revision, "03_adapters")
     op.run_sql(revision, "04_mapping")
     op.run_sql(revision, "05_pull")
@@ -54,6 +51,9 @@ def upgrade() -> None:
     op.run_sql(revision, "09_verify")
     op.run_sql(revision, "10_capture")
     op.run_sql(revision, "11_retire")
+    op.execute("SELECT bridge.lock_new_tables('SHARE ROW EXCLUSIVE')")
+    op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
+    op.create_index("ix_events_session_token", "events", ["session_token"])
     op.run_sql(revision, "12_install")
 
 

@@ -624,13 +624,18 @@ BEGIN
     DELETE FROM bridge.other_address AS a
     WHERE NOT EXISTS (SELECT FROM bridge.collected_source AS o
                       WHERE o.student_email = a.student_email AND o.token = a.token);
+    -- few, which nobody could estimate: looked up, once they are known
+    WITH seen AS MATERIALIZED (
+        SELECT DISTINCT o.token, o.student_email
+        FROM bridge.collected_source AS o
+        WHERE NOT o.is_session_s OR o.token IN (SELECT p.token FROM bridge.pending AS p)
+    )
     INSERT INTO bridge.other_address (token, student_email)
-    SELECT DISTINCT o.token, o.student_email
-    FROM bridge.collected_source AS o
-    LEFT JOIN public.sessions AS v ON v.session_token = o.token
-    LEFT JOIN public.students AS st ON st.student_id = v.student_id
-    WHERE (NOT o.is_session_s OR o.token IN (SELECT p.token FROM bridge.pending AS p))
-      AND st.student_email IS DISTINCT FROM o.student_email
+    SELECT s.token, s.student_email
+    FROM seen AS s
+    WHERE s.student_email IS DISTINCT FROM (
+        SELECT st.student_email FROM public.sessions AS v JOIN public.students AS st USING (student_id)
+        WHERE v.session_token = s.token)
     ON CONFLICT DO NOTHING;
 END
 $$;
