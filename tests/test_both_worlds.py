@@ -349,6 +349,33 @@ def test_up_down_up_is_the_same(clone: Clone, tmp_path: Path) -> None:
     assert failed_checks(database) == []
 
 
+def test_what_v2_writes_while_the_second_merge_ends_is_later(migrated: Database) -> None:
+    """Own columns of the unified schema come back, but not over what was written since the session did."""
+    expires = "SELECT session_token, expires_at::text FROM sessions WHERE session_token = ANY (%s) ORDER BY 1"
+    tokens = [
+        token
+        for (token,) in migrated.query("SELECT session_token FROM sessions ORDER BY 1 LIMIT 2")
+    ]
+    with migrated.connect() as connection:
+        connection.execute(
+            "UPDATE sessions SET expires_at = '2031-01-01Z' WHERE session_token = ANY (%s)",
+            (tokens,),
+        )
+    downgrade(migrated)
+    upgrade(migrated, "0004")
+    assert [at for _, at in migrated.query(expires, tokens)] == ["2031-01-01 00:00:00+00"] * 2
+    with migrated.connect() as connection:
+        connection.execute(
+            "UPDATE sessions SET expires_at = '2032-02-02Z' WHERE session_token = %s", tokens[:1]
+        )
+        # a run that was killed at its very end does it again
+        connection.execute("CALL bridge.adopt_own_columns(1)")
+    assert [at for _, at in migrated.query(expires, tokens)] == [
+        "2032-02-02 00:00:00+00",
+        "2031-01-01 00:00:00+00",
+    ]
+
+
 def test_a_downgrade_that_is_killed_goes_on(migrated: Database) -> None:
     write(migrated, 60, 13, NewApplication, OldApplication)
     before = unified(migrated)

@@ -337,26 +337,40 @@ END
 $$;
 COMMENT ON FUNCTION bridge.adopt_students() IS 'Students that no session tells of.';
 
--- Columns that are the unified schema's own come with a new row; a row that 0001 copied was there before.
-CREATE FUNCTION bridge.adopt_own_columns() RETURNS void
+-- Columns that are the unified schema's own come with a new row; a row that 0001 copied was there before. What an
+-- application writes meanwhile is later.
+CREATE PROCEDURE bridge.adopt_own_columns(chunk integer)
     LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     own CONSTANT text[] := ARRAY['expires_at', 'is_active', 'updated_at'];
-    tokens CONSTANT text[] := ARRAY(
-        SELECT DISTINCT r.key FROM bridge.remainder AS r
-        WHERE r.table_name = 'sessions' AND r.column_name = ANY (own));
+    tokens text[] := ARRAY[''];
+    size integer := least(chunk, 50);
+    looked timestamptz;
 BEGIN
-    UPDATE public.sessions AS v
-    SET expires_at = m.expires_at, is_active = m.is_active, updated_at = m.updated_at
-    FROM bridge.sessions AS m
-    WHERE m.session_token = ANY (tokens) AND v.session_token = m.session_token
-      AND (v.expires_at, v.is_active, v.updated_at)
-          IS DISTINCT FROM (m.expires_at, m.is_active, m.updated_at);
+    LOOP
+        looked := clock_timestamp();
+        tokens := ARRAY(
+            SELECT DISTINCT r.key FROM bridge.remainder AS r
+            WHERE r.table_name = 'sessions' AND r.column_name = ANY (own) AND r.key > tokens[cardinality(tokens)]
+            ORDER BY r.key LIMIT size);
+        EXIT WHEN tokens = '{}';
+        PERFORM set_config('bridge.pulling', 'on', true);
+        UPDATE public.sessions AS v
+        SET expires_at = m.expires_at, is_active = m.is_active, updated_at = m.updated_at
+        FROM bridge.sessions_of(tokens) AS m
+        WHERE v.session_token = ANY (tokens) AND v.session_token = m.session_token
+          AND (v.expires_at, v.is_active, v.updated_at)
+              IS DISTINCT FROM (m.expires_at, m.is_active, m.updated_at)
+          AND v.session_token NOT IN (SELECT p.token FROM bridge.pending AS p
+                                      WHERE p.token = ANY (tokens) AND p.side = 'unified');
+        PERFORM set_config('bridge.pulling', '', true);
+        CALL bridge.commit_chunk();
+        size := bridge.next_size(size, chunk, cardinality(tokens), clock_timestamp() - looked);
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bridge.adopt_own_columns() IS
+COMMENT ON PROCEDURE bridge.adopt_own_columns(integer) IS
     'expires_at, is_active and updated_at as they were before a downgrade.';
 
 CREATE FUNCTION bridge.restore_addresses() RETURNS void
@@ -818,12 +832,13 @@ BEGIN
         RETURN;
     END IF;
 
-    PERFORM set_config('bridge.pulling', 'on', true);
     IF first THEN
+        CALL bridge.adopt_own_columns(chunk);
+        PERFORM set_config('bridge.pulling', 'on', true);
         CALL bridge.remember_addresses();
         PERFORM bridge.adopt_students();
         PERFORM bridge.adopt_rest();
-        PERFORM bridge.adopt_own_columns();
+        PERFORM set_config('bridge.pulling', '', true);
     END IF;
 
     INSERT INTO public.events (event_type, event_data)
@@ -832,7 +847,6 @@ BEGIN
         'sessions', (SELECT count(*) FROM public.sessions),
         'step_progress', (SELECT count(*) FROM public.step_progress),
         'merge_notes', (SELECT count(*) FROM public.events WHERE event_type = 'merge_note'));
-    PERFORM set_config('bridge.pulling', '', true);
     UPDATE bridge.state SET merged_at = coalesce(merged_at, clock_timestamp());
     DELETE FROM bridge.block;
     CALL bridge.commit_chunk();
