@@ -115,19 +115,22 @@ BEGIN
     mapped AS (
         SELECT
             s.student_email,
-            (array_agg(s.student_name
-                       ORDER BY public.clean_email(s.student_name) = s.student_email,
-                                s.row_at DESC NULLS LAST, s.rank, s.token)
-                FILTER (WHERE public.clean_email(s.student_name) IS NOT NULL))[1] AS student_name,
+            (array_agg(s.student_name ORDER BY s.is_address, s.row_at DESC NULLS LAST, s.rank, s.token)
+                FILTER (WHERE s.is_address IS NOT NULL))[1] AS student_name,
             min(s.seen_at) AS created_at,
             min(s.token) AS first_token,
             bool_or(s.is_session_s) AS has_session
         FROM (
-            SELECT * FROM sources
-            UNION ALL
-            SELECT NULL, o.student_email, o.student_name, o.row_at, o.created_at, 5, false
-            FROM bridge.prior_students AS o
-            WHERE o.student_email IN (SELECT k.student_email FROM sources AS k)
+            -- OFFSET 0: of a column all students are sorted at once, of an expression each one's sources
+            SELECT k.*, public.clean_email(k.student_name) = k.student_email AS is_address
+            FROM (
+                SELECT * FROM sources
+                UNION ALL
+                SELECT NULL, o.student_email, o.student_name, o.row_at, o.created_at, 5, false
+                FROM bridge.prior_students AS o
+                WHERE o.student_email IN (SELECT k.student_email FROM sources AS k)
+            ) AS k
+            OFFSET 0
         ) AS s
         GROUP BY s.student_email
     )
@@ -379,7 +382,10 @@ CROSS JOIN LATERAL (
     SELECT
         CASE WHEN w.tracked THEN bridge.exercises_with(w.exercises, s.steps) ELSE w.exercises END AS exercises,
         s.steps,
-        ARRAY(SELECT e.step_number FROM unnest(s.steps) AS e WHERE e.validation_passed) AS passed
+        CASE
+            WHEN s.steps = '{}' THEN '{}'
+            ELSE ARRAY(SELECT e.step_number FROM unnest(s.steps) AS e WHERE e.validation_passed)
+        END AS passed
     FROM (
         SELECT
             coalesce(p.exercises, a.exercises, c.exercises, '{}') AS exercises,
@@ -389,6 +395,7 @@ CROSS JOIN LATERAL (
     CROSS JOIN LATERAL (
         SELECT CASE
             WHEN w.tracked THEN bridge.steps_of(k.token, w.exercises)
+            WHEN w.exercises = '{}' THEN '{}'  -- of many sessions: starting a look takes longer
             ELSE ARRAY(
                 SELECT ROW(e.step_number, step_name_of(e.step_number), NULL, e.completed_at, e.time_spent,
                            e.attempts, e.validation_passed, NULL, NULL)::bridge.step

@@ -49,11 +49,17 @@ COMMENT ON FUNCTION bridge.count_completed(text) IS 'Completed exercises, counte
 -- Conservation, counted from the raw tables for a range of tokens: one statement, because an application that
 -- goes on writing would shift one count against the other. Values that the remainder overrides are left out:
 -- no raw table knows of them.
+--
+-- One plan for all ranges, made when the new tables may still be empty: whatever is joined is hashed, however few rows
+-- it is thought to have. With a plan for each range those were quadratic of which statistics knew no row.
 CREATE FUNCTION bridge.count_range(after text, last text) RETURNS bridge.counts
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
     SET max_parallel_workers_per_gather = 0
+    SET plan_cache_mode = force_generic_plan
+    SET enable_nestloop = off
+    SET enable_mergejoin = off
 AS $$
 DECLARE
     result bridge.counts;
@@ -82,7 +88,7 @@ BEGIN
                  THEN bridge.count_completed(r.exercises) END AS completed
         FROM bridge.raw AS r
         LEFT JOIN kept AS k ON k.key = r.token
-        WHERE r.token > after AND r.token <= last AND r.token <> ALL (pending) AND k.whole_row IS NOT TRUE
+        WHERE r.token > after AND r.token <= last AND r.token NOT IN (SELECT unnest(pending)) AND k.whole_row IS NOT TRUE
     ),
     unified AS MATERIALIZED (
         SELECT
@@ -100,7 +106,7 @@ BEGIN
             OFFSET 0
         ) AS e
         LEFT JOIN kept AS k ON k.key = v.session_token
-        WHERE v.session_token > after AND v.session_token <= last AND v.session_token <> ALL (pending)
+        WHERE v.session_token > after AND v.session_token <= last AND v.session_token NOT IN (SELECT unnest(pending))
     ),
     by_token AS (
         SELECT
@@ -136,12 +142,12 @@ BEGIN
          WHERE a.address NOT IN (SELECT st.student_email FROM public.students AS st
                                  WHERE st.student_email = ANY (ARRAY(SELECT k.address FROM addresses AS k)))
            -- deleted, though a second address goes on telling of it
-           AND NOT EXISTS (SELECT FROM bridge.remainder AS o
-                           WHERE o.table_name = 'students' AND o.key = a.address AND o.column_name = '(row)')),
+           AND 0 = (SELECT count(*) FROM bridge.remainder AS o
+                    WHERE o.table_name = 'students' AND o.key = a.address AND o.column_name = '(row)')),
         (SELECT count(*)
          FROM public.step_progress AS sp
          LEFT JOIN unified AS v ON v.token = sp.session_token AND v.student_id = sp.student_id
-         WHERE sp.session_token > after AND sp.session_token <= last AND sp.session_token <> ALL (pending)
+         WHERE sp.session_token > after AND sp.session_token <= last AND sp.session_token NOT IN (SELECT unnest(pending))
            AND v.token IS NULL)
     INTO result
     FROM by_token AS b;
