@@ -50,15 +50,14 @@ COMMENT ON FUNCTION bridge.count_completed(text) IS 'Completed exercises, counte
 -- goes on writing would shift one count against the other. Values that the remainder overrides are left out:
 -- no raw table knows of them.
 --
--- One plan for all ranges, made when the new tables may still be empty: whatever is joined is hashed, however few rows
--- it is thought to have. With a plan for each range those were quadratic of which statistics knew no row.
+-- One plan for all ranges, made when the new tables may still be empty: what is looked up from them is hashed (NOT IN),
+-- however few rows they are thought to have. With a plan for each range those were quadratic of which statistics knew no row.
 CREATE FUNCTION bridge.count_range(after text, last text) RETURNS bridge.counts
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
     SET max_parallel_workers_per_gather = 0
     SET plan_cache_mode = force_generic_plan
-    SET enable_nestloop = off
     SET enable_mergejoin = off
 AS $$
 DECLARE
@@ -94,7 +93,7 @@ BEGIN
         SELECT
             v.session_token AS token,
             v.student_id,
-            k.whole_row IS TRUE AS apart,
+            v.session_token IN (SELECT k.key FROM kept AS k WHERE k.whole_row) AS apart,
             v.openai_api_key AS api_key,
             -- jsonb is written in one way only, but for strings of JSON in it
             CASE WHEN position('\' IN e.told) > 0 THEN bridge.count_completed(e.told)
@@ -105,7 +104,6 @@ BEGIN
             SELECT v.exercises::text || CASE WHEN v.legacy_extra = '{}' THEN '' ELSE v.legacy_extra::text END AS told
             OFFSET 0
         ) AS e
-        LEFT JOIN kept AS k ON k.key = v.session_token
         WHERE v.session_token > after AND v.session_token <= last AND v.session_token NOT IN (SELECT unnest(pending))
     ),
     by_token AS (
@@ -146,9 +144,8 @@ BEGIN
                     WHERE o.table_name = 'students' AND o.key = a.address AND o.column_name = '(row)')),
         (SELECT count(*)
          FROM public.step_progress AS sp
-         LEFT JOIN unified AS v ON v.token = sp.session_token AND v.student_id = sp.student_id
          WHERE sp.session_token > after AND sp.session_token <= last AND sp.session_token NOT IN (SELECT unnest(pending))
-           AND v.token IS NULL)
+           AND (sp.session_token, sp.student_id) NOT IN (SELECT v.token, v.student_id FROM unified AS v))
     INTO result
     FROM by_token AS b;
     RETURN result;
