@@ -511,7 +511,7 @@ COMMENT ON FUNCTION bridge.next_noted(text, bigint, boolean, jsonb, integer) IS
 -- pause, for as many rounds; what is refused stays pending, and is named at the end. strict: then either is an
 -- error. No SET clause here and in the procedures below: it would forbid COMMIT.
 --
--- A batch is as many sessions as take 50 ms, going by the dearest of the last batches: the next one
+-- A batch is as many sessions as take 50 ms, of pushes 40 ms, going by the dearest of the last batches: the next one
 -- may be like that. What was busy says nothing about it, nor does the first one, which has its plans to make.
 CREATE PROCEDURE bridge.drain(strict boolean DEFAULT true, rounds integer DEFAULT 50, batch integer DEFAULT 500)
     LANGUAGE plpgsql
@@ -556,7 +556,7 @@ BEGIN
                     dearest[kind] := 0;
                 ELSIF carried > 0 THEN
                     dearest[kind] := greatest(seconds / carried, 0.8 * dearest[kind]);
-                    sizes[kind] := least(batch, 2 * size, greatest(1, 0.05 / dearest[kind]));
+                    sizes[kind] := least(batch, 2 * size, greatest(1, CASE WHEN pushing THEN 0.04 ELSE 0.05 END / dearest[kind]));
                 END IF;
                 IF clock_timestamp() - reported > interval '2 seconds' THEN
                     reported := clock_timestamp();
