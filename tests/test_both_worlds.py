@@ -349,31 +349,36 @@ def test_up_down_up_is_the_same(clone: Clone, tmp_path: Path) -> None:
     assert failed_checks(database) == []
 
 
-def test_what_v2_writes_while_the_second_merge_ends_is_later(migrated: Database) -> None:
-    """Own columns of the unified schema come back, but not over what was written since the session did."""
-    expires = "SELECT session_token, expires_at::text FROM sessions WHERE session_token = ANY (%s) ORDER BY 1"
+@pytest.mark.parametrize("era", ["B", "C2"])
+def test_own_columns_come_back_and_later_values_stay(era: str, empty: Database) -> None:
+    """What only the unified schema holds survives a downgrade; C2: of sessions that 0001 copies as well."""
+    with empty.connect(autocommit=False) as connection:
+        load(connection, ERAS[era])
+        connection.commit()
+    upgrade(empty)
     tokens = [
         token
-        for (token,) in migrated.query("SELECT session_token FROM sessions ORDER BY 1 LIMIT 2")
+        for (token,) in empty.query(
+            "SELECT session_token FROM sessions ORDER BY to_regclass('bridge.prior_sessions') IS NOT NULL "
+            "AND session_token NOT IN (SELECT a.token FROM bridge.legacy_prior AS a), 1 LIMIT 2"
+        )
     ]
-    with migrated.connect() as connection:
+    expires = "SELECT expires_at::text FROM sessions WHERE session_token = ANY (%s) ORDER BY session_token"
+    with empty.connect() as connection:
         connection.execute(
             "UPDATE sessions SET expires_at = '2031-01-01Z' WHERE session_token = ANY (%s)",
             (tokens,),
         )
-    downgrade(migrated)
-    upgrade(migrated, "0004")
-    assert [at for _, at in migrated.query(expires, tokens)] == ["2031-01-01 00:00:00+00"] * 2
-    with migrated.connect() as connection:
+    downgrade(empty)
+    upgrade(empty, "0004")
+    assert empty.query(expires, tokens) == [("2031-01-01 00:00:00+00",)] * 2
+    with empty.connect() as connection:
         connection.execute(
-            "UPDATE sessions SET expires_at = '2032-02-02Z' WHERE session_token = %s", tokens[:1]
+            "UPDATE sessions SET expires_at = '2032-02-02Z' WHERE session_token = ANY (%s)",
+            (tokens,),
         )
-        # a run that was killed at its very end does it again
-        connection.execute("CALL bridge.adopt_own_columns(1)")
-    assert [at for _, at in migrated.query(expires, tokens)] == [
-        "2032-02-02 00:00:00+00",
-        "2031-01-01 00:00:00+00",
-    ]
+        connection.execute("CALL bridge.merge()")
+    assert empty.query(expires, tokens) == [("2032-02-02 00:00:00+00",)] * 2
 
 
 def test_a_downgrade_that_is_killed_goes_on(migrated: Database) -> None:

@@ -376,7 +376,7 @@ AS $body$
 BEGIN
     RETURN QUERY
     WITH m AS MATERIALIZED (
-        SELECT true AS here, s.steps, %1$s FROM bridge.sessions AS s WHERE s.session_token = ANY (tokens)
+        SELECT true AS here, s.steps, %1$s FROM bridge.sessions_of(tokens) AS s
     ),
     ms AS MATERIALIZED (
         SELECT true AS here, m.session_token, m.student_id, e.*

@@ -12,7 +12,7 @@ BEGIN
     EXECUTE (
         SELECT format(
             $function$
-CREATE FUNCTION bridge.combine_sessions(mapped bridge.sessions[], prefer text) RETURNS void
+CREATE FUNCTION bridge.combine_sessions(tokens text[], mapped bridge.sessions[], prefer text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $body$
@@ -24,6 +24,7 @@ BEGIN
         JOIN public.sessions AS v USING (session_token)
         LEFT JOIN LATERAL (SELECT * FROM bridge.token_progress WHERE token = v.session_token OFFSET 0) AS p ON true
         LEFT JOIN LATERAL (SELECT * FROM bridge.token_config WHERE token = v.session_token OFFSET 0) AS c ON true
+        WHERE v.session_token = ANY (tokens)
     ),
     noted AS (
         INSERT INTO public.events (student_id, session_token, event_type, event_data)
@@ -34,7 +35,7 @@ BEGIN
     )
     UPDATE public.sessions AS v SET (%3$s) = ROW(%4$s)
     FROM said AS s
-    WHERE v.session_token = s.session_token AND (%5$s) IS DISTINCT FROM (%4$s);
+    WHERE v.session_token = ANY (tokens) AND v.session_token = s.session_token AND (%5$s) IS DISTINCT FROM (%4$s);
 END
 $body$
             $function$,
@@ -72,7 +73,7 @@ $body$
                              'expires_at', 'is_active', 'updated_at'));
 END
 $generate$;
-COMMENT ON FUNCTION bridge.combine_sessions(bridge.sessions[], text) IS
+COMMENT ON FUNCTION bridge.combine_sessions(text[], bridge.sessions[], text) IS
     'Sessions of the unified schema := the merge of both worlds.';
 
 CREATE FUNCTION bridge.combine(tokens text[], prefer text) RETURNS void
@@ -91,7 +92,7 @@ BEGIN
     -- whose session it is: a placeholder does not say, nor does a student that is not there, or was made for it
     UPDATE public.sessions AS v SET student_id = m.student_id
     FROM unnest(mapped) AS m
-    WHERE v.session_token = m.session_token
+    WHERE v.session_token = ANY (tokens) AND v.session_token = m.session_token
       AND v.student_id <> m.student_id
       AND m.student_email <> bridge.placeholder_email(v.session_token)
       AND (prefer = 'legacy' OR NOT EXISTS (
@@ -108,6 +109,7 @@ BEGIN
     FROM unnest(mapped) AS m
     JOIN public.sessions AS s USING (session_token)
     CROSS JOIN LATERAL unnest(m.steps) AS e
+    WHERE s.session_token = ANY (tokens)
     ON CONFLICT (session_token, step_number) DO UPDATE SET
         started_at = least(v.started_at, excluded.started_at),
         completed_at = least(v.completed_at, excluded.completed_at),
@@ -116,7 +118,7 @@ BEGIN
         validation_passed = v.validation_passed OR excluded.validation_passed,
         code_submitted = coalesce(v.code_submitted, excluded.code_submitted),
         deployment_url = coalesce(v.deployment_url, excluded.deployment_url);
-    PERFORM bridge.combine_sessions(mapped, prefer);
+    PERFORM bridge.combine_sessions(tokens, mapped, prefer);
     UPDATE public.sessions AS v SET exercises = x.exercises
     FROM bridge.unified AS u
     CROSS JOIN LATERAL (SELECT bridge.exercises_with(u.exercises, u.steps) AS exercises OFFSET 0) AS x

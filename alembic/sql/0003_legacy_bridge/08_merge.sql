@@ -345,8 +345,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.adopt_students() IS 'Students that no session tells of.';
 
--- Columns that are the unified schema's own come with a new row; a row that 0001 copied was there before. What an
--- application writes meanwhile is later.
+-- Columns that are the unified schema's own come with a new row; a row that 0001 copied is there before. First of all,
+-- because whatever an application writes is later.
 CREATE PROCEDURE bridge.adopt_own_columns(chunk integer)
     LANGUAGE plpgsql
 AS $$
@@ -361,6 +361,7 @@ BEGIN
         tokens := ARRAY(
             SELECT DISTINCT r.key FROM bridge.remainder AS r
             WHERE r.table_name = 'sessions' AND r.column_name = ANY (own) AND r.key > tokens[cardinality(tokens)]
+              AND 0 < (SELECT count(*) FROM bridge.legacy_prior AS a WHERE a.token = r.key)
             ORDER BY r.key LIMIT size);
         EXIT WHEN tokens = '{}';
         PERFORM set_config('bridge.pulling', 'on', true);
@@ -369,9 +370,7 @@ BEGIN
         FROM bridge.sessions_of(tokens) AS m
         WHERE v.session_token = ANY (tokens) AND v.session_token = m.session_token
           AND (v.expires_at, v.is_active, v.updated_at)
-              IS DISTINCT FROM (m.expires_at, m.is_active, m.updated_at)
-          AND v.session_token NOT IN (SELECT p.token FROM bridge.pending AS p
-                                      WHERE p.token = ANY (tokens) AND p.side = 'unified');
+              IS DISTINCT FROM (m.expires_at, m.is_active, m.updated_at);
         PERFORM set_config('bridge.pulling', '', true);
         CALL bridge.commit_chunk();
         size := bridge.next_size(size, chunk, cardinality(tokens), clock_timestamp() - looked);
@@ -379,7 +378,7 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE bridge.adopt_own_columns(integer) IS
-    'expires_at, is_active and updated_at as they were before a downgrade.';
+    'expires_at, is_active and updated_at of an earlier attempt as they were before a downgrade.';
 
 CREATE FUNCTION bridge.restore_addresses() RETURNS void
     LANGUAGE plpgsql
@@ -811,6 +810,7 @@ BEGIN
             CALL bridge.commit_chunk();
             PERFORM bridge.restore_addresses();
             PERFORM bridge.restore_events();
+            CALL bridge.adopt_own_columns(chunk);
             PERFORM bridge.retry(empty_collected || '; DROP INDEX IF EXISTS bridge.collected_source_by_email');
             CALL bridge.make_blocks(chunk);
             CALL bridge.do_blocks('sources', false, chunk);
@@ -842,13 +842,11 @@ BEGIN
         RETURN;
     END IF;
 
+    PERFORM set_config('bridge.pulling', 'on', true);
     IF first THEN
-        CALL bridge.adopt_own_columns(chunk);
-        PERFORM set_config('bridge.pulling', 'on', true);
         CALL bridge.remember_addresses();
         PERFORM bridge.adopt_students();
         PERFORM bridge.adopt_rest();
-        PERFORM set_config('bridge.pulling', '', true);
     END IF;
 
     INSERT INTO public.events (event_type, event_data)
@@ -857,6 +855,7 @@ BEGIN
         'sessions', (SELECT count(*) FROM public.sessions),
         'step_progress', (SELECT count(*) FROM public.step_progress),
         'merge_notes', (SELECT count(*) FROM public.events WHERE event_type = 'merge_note'));
+    PERFORM set_config('bridge.pulling', '', true);
     UPDATE bridge.state SET merged_at = coalesce(merged_at, clock_timestamp());
     DELETE FROM bridge.block;
     CALL bridge.commit_chunk();
