@@ -308,13 +308,13 @@ COMMENT ON FUNCTION bridge.pull_sessions(text[], text[]) IS
         $function$,
         VARIADIC lists);
 
-    FOREACH source IN ARRAY ARRAY['sessions', 'plain_sessions'] LOOP
+    FOREACH source IN ARRAY ARRAY['bridge.sessions', 'bridge.plain_sessions'] LOOP
         EXECUTE format(
             $function$
 -- The same for sessions of which the unified schema has nothing yet. What the tables hold afterwards, past
 -- their triggers, is compared with the mapping in the same statement, by hashes of the rows; versions is what
 -- bridge.unified_versions() says of these sessions.
-CREATE FUNCTION bridge.insert_%9$I(tokens text[], OUT changed bigint, OUT as_mapped boolean, OUT versions bigint)
+CREATE FUNCTION bridge.insert_%9$s(tokens text[], OUT changed bigint, OUT as_mapped boolean, OUT versions bigint)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET enable_mergejoin = off
@@ -323,7 +323,7 @@ AS $body$
 #variable_conflict use_column
 BEGIN
     WITH m AS MATERIALIZED (
-        SELECT * FROM bridge.%9$I WHERE session_token = ANY (tokens) AND student_id IS NOT NULL
+        SELECT * FROM %10$s WHERE session_token = ANY (tokens) AND student_id IS NOT NULL
     ),
     ms AS MATERIALIZED (
         SELECT m.session_token, m.student_id, e.* FROM m CROSS JOIN LATERAL unnest(m.steps) AS e
@@ -358,10 +358,10 @@ BEGIN
          (SELECT count(*) AS n, bit_xor(hash_record_extended(ROW(%5$s), 0)) AS content FROM ms) AS msv;
 END
 $body$;
-COMMENT ON FUNCTION bridge.insert_%9$I(text[]) IS
+COMMENT ON FUNCTION bridge.insert_%9$s(text[]) IS
     'Inserts sessions, steps and notes as the mapping says; rows written, and whether all are as mapped.';
             $function$,
-            VARIADIC lists || source);
+            VARIADIC lists || ARRAY[CASE WHEN source ~ 'plain' THEN 'plain_sessions' ELSE 'sessions' END, source]);
     END LOOP;
 
     EXECUTE format(
