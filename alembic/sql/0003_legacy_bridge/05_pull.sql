@@ -223,88 +223,115 @@ BEGIN
 
     EXECUTE format(
         $function$
-CREATE FUNCTION bridge.pull_sessions(tokens text[], there text[]) RETURNS bigint
+CREATE FUNCTION bridge.pull_sessions(tokens text[], there text[], noted bigint[] DEFAULT '{}') RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $body$
 #variable_conflict use_column
 DECLARE
-    changed bigint;
+    mapped bridge.sessions[];
+    kept_notes boolean;
+    steps_differ boolean;
+    rows bigint;
+    changed bigint := 0;
 BEGIN
-    WITH mapped AS MATERIALIZED (
-        SELECT * FROM bridge.sessions_of(tokens)
-    ),
+    SELECT array_agg(s), count(s.note) > 0 INTO mapped, kept_notes FROM bridge.sessions_of(tokens) AS s;
+
     -- a student is missing only where the address changed since pull_students looked: that write is
     -- noted, and brings the session here again
-    m AS (
-        SELECT * FROM mapped WHERE student_id IS NOT NULL
-    ),
-    ms AS MATERIALIZED (
-        SELECT m.session_token, m.student_id, e.* FROM m CROSS JOIN LATERAL unnest(m.steps) AS e
-    ),
-    inserted AS (
+    UPDATE public.sessions AS v SET (%2$s) = ROW(%3$s)
+    FROM unnest(mapped) AS m
+    WHERE v.session_token = ANY (tokens) AND v.session_token = m.session_token AND m.student_id IS NOT NULL
+      AND (%4$s) IS DISTINCT FROM (%3$s);
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    changed := changed + rows;
+    IF cardinality(there) < cardinality(tokens) THEN
         INSERT INTO public.sessions (%1$s)
-        SELECT %1$s FROM m
-        WHERE session_token NOT IN (SELECT unnest(there))
-        RETURNING 1
-    ),
-    updated AS (
-        UPDATE public.sessions AS v SET (%2$s) = ROW(%3$s) FROM m
-        WHERE v.session_token = ANY (tokens) AND v.session_token = m.session_token
-          AND (%4$s) IS DISTINCT FROM (%3$s)
-        RETURNING 1
-    ),
-    deleted AS (
-        DELETE FROM public.sessions AS v
-        WHERE v.session_token = ANY (tokens)
-          AND v.session_token NOT IN (SELECT session_token FROM mapped)
-        RETURNING v.session_token
-    ),
-    -- before the foreign keys of 0005 nothing else detaches the events of a deleted session
-    detached AS (
-        UPDATE public.events AS e SET session_token = NULL
-        FROM deleted AS d WHERE e.session_token = d.session_token
-    ),
-    steps_inserted AS (
-        INSERT INTO public.step_progress (%5$s)
-        SELECT %5$s FROM ms
-        WHERE (session_token, step_number) NOT IN (
-            SELECT v.session_token, v.step_number FROM public.step_progress AS v
-            WHERE v.session_token = ANY (tokens))
-        RETURNING 1
-    ),
-    steps_updated AS (
-        UPDATE public.step_progress AS v SET (%6$s) = ROW(%7$s) FROM ms
-        WHERE v.session_token = ANY (tokens)
-          AND v.session_token = ms.session_token AND v.step_number = ms.step_number
-          AND (%8$s) IS DISTINCT FROM (%7$s)
-        RETURNING 1
-    ),
-    steps_deleted AS (
-        DELETE FROM public.step_progress AS v
-        WHERE v.session_token = ANY (tokens)
-          AND v.session_token NOT IN (SELECT session_token FROM mapped WHERE student_id IS NULL)
-          AND (v.session_token, v.step_number) NOT IN (SELECT session_token, step_number FROM ms)
-        RETURNING 1
-    ),
-    noted AS (
+        SELECT %1$s FROM unnest(mapped) AS m
+        WHERE m.student_id IS NOT NULL AND m.session_token NOT IN (SELECT unnest(there));
+        GET DIAGNOSTICS rows = ROW_COUNT;
+        changed := changed + rows;
+    END IF;
+
+    SELECT bit_xor(k.content) <> 0 INTO steps_differ
+    FROM (
+        SELECT hash_record_extended(ROW(%5$s), 0) AS content
+        FROM (SELECT m.session_token, m.student_id, e.* FROM unnest(mapped) AS m CROSS JOIN LATERAL unnest(m.steps) AS e) AS ms
+        UNION ALL
+        SELECT hash_record_extended(ROW(%5$s), 0)
+        FROM public.step_progress AS v WHERE v.session_token = ANY (tokens)
+    ) AS k;
+    IF steps_differ THEN
+        WITH ms AS MATERIALIZED (
+            SELECT m.session_token, m.student_id, e.*
+            FROM unnest(mapped) AS m CROSS JOIN LATERAL unnest(m.steps) AS e
+            WHERE m.student_id IS NOT NULL
+        ),
+        inserted AS (
+            INSERT INTO public.step_progress (%5$s)
+            SELECT %5$s FROM ms
+            WHERE (session_token, step_number) NOT IN (
+                SELECT v.session_token, v.step_number FROM public.step_progress AS v
+                WHERE v.session_token = ANY (tokens))
+            RETURNING 1
+        ),
+        updated AS (
+            UPDATE public.step_progress AS v SET (%6$s) = ROW(%7$s) FROM ms
+            WHERE v.session_token = ANY (tokens)
+              AND v.session_token = ms.session_token AND v.step_number = ms.step_number
+              AND (%8$s) IS DISTINCT FROM (%7$s)
+            RETURNING 1
+        ),
+        deleted AS (
+            DELETE FROM public.step_progress AS v
+            WHERE v.session_token = ANY (tokens)
+              AND v.session_token NOT IN (SELECT m.session_token FROM unnest(mapped) AS m WHERE m.student_id IS NULL)
+              AND (v.session_token, v.step_number) NOT IN (SELECT session_token, step_number FROM ms)
+            RETURNING 1
+        )
+        SELECT (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted)
+        INTO rows;
+        changed := changed + rows;
+    END IF;
+
+    IF coalesce(cardinality(mapped), 0) < cardinality(tokens) THEN
+        WITH deleted AS (
+            DELETE FROM public.sessions AS v
+            WHERE v.session_token = ANY (tokens)
+              AND v.session_token NOT IN (SELECT m.session_token FROM unnest(mapped) AS m)
+            RETURNING v.session_token
+        ),
+        -- before the foreign keys of 0005 nothing else detaches the events of a deleted session
+        detached AS (
+            UPDATE public.events AS e SET session_token = NULL
+            FROM deleted AS d WHERE e.session_token = d.session_token
+        )
+        SELECT count(*) INTO rows FROM deleted;
+        changed := changed + rows;
+    END IF;
+    IF kept_notes THEN
         INSERT INTO public.events (student_id, session_token, event_type, event_data)
-        SELECT m.student_id, m.session_token, 'merge_note', m.note FROM m
-        WHERE m.note IS NOT NULL
+        SELECT m.student_id, m.session_token, 'merge_note', m.note FROM unnest(mapped) AS m
+        WHERE m.student_id IS NOT NULL AND m.note IS NOT NULL
           AND (m.session_token, m.note) NOT IN (
               SELECT e.session_token, e.event_data FROM public.events AS e
               WHERE e.session_token = ANY (tokens) AND e.event_type = 'merge_note')
-        ORDER BY m.session_token  -- numbered alike whatever the chunks
-    )
-    SELECT (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated)
-         + (SELECT count(*) FROM deleted) + (SELECT count(*) FROM steps_inserted)
-         + (SELECT count(*) FROM steps_updated) + (SELECT count(*) FROM steps_deleted)
-    INTO changed;
+        ORDER BY m.session_token;  -- numbered alike whatever the chunks
+    END IF;
+
+    -- Whatever is there is locked; but before 0005 nothing makes a new step wait for its session. It was taken
+    -- for a surplus one above.
+    IF EXISTS (SELECT FROM bridge.pending AS p
+               WHERE p.token = ANY (tokens) AND p.side = 'unified' AND p.id <> ALL (noted)
+                 AND p.xact <> pg_current_xact_id()) THEN
+        RAISE EXCEPTION 'a session was written by somebody else meanwhile' USING ERRCODE = 'unique_violation';
+    END IF;
     RETURN changed;
 END
 $body$;
-COMMENT ON FUNCTION bridge.pull_sessions(text[], text[]) IS
-    'Makes sessions and step_progress what the mapping says; rows changed. there: sessions not to be inserted.';
+COMMENT ON FUNCTION bridge.pull_sessions(text[], text[], bigint[]) IS
+    'Makes sessions and step_progress what the mapping says; rows changed. there: sessions not to be inserted; '
+    'noted: what is known to have been written to the unified schema.';
         $function$,
         VARIADIC lists);
 
@@ -490,7 +517,7 @@ COMMENT ON FUNCTION bridge.note_addresses(text[], text[], text[]) IS
     'Keeps other_address right for some sessions.';
 
 -- bridge.pulling keeps the triggers of the unified schema from noting what comes from the other side.
-CREATE FUNCTION bridge.pull(tokens text[]) RETURNS bigint
+CREATE FUNCTION bridge.pull(tokens text[], noted bigint[] DEFAULT '{}') RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -504,11 +531,11 @@ BEGIN
     PERFORM set_config('bridge.pulling', 'on', true);
     PERFORM bridge.forget(tokens);
     students := bridge.pull_students(tokens);
-    changed := students.changed + bridge.pull_sessions(tokens, there);
+    changed := students.changed + bridge.pull_sessions(tokens, there, noted);
     PERFORM bridge.note_addresses(tokens, students.seen_tokens, students.seen_emails);
     PERFORM set_config('bridge.pulling', '', true);
     RETURN changed;
 END
 $$;
-COMMENT ON FUNCTION bridge.pull(text[]) IS
-    'Brings the unified schema in line with the legacy tables for these tokens; rows changed.'
+COMMENT ON FUNCTION bridge.pull(text[], bigint[]) IS
+    'Brings the unified schema in line with the legacy tables for these tokens; rows changed. noted: as for pull_sessions().'

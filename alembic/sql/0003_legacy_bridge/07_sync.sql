@@ -180,7 +180,7 @@ BEGIN
     FROM bridge.pending AS p
     WHERE p.token = ANY (tokens);
     IF NOT unified THEN
-        changed := bridge.pull(pulled);
+        changed := bridge.pull(pulled, noted);
         DELETE FROM bridge.pending AS p WHERE p.id = ANY (noted);
         RETURN changed;
     END IF;
@@ -227,7 +227,7 @@ BEGIN
     FROM decided AS d;
 
     IF pulled IS NOT NULL THEN
-        changed := bridge.pull(pulled);
+        changed := bridge.pull(pulled, noted);
         IF renamed THEN
             PERFORM bridge.keep_names(pulled);  -- which is noted
         END IF;
