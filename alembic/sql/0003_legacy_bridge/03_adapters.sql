@@ -68,7 +68,18 @@ COMMENT ON VIEW bridge.legacy_progress IS 'Adapter: the rows of workshop_student
 COMMENT ON VIEW bridge.legacy_config IS 'Adapter: the rows of student_configs.';
 COMMENT ON VIEW bridge.legacy_prior IS 'Adapter: sessions of an earlier attempt that was moved aside.';
 
--- The same with one row for each token; they differ only where no key forbids a second one.
+-- The same, but for whose rows they are, and of when, alone: planning what reads one of the long views takes
+-- longer than reading a session.
+CREATE VIEW bridge.brief_progress AS
+SELECT l.token, l.row_at, l.email, l.student_name, l.started_at, l.created_at
+FROM (SELECT (NULL::bridge.legacy_row).*) AS l WHERE false;
+CREATE VIEW bridge.brief_config AS SELECT * FROM bridge.brief_progress;
+CREATE VIEW bridge.brief_prior AS SELECT * FROM bridge.brief_progress;
+COMMENT ON VIEW bridge.brief_progress IS 'Whose the rows of workshop_students are, and of when.';
+COMMENT ON VIEW bridge.brief_config IS 'Whose the rows of student_configs are, and of when.';
+COMMENT ON VIEW bridge.brief_prior IS 'Whose the sessions of an earlier attempt are, and of when.';
+
+-- One row for each token; they differ from the first ones only where no key forbids a second one.
 CREATE VIEW bridge.token_progress AS SELECT * FROM bridge.legacy_progress;
 CREATE VIEW bridge.token_config AS SELECT * FROM bridge.legacy_config;
 CREATE VIEW bridge.token_prior AS SELECT * FROM bridge.legacy_prior;
@@ -224,6 +235,7 @@ DECLARE
     found record;
     reads text[];
     outputs text[] := '{}';
+    brief text[] := '{}';
     json_reads text[] := '{}';
     json_layers text[] := '{}';
     jsonb_column text;
@@ -287,6 +299,9 @@ BEGIN
                                split_part(ranges ->> wanted.name, ', ', 2));
         END IF;
         outputs := outputs || format('%s AS %I', coalesce(reads[1], 'NULL::' || wanted.type), wanted.name);
+        IF wanted.name IN ('row_at', 'email', 'student_name', 'started_at', 'created_at') THEN
+            brief := brief || outputs[cardinality(outputs)];
+        END IF;
 
         -- rows that share a token are further sources, the latest first
         merges := merges || format(CASE
@@ -356,6 +371,9 @@ BEGIN
                               THEN format(' FROM (SELECT %s OFFSET 0) AS l', array_to_string(json_layers, ', ')) END)
         END);
 
+    EXECUTE format('CREATE OR REPLACE VIEW bridge.%I AS SELECT %s AS token, %s FROM %s AS t',
+                   'brief_' || stem, token, array_to_string(brief, ', '), rel);
+
     one_row_a_token := EXISTS (
         SELECT FROM pg_index AS i
         JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
@@ -374,7 +392,7 @@ BEGIN
 END
 $build$;
 COMMENT ON FUNCTION bridge.build_adapter_over(regclass, text, text, regclass[]) IS
-    'Builds the adapter views legacy_<stem> and token_<stem> over a relation, for its columns.';
+    'Builds the adapter views legacy_<stem>, brief_<stem> and token_<stem> over a relation, for its columns.';
 
 CREATE FUNCTION bridge.build_adapter(p_legacy_name text) RETURNS void
     LANGUAGE plpgsql
@@ -622,7 +640,7 @@ BEGIN
         SELECT 'CREATE OR REPLACE VIEW bridge.token_source AS '
             || string_agg(format('SELECT %s AS token FROM %s AS t', bridge.token_of(s.relation), s.relation), ' UNION ALL ')
             || CASE WHEN prior IS NOT NULL THEN
-                   ' UNION ALL SELECT a.token FROM bridge.legacy_prior AS a WHERE NOT EXISTS ('
+                   ' UNION ALL SELECT a.token FROM bridge.brief_prior AS a WHERE NOT EXISTS ('
                    'SELECT FROM bridge.remainder AS r WHERE r.table_name = ''sessions'' AND r.key = a.token '
                    'AND r.column_name = ''(row)'' AND r.value = ''false'')' ELSE '' END
             || ' UNION ALL SELECT r.key FROM bridge.remainder AS r WHERE r.table_name = ''sessions'' '

@@ -24,6 +24,21 @@ CREATE TYPE bridge.student_source AS (
 COMMENT ON TYPE bridge.student_source IS
     'What a legacy row (its table by rank) says about a student; is_session_s: to whom the session belongs.';
 
+CREATE FUNCTION bridge.shared_email(p_rank integer, p_token text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    CASE p_rank
+        WHEN 1 THEN RETURN (SELECT p.email FROM bridge.token_progress AS p WHERE p.token = p_token);
+        WHEN 2 THEN RETURN (SELECT c.email FROM bridge.token_config AS c WHERE c.token = p_token);
+        WHEN 3 THEN RETURN (SELECT a.email FROM bridge.token_prior AS a WHERE a.token = p_token);
+    END CASE;
+END
+$$;
+COMMENT ON FUNCTION bridge.shared_email(integer, text) IS
+    'Address of a token that several rows of one table (by rank) share.';
+
 CREATE FUNCTION bridge.student_sources(tokens text[]) RETURNS SETOF bridge.student_source
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -33,13 +48,13 @@ BEGIN
     RETURN QUERY
     WITH r AS MATERIALIZED (
         SELECT p.token, p.email, p.student_name, p.row_at, least(p.created_at, p.started_at) AS seen_at, 1 AS rank
-        FROM bridge.legacy_progress AS p WHERE p.token = ANY (tokens)
+        FROM bridge.brief_progress AS p WHERE p.token = ANY (tokens)
         UNION ALL
         SELECT c.token, c.email, c.student_name, c.row_at, least(c.created_at, c.started_at), 2
-        FROM bridge.legacy_config AS c WHERE c.token = ANY (tokens)
+        FROM bridge.brief_config AS c WHERE c.token = ANY (tokens)
         UNION ALL
         SELECT a.token, a.email, a.student_name, a.row_at, least(a.created_at, a.started_at), 3
-        FROM bridge.legacy_prior AS a WHERE a.token = ANY (tokens)
+        FROM bridge.brief_prior AS a WHERE a.token = ANY (tokens)
         UNION ALL
         SELECT o.key, NULL, NULL, NULL, NULL, 4
         FROM bridge.remainder AS o
@@ -53,11 +68,11 @@ BEGIN
                 r.token,
                 coalesce(
                     CASE WHEN count(*) FILTER (WHERE r.rank = 1) < 2 THEN min(r.email) FILTER (WHERE r.rank = 1)
-                         ELSE (SELECT p.email FROM bridge.token_progress AS p WHERE p.token = r.token) END,
+                         ELSE bridge.shared_email(1, r.token) END,
                     CASE WHEN count(*) FILTER (WHERE r.rank = 3) < 2 THEN min(r.email) FILTER (WHERE r.rank = 3)
-                         ELSE (SELECT a.email FROM bridge.token_prior AS a WHERE a.token = r.token) END,
+                         ELSE bridge.shared_email(3, r.token) END,
                     CASE WHEN count(*) FILTER (WHERE r.rank = 2) < 2 THEN min(r.email) FILTER (WHERE r.rank = 2)
-                         ELSE (SELECT c.email FROM bridge.token_config AS c WHERE c.token = r.token) END,
+                         ELSE bridge.shared_email(2, r.token) END,
                     bridge.placeholder_email(r.token)) AS mapped_email
             FROM r
             GROUP BY r.token
@@ -541,25 +556,24 @@ CREATE FUNCTION bridge.sessions_of(tokens text[]) RETURNS SETOF bridge.sessions
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $body$
+DECLARE
+    kept CONSTANT text[] := ARRAY(SELECT DISTINCT r.key FROM bridge.remainder AS r WHERE r.key = ANY (tokens));
 BEGIN
     RETURN QUERY
-    WITH m AS MATERIALIZED (
-        SELECT s.* FROM bridge.mapped(tokens) AS s
-    ),
-    kept AS MATERIALIZED (
-        SELECT r.key FROM bridge.remainder AS r WHERE r.key = ANY (tokens)
-    ),
-    o AS (
-        SELECT m.* FROM m WHERE m.session_token NOT IN (SELECT k.key FROM kept AS k)
-        UNION ALL
-        SELECT w.* FROM m CROSS JOIN LATERAL bridge.with_remainder(m::bridge.mapped_sessions) AS w
-        WHERE m.session_token IN (SELECT k.key FROM kept AS k)
-    )
     SELECT o.session_token, st.student_id, %2$s
-    FROM o
+    FROM bridge.mapped(ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t NOT IN (SELECT unnest(kept)))) AS o
     LEFT JOIN LATERAL (
         SELECT s.student_id FROM public.students AS s WHERE s.student_email = o.student_email OFFSET 0
     ) AS st ON true;
+    IF kept <> '{}' THEN
+        RETURN QUERY
+        SELECT o.session_token, st.student_id, %2$s
+        FROM bridge.mapped(kept) AS m
+        CROSS JOIN LATERAL bridge.with_remainder(m) AS o
+        LEFT JOIN LATERAL (
+            SELECT s.student_id FROM public.students AS s WHERE s.student_email = o.student_email OFFSET 0
+        ) AS st ON true;
+    END IF;
 END
 $body$
             $views$,

@@ -63,59 +63,70 @@ CREATE FUNCTION bridge.put_students(emails text[], family text[], held text[]) R
 AS $$
 DECLARE
     collected CONSTANT text[] := CASE WHEN family IS NULL THEN emails ELSE '{}' END;
-    stale text[];
-    inserted bigint;
+    stale text[] := '{}';
+    inserted bigint := 0;
     updated bigint := 0;
-    unequal bigint;
-    strangers bigint;
+    unequal bigint := 0;
+    strangers bigint := 0;
 BEGIN
-    WITH m AS MATERIALIZED (
-        SELECT * FROM bridge.map_students(family, collected)
-        WHERE student_email IN (SELECT unnest(emails))
-    ),
-    missing AS (
-        INSERT INTO public.students (student_id, student_email, student_name, created_at, github_username)
-        SELECT coalesce(
-                   i.student_id,
-                   -- taken by the student who had this address before it was changed
-                   CASE WHEN 0 < (SELECT count(*) FROM public.students AS o WHERE o.student_id = u.student_id)
-                        THEN gen_random_uuid() END,
-                   u.student_id),
-               m.student_email, m.student_name, m.created_at, g.github_username
-        FROM m
-        CROSS JOIN LATERAL (SELECT bridge.student_uuid(m.student_email, m.first_token) AS student_id OFFSET 0) AS u
-        -- OFFSET 0 and count(*): looked up for each student, else all students are read for some
-        LEFT JOIN LATERAL (
-            SELECT (r.value #>> '{}')::uuid AS student_id FROM bridge.remainder AS r
-            WHERE r.table_name = 'students' AND r.key = m.student_email AND r.column_name = 'student_id'
-              AND 0 = (SELECT count(*) FROM public.students AS o WHERE o.student_id = (r.value #>> '{}')::uuid)
-            OFFSET 0
-        ) AS i ON true
-        LEFT JOIN LATERAL (
-            SELECT r.value #>> '{}' AS github_username FROM bridge.remainder AS r
-            WHERE r.table_name = 'students' AND r.key = m.student_email AND r.column_name = 'github_username'
-            OFFSET 0
-        ) AS g ON true
-        WHERE m.student_email NOT IN (SELECT st.student_email FROM public.students AS st
-                                      WHERE st.student_email = ANY (emails))
-        ON CONFLICT (student_email) DO NOTHING
-        RETURNING student_email, student_name, created_at
-    ),
-    there AS (
-        SELECT st.student_email,
-               (st.student_name, st.created_at) IS NOT DISTINCT FROM (m.student_name, m.created_at) AS as_mapped
-        FROM m
-        JOIN (SELECT s.* FROM public.students AS s WHERE s.student_email = ANY (emails)
-              UNION ALL
-              SELECT NULL, i.student_email, i.student_name, NULL, i.created_at, NULL FROM missing AS i) AS st
-          ON st.student_email = m.student_email
-    )
-    SELECT (SELECT count(*) FROM missing),
-           (SELECT count(*) FROM m) - (SELECT count(*) FROM there AS t WHERE t.as_mapped),
-           ARRAY(SELECT t.student_email FROM there AS t WHERE NOT t.as_mapped),
-           (SELECT count(*) FROM public.students AS s
-            WHERE family IS NOT NULL AND s.student_email = ANY (emails) AND s.student_email <> ALL (held))
-    INTO inserted, unequal, stale, strangers;
+    -- mostly they are there already, as mapped
+    IF family IS NULL OR EXISTS (
+        SELECT FROM bridge.map_students(family) AS m
+        LEFT JOIN public.students AS st ON st.student_email = m.student_email AND st.student_email = ANY (emails)
+        WHERE m.student_email = ANY (emails)
+          AND (st.student_id IS NULL OR (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at))
+        UNION ALL
+        SELECT FROM public.students AS st
+        WHERE st.student_email = ANY (emails) AND st.student_email <> ALL (held)
+    ) THEN
+        WITH m AS MATERIALIZED (
+            SELECT * FROM bridge.map_students(family, collected)
+            WHERE student_email IN (SELECT unnest(emails))
+        ),
+        missing AS (
+            INSERT INTO public.students (student_id, student_email, student_name, created_at, github_username)
+            SELECT coalesce(
+                       i.student_id,
+                       -- taken by the student who had this address before it was changed
+                       CASE WHEN 0 < (SELECT count(*) FROM public.students AS o WHERE o.student_id = u.student_id)
+                            THEN gen_random_uuid() END,
+                       u.student_id),
+                   m.student_email, m.student_name, m.created_at, g.github_username
+            FROM m
+            CROSS JOIN LATERAL (SELECT bridge.student_uuid(m.student_email, m.first_token) AS student_id OFFSET 0) AS u
+            -- OFFSET 0 and count(*): looked up for each student, else all students are read for some
+            LEFT JOIN LATERAL (
+                SELECT (r.value #>> '{}')::uuid AS student_id FROM bridge.remainder AS r
+                WHERE r.table_name = 'students' AND r.key = m.student_email AND r.column_name = 'student_id'
+                  AND 0 = (SELECT count(*) FROM public.students AS o WHERE o.student_id = (r.value #>> '{}')::uuid)
+                OFFSET 0
+            ) AS i ON true
+            LEFT JOIN LATERAL (
+                SELECT r.value #>> '{}' AS github_username FROM bridge.remainder AS r
+                WHERE r.table_name = 'students' AND r.key = m.student_email AND r.column_name = 'github_username'
+                OFFSET 0
+            ) AS g ON true
+            WHERE m.student_email NOT IN (SELECT st.student_email FROM public.students AS st
+                                          WHERE st.student_email = ANY (emails))
+            ON CONFLICT (student_email) DO NOTHING
+            RETURNING student_email, student_name, created_at
+        ),
+        there AS (
+            SELECT st.student_email,
+                   (st.student_name, st.created_at) IS NOT DISTINCT FROM (m.student_name, m.created_at) AS as_mapped
+            FROM m
+            JOIN (SELECT s.* FROM public.students AS s WHERE s.student_email = ANY (emails)
+                  UNION ALL
+                  SELECT NULL, i.student_email, i.student_name, NULL, i.created_at, NULL FROM missing AS i) AS st
+              ON st.student_email = m.student_email
+        )
+        SELECT (SELECT count(*) FROM missing),
+               (SELECT count(*) FROM m) - (SELECT count(*) FROM there AS t WHERE t.as_mapped),
+               ARRAY(SELECT t.student_email FROM there AS t WHERE NOT t.as_mapped),
+               (SELECT count(*) FROM public.students AS s
+                WHERE family IS NOT NULL AND s.student_email = ANY (emails) AND s.student_email <> ALL (held))
+        INTO inserted, unequal, stale, strangers;
+    END IF;
 
     -- not while the first merge goes on: it has not seen all that tells of a student
     IF EXISTS (SELECT FROM bridge.remainder AS r WHERE r.table_name = 'students' AND r.key = ANY (emails))
@@ -460,9 +471,9 @@ BEGIN
         RETURN;
     END IF;
     DELETE FROM bridge.remainder AS r
-    USING (SELECT p.token FROM bridge.legacy_progress AS p WHERE p.token = ANY (tokens)
+    USING (SELECT p.token FROM bridge.brief_progress AS p WHERE p.token = ANY (tokens)
            UNION
-           SELECT c.token FROM bridge.legacy_config AS c WHERE c.token = ANY (tokens)) AS legacy
+           SELECT c.token FROM bridge.brief_config AS c WHERE c.token = ANY (tokens)) AS legacy
     WHERE r.table_name = 'sessions' AND r.key = legacy.token AND r.column_name = '(row)';
     WITH m AS MATERIALIZED (
         SELECT s.session_token, to_jsonb(s) AS said FROM bridge.mapped(tokens) AS s

@@ -386,9 +386,9 @@ DECLARE
     here CONSTANT text[] := ARRAY(
         SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens));
     told CONSTANT text[] := ARRAY(
-        SELECT p.token FROM bridge.legacy_progress AS p WHERE p.token = ANY (tokens)
-        UNION SELECT c.token FROM bridge.legacy_config AS c WHERE c.token = ANY (tokens)
-        UNION SELECT a.token FROM bridge.legacy_prior AS a WHERE a.token = ANY (tokens));
+        SELECT p.token FROM bridge.brief_progress AS p WHERE p.token = ANY (tokens)
+        UNION SELECT c.token FROM bridge.brief_config AS c WHERE c.token = ANY (tokens)
+        UNION SELECT a.token FROM bridge.brief_prior AS a WHERE a.token = ANY (tokens));
     family text[];
 BEGIN
     -- 1. Sessions that no legacy table can hold, or that an earlier attempt goes on telling of.
@@ -474,14 +474,14 @@ DECLARE
     only_here text[];
 BEGIN
     here := CASE WHEN is_progress
-        THEN ARRAY(SELECT p.token FROM bridge.legacy_progress AS p WHERE p.token = ANY (tokens))
-        ELSE ARRAY(SELECT c.token FROM bridge.legacy_config AS c WHERE c.token = ANY (tokens)) END;
+        THEN ARRAY(SELECT p.token FROM bridge.brief_progress AS p WHERE p.token = ANY (tokens))
+        ELSE ARRAY(SELECT c.token FROM bridge.brief_config AS c WHERE c.token = ANY (tokens)) END;
     IF here @> tokens THEN
         RETURN '{}';
     END IF;
     there := CASE WHEN is_progress
-        THEN ARRAY(SELECT c.token FROM bridge.legacy_config AS c WHERE c.token = ANY (tokens))
-        ELSE ARRAY(SELECT p.token FROM bridge.legacy_progress AS p WHERE p.token = ANY (tokens)) END;
+        THEN ARRAY(SELECT c.token FROM bridge.brief_config AS c WHERE c.token = ANY (tokens))
+        ELSE ARRAY(SELECT p.token FROM bridge.brief_progress AS p WHERE p.token = ANY (tokens)) END;
     SELECT array_agg(b.column_name) FILTER (WHERE b.legacy_name = p_legacy_name),
            array_agg(b.column_name) FILTER (WHERE b.legacy_name = p_legacy_name AND b.column_name NOT IN (
                SELECT o.column_name FROM bridge.behind AS o WHERE o.legacy_name <> p_legacy_name))

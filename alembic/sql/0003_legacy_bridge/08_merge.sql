@@ -45,7 +45,7 @@ BEGIN
         (SELECT DISTINCT t.token FROM bridge.token_source AS t WHERE t.token > after ORDER BY t.token LIMIT chunk)
         UNION
         -- those as well that are not to be there any more
-        (SELECT a.token FROM bridge.legacy_prior AS a WHERE a.token > after ORDER BY a.token LIMIT chunk)
+        (SELECT a.token FROM bridge.brief_prior AS a WHERE a.token > after ORDER BY a.token LIMIT chunk)
         UNION
         (SELECT v.session_token FROM public.sessions AS v WHERE unified AND v.session_token > after
          ORDER BY v.session_token LIMIT chunk)
@@ -361,7 +361,7 @@ BEGIN
         tokens := ARRAY(
             SELECT DISTINCT r.key FROM bridge.remainder AS r
             WHERE r.table_name = 'sessions' AND r.column_name = ANY (own) AND r.key > tokens[cardinality(tokens)]
-              AND 0 < (SELECT count(*) FROM bridge.legacy_prior AS a WHERE a.token = r.key)
+              AND 0 < (SELECT count(*) FROM bridge.brief_prior AS a WHERE a.token = r.key)
             ORDER BY r.key LIMIT size);
         EXIT WHEN tokens = '{}';
         PERFORM set_config('bridge.pulling', 'on', true);

@@ -130,7 +130,7 @@ BEGIN
     IF NOT bridge.is_read_only() THEN
         PERFORM bridge.note('unified', ARRAY(
             SELECT v.session_token FROM public.sessions AS v
-            WHERE v.session_token NOT IN (SELECT a.token FROM bridge.legacy_prior AS a)));
+            WHERE v.session_token NOT IN (SELECT a.token FROM bridge.brief_prior AS a)));
     END IF;
     -- whoever could use the tables of an earlier attempt can use those that took their place
     IF to_regclass('public.prior_attempt') IS NOT NULL THEN
