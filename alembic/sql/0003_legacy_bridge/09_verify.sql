@@ -26,6 +26,27 @@ END
 $$;
 COMMENT ON FUNCTION bridge.diff_students(text[], text[]) IS 'Where students is not what the mapping says.';
 
+CREATE FUNCTION bridge.elsewhere(emails text[]) RETURNS text[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT s.token
+        FROM bridge.student_sources(bridge.family('{}', emails)) AS s
+        CROSS JOIN LATERAL (
+            SELECT st.student_email
+            FROM public.sessions AS v JOIN public.students AS st ON st.student_id = v.student_id
+            WHERE v.session_token = s.token
+            OFFSET 0
+        ) AS v
+        WHERE s.is_session_s AND s.student_email <> v.student_email);
+END
+$$;
+COMMENT ON FUNCTION bridge.elsewhere(text[]) IS
+    'Sessions of these students, or that tell of them, of which the legacy tables name another student.';
+
 CREATE FUNCTION bridge.diff(tokens text[])
     RETURNS TABLE (table_name text, column_name text, token text)
     LANGUAGE sql STABLE
@@ -277,7 +298,6 @@ DECLARE
     students_known CONSTANT boolean := NOT everything AND EXISTS (SELECT FROM bridge.verified AS v WHERE v.of_students);
     keys text[];
     suspects text[];
-    family text[];
     cursor_at text := '';
     known bridge.verified;
     range record;
@@ -349,8 +369,7 @@ BEGIN
             cells := bridge.add_cells(cells, suspects, true);
             IF students_known THEN
                 -- an address that was changed: the sessions themselves are untouched
-                family := bridge.family('{}', range.keys);
-                suspects := suspects || ARRAY(SELECT DISTINCT d.token FROM bridge.diff_sessions(family) AS d);
+                suspects := suspects || bridge.elsewhere(range.keys);
                 cells := bridge.add_cells(cells, suspects, false);
             END IF;
             IF writable AND suspects = '{}' THEN
