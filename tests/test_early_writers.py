@@ -369,6 +369,46 @@ def test_an_index_of_a_run_that_was_killed_is_built_anew(clone: Clone) -> None:
     assert database.query(query) == before
 
 
+def test_a_step_that_comes_while_its_session_is_carried_over_stays(clone: Clone) -> None:
+    """Before 0005 nothing makes it wait: it is committed between the look at the notes and the pull."""
+    database = clone("0004")
+    ((token,),) = database.query(
+        "SELECT session_token FROM student_configs JOIN sessions USING (session_token) "
+        "WHERE session_token NOT IN (SELECT session_token FROM step_progress WHERE step_number = 9) LIMIT 1"
+    )
+    change = "UPDATE student_configs SET ivr_greeting = 'old' WHERE session_token = %s"
+    with (
+        closing(database.connect()) as application,
+        closing(database.connect()) as carrier,
+        closing(database.connect(autocommit=False)) as holder,
+        ThreadPoolExecutor() as threads,
+    ):
+        application.execute(change.encode(), (token,))
+        # the view is first read when a pull looks for the student
+        holder.execute("LOCK TABLE bridge.prior_students IN ACCESS EXCLUSIVE MODE")
+        taking = threads.submit(carrier.execute, "SELECT bridge.take_free(%s)", ([token],))
+        blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+        while application.execute(blocked, (carrier.info.backend_pid,)).fetchall() == [(False,)]:
+            assert not taking.done()
+        application.execute(
+            "INSERT INTO step_progress (session_token, student_id, step_number, step_name, attempts) "
+            "SELECT session_token, student_id, 9, 'x', 7 FROM sessions WHERE session_token = %s",
+            (token,),
+        )
+        holder.rollback()
+        taking.result()
+    upgrade(database, "0006")
+    step = "SELECT attempts FROM step_progress WHERE session_token = %s AND step_number = 9"
+    assert database.query(step, token) == [(7,)]
+    # a write on both sides
+    note = (
+        "SELECT event_data -> 'written_on_both_sides' ->> 'ivr_greeting' FROM events "
+        "WHERE session_token = %s AND event_data ? 'written_on_both_sides'"
+    )
+    assert database.query(note, token) == [("unified",)]
+    assert failed_checks(database) == []
+
+
 def test_endpoints_go_on_writing_while_rows_are_checked_against_the_keys(clone: Clone) -> None:
     """Nobody waits for the look at all rows, and from its begin nobody adds what leads nowhere."""
     database = clone("0004")
