@@ -439,14 +439,15 @@ COMMENT ON FUNCTION bridge.restore_events() IS 'Events that the application wrot
 -- Chunks by time: as many sessions as take some 45 ms, which is how long the application's ALTER TABLE
 -- may have to wait for one; on a busy server three times that. done: of which the last one was; where it was cut
 -- short, it says little about more.
-CREATE FUNCTION bridge.next_size(size integer, most integer, done integer, took interval) RETURNS integer
+CREATE FUNCTION bridge.next_size(size integer, most integer, done integer, took interval, aim interval DEFAULT '45 ms')
+    RETURNS integer
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 RETURN CASE
-    WHEN done < size / 4 AND took < interval '45 ms' THEN size
-    ELSE least(most, 2 * size, greatest(5, (done * 0.045 / greatest(extract(epoch FROM took), 0.001))::integer))
+    WHEN done < size / 4 AND took < aim THEN size
+    ELSE least(most, 2 * size, greatest(5, (done * extract(epoch FROM aim) / greatest(extract(epoch FROM took), 0.001))::integer))
 END;
-COMMENT ON FUNCTION bridge.next_size(integer, integer, integer, interval) IS 'Sessions of the next chunk.';
+COMMENT ON FUNCTION bridge.next_size(integer, integer, integer, interval, interval) IS 'Sessions of the next chunk.';
 
 -- The first merge goes block by block, in three stages. Who works on a block holds an advisory lock on its number,
 -- which ends with the session, however that ends: whoever finds it free again goes on at the block's cursor.

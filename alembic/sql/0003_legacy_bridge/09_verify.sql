@@ -337,7 +337,7 @@ BEGIN
             END IF;
             cursor_at := range.last;
             -- what differs is looked at twice: room for that
-            size := bridge.next_size(size, chunk, cardinality(range.keys), 1.5 * (clock_timestamp() - looked));
+            size := bridge.next_size(size, chunk, cardinality(range.keys), clock_timestamp() - looked, aim => '30 ms');
         END IF;
         total := bridge.add(total, n);
         CALL bridge.commit_chunk(durable => false);
