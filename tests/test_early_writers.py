@@ -369,6 +369,34 @@ def test_an_index_of_a_run_that_was_killed_is_built_anew(clone: Clone) -> None:
     assert database.query(query) == before
 
 
+def test_a_session_written_before_the_bridge_keeps_what_only_it_says(clone: Clone) -> None:
+    """Of a session that workshop_students tells of as well; an earlier attempt's would be overwritten."""
+    database = clone("legacy")
+    upgrade(database, "0002")
+    ((token, email),) = database.query(
+        "SELECT session_token, lower(student_email) FROM workshop_students "
+        "WHERE student_email ~ '^[^ ]+@' AND student_email !~ 'unknown' "
+        "AND session_token NOT IN (SELECT session_token FROM student_configs) ORDER BY 1 LIMIT 1"
+    )
+    with database.connect() as application:
+        application.execute("INSERT INTO students (student_email) VALUES (%s)", (email,))
+        application.execute(
+            "INSERT INTO sessions (session_token, student_id, ivr_greeting) "
+            "SELECT %s, student_id, 'V2 greeting' FROM students",
+            (token,),
+        )
+        application.execute(
+            "INSERT INTO step_progress (session_token, student_id, step_number, step_name, code_submitted) "
+            "SELECT session_token, student_id, 9, 'x', 'V2 code' FROM sessions"
+        )
+    upgrade(database)
+    step = "SELECT code_submitted FROM step_progress WHERE session_token = %s AND step_number = 9"
+    assert database.query(step, token) == [("V2 code",)]
+    greeting = "SELECT ivr_greeting FROM sessions WHERE session_token = %s"
+    assert database.query(greeting, token) == [("V2 greeting",)]
+    assert failed_checks(database) == []
+
+
 def test_a_step_that_comes_while_its_session_is_carried_over_stays(clone: Clone) -> None:
     """Before 0005 nothing makes it wait: it is committed between the look at the notes and the pull."""
     database = clone("0004")

@@ -70,11 +70,19 @@ COMMENT ON VIEW bridge.legacy_prior IS 'Adapter: sessions of an earlier attempt 
 
 -- The same, but for whose rows they are, and of when, alone: planning what reads one of the long views takes
 -- longer than reading a session.
-CREATE VIEW bridge.brief_progress AS
-SELECT l.token, l.row_at, l.email, l.student_name, l.started_at, l.created_at
-FROM (SELECT (NULL::bridge.legacy_row).*) AS l WHERE false;
-CREATE VIEW bridge.brief_config AS SELECT * FROM bridge.brief_progress;
-CREATE VIEW bridge.brief_prior AS SELECT * FROM bridge.brief_progress;
+CREATE TYPE bridge.brief_row AS (
+    token text,
+    row_at timestamptz,
+    email text,
+    student_name text,
+    started_at timestamptz,
+    created_at timestamptz
+);
+COMMENT ON TYPE bridge.brief_row IS 'Those columns of bridge.legacy_row.';
+
+CREATE VIEW bridge.brief_progress AS SELECT (NULL::bridge.brief_row).* WHERE false;
+CREATE VIEW bridge.brief_config AS SELECT (NULL::bridge.brief_row).* WHERE false;
+CREATE VIEW bridge.brief_prior AS SELECT (NULL::bridge.brief_row).* WHERE false;
 COMMENT ON VIEW bridge.brief_progress IS 'Whose the rows of workshop_students are, and of when.';
 COMMENT ON VIEW bridge.brief_config IS 'Whose the rows of student_configs are, and of when.';
 COMMENT ON VIEW bridge.brief_prior IS 'Whose the sessions of an earlier attempt are, and of when.';
@@ -299,7 +307,7 @@ BEGIN
                                split_part(ranges ->> wanted.name, ', ', 2));
         END IF;
         outputs := outputs || format('%s AS %I', coalesce(reads[1], 'NULL::' || wanted.type), wanted.name);
-        IF wanted.name IN ('row_at', 'email', 'student_name', 'started_at', 'created_at') THEN
+        IF wanted.name IN (SELECT b.name FROM bridge.columns_of('bridge.brief_row') AS b) THEN
             brief := brief || outputs[cardinality(outputs)];
         END IF;
 

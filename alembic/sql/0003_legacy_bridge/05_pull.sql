@@ -243,6 +243,7 @@ DECLARE
     mapped bridge.sessions[];
     kept_notes boolean;
     steps_differ boolean;
+    overwritten text[];
     rows bigint;
     changed bigint := 0;
 BEGIN
@@ -291,18 +292,27 @@ BEGIN
             WHERE v.session_token = ANY (tokens)
               AND v.session_token = ms.session_token AND v.step_number = ms.step_number
               AND (%8$s) IS DISTINCT FROM (%7$s)
-            RETURNING 1
+            RETURNING v.session_token
         ),
         deleted AS (
             DELETE FROM public.step_progress AS v
             WHERE v.session_token = ANY (tokens)
               AND v.session_token NOT IN (SELECT m.session_token FROM unnest(mapped) AS m WHERE m.student_id IS NULL)
               AND (v.session_token, v.step_number) NOT IN (SELECT session_token, step_number FROM ms)
-            RETURNING 1
+            RETURNING v.session_token
+        ),
+        written AS (
+            SELECT session_token FROM updated UNION ALL SELECT session_token FROM deleted
         )
-        SELECT (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted)
-        INTO rows;
+        SELECT (SELECT count(*) FROM inserted) + count(*), array_agg(session_token) INTO rows, overwritten FROM written;
         changed := changed + rows;
+        -- Whatever was there is locked; but before 0005 nothing makes a new step wait for its session, and one that came
+        -- after the look at the notes was taken for one that the mapping does not know.
+        IF EXISTS (SELECT FROM bridge.pending AS p
+                   WHERE p.token = ANY (overwritten) AND p.side = 'unified' AND p.id <> ALL (noted)
+                     AND p.xact <> pg_current_xact_id()) THEN
+            RAISE EXCEPTION 'a session was written by somebody else meanwhile' USING ERRCODE = 'unique_violation';
+        END IF;
     END IF;
 
     IF coalesce(cardinality(mapped), 0) < cardinality(tokens) THEN
@@ -328,14 +338,6 @@ BEGIN
               SELECT e.session_token, e.event_data FROM public.events AS e
               WHERE e.session_token = ANY (tokens) AND e.event_type = 'merge_note')
         ORDER BY m.session_token;  -- numbered alike whatever the chunks
-    END IF;
-
-    -- Whatever is there is locked; but before 0005 nothing makes a new step wait for its session. It was taken
-    -- for a surplus one above.
-    IF EXISTS (SELECT FROM bridge.pending AS p
-               WHERE p.token = ANY (tokens) AND p.side = 'unified' AND p.id <> ALL (noted)
-                 AND p.xact <> pg_current_xact_id()) THEN
-        RAISE EXCEPTION 'a session was written by somebody else meanwhile' USING ERRCODE = 'unique_violation';
     END IF;
     RETURN changed;
 END
