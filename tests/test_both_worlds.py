@@ -595,6 +595,51 @@ def test_a_student_who_was_renamed_after_an_old_write_keeps_the_name(clone: Clon
     assert failed_checks(database) == []
 
 
+def test_a_step_by_an_unknown_name_keeps_it_when_the_old_application_goes_on(clone: Clone) -> None:
+    database = clone("0006")
+    ((token,),) = database.query(
+        "SELECT min(session_token) FROM workshop_students WHERE session_token NOT IN ("
+        "SELECT session_token FROM step_progress WHERE step_number = 9 "
+        "UNION SELECT session_token FROM student_configs)"
+    )
+    database.execute(f"""
+        INSERT INTO step_progress (session_token, student_id, step_number, step_name, attempts)
+        SELECT session_token, student_id, 9, 'Bonus round', 5 FROM sessions WHERE session_token = '{token}'
+    """)
+    done = '{"exercise-9": {"completed": true}}'
+    database.execute(f"""
+        UPDATE workshop_students SET exercises = exercises::jsonb || '{done}' WHERE session_token = '{token}'
+    """)
+    upgrade(database)
+    query = "SELECT step_name, validation_passed FROM step_progress WHERE session_token = %s AND step_number = 9"
+    assert database.query(query, token) == [("Bonus round", True)]
+    assert failed_checks(database) == []
+
+
+@pytest.mark.parametrize("entry", ["null", '"yes"'])
+def test_an_exercise_that_is_no_object_any_more_says_nothing_of_a_step(
+    clone: Clone, entry: str
+) -> None:
+    """Its row goes, and must not take the entry along."""
+    database = clone("0006")
+    ((token,),) = database.query(
+        "SELECT min(session_token) FROM workshop_students "
+        "WHERE session_token NOT IN (SELECT session_token FROM student_configs)"
+    )
+    for value in ('{"completed": true}', entry):
+        database.execute(f"""
+            UPDATE workshop_students SET exercises = '{{"step-1-connect-accounts": {value}}}'
+            WHERE session_token = '{token}'
+        """)
+    assert database.query(f"SELECT bridge.pull(ARRAY['{token}'])") == [(0,)]
+    upgrade(database)
+    query = "SELECT exercises::text FROM sessions WHERE session_token = %s"
+    assert database.query(query, token) == [(f'{{"step-1-connect-accounts": {entry}}}',)]
+    steps = "SELECT step_number FROM step_progress WHERE session_token = %s"
+    assert database.query(steps, token) == []
+    assert failed_checks(database) == []
+
+
 def test_what_is_pushed_is_in_batches_of_its_own(clone: Clone) -> None:
     """It takes several times longer than what is pulled, with locks on the old tables."""
     database = clone("0004")

@@ -428,12 +428,8 @@ def test_a_step_that_comes_while_its_session_is_carried_over_stays(clone: Clone)
     upgrade(database, "0006")
     step = "SELECT attempts FROM step_progress WHERE session_token = %s AND step_number = 9"
     assert database.query(step, token) == [(7,)]
-    # a write on both sides
-    note = (
-        "SELECT event_data -> 'written_on_both_sides' ->> 'ivr_greeting' FROM events "
-        "WHERE session_token = %s AND event_data ? 'written_on_both_sides'"
-    )
-    assert database.query(note, token) == [("unified",)]
+    greeting = "SELECT ivr_greeting FROM sessions WHERE session_token = %s"
+    assert database.query(greeting, token) == [("old",)]
     assert failed_checks(database) == []
 
 

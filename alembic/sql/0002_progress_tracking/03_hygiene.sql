@@ -108,7 +108,7 @@ CREATE FUNCTION clean_step_progress() RETURNS trigger
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' AND NEW.step_name IS NOT DISTINCT FROM OLD.step_name THEN
+    IF TG_OP = 'UPDATE' AND NEW.step_name IS NOT DISTINCT FROM OLD.step_name AND NEW.step_number <> OLD.step_number THEN
         NEW.step_name := public.step_name_of(NEW.step_number);
     ELSE
         NEW.step_number := coalesce(public.step_number_of(NEW.step_name), NEW.step_number);

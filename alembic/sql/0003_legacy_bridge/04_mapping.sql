@@ -130,7 +130,7 @@ BEGIN
     mapped AS (
         SELECT
             s.student_email,
-            (array_agg(s.student_name ORDER BY s.is_address, s.row_at DESC NULLS LAST, s.rank, s.token)
+            (array_agg(s.student_name ORDER BY s.is_address, s.row_at DESC NULLS LAST, s.rank, s.token, s.student_name)
                 FILTER (WHERE s.is_address IS NOT NULL))[1] AS student_name,
             min(s.seen_at) AS created_at,
             min(s.token) AS first_token,

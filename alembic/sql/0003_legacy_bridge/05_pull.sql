@@ -71,13 +71,13 @@ DECLARE
 BEGIN
     -- mostly they are there already, as mapped
     IF family IS NULL OR EXISTS (
-        SELECT FROM bridge.map_students(family) AS m
-        LEFT JOIN public.students AS st ON st.student_email = m.student_email AND st.student_email = ANY (emails)
-        WHERE m.student_email = ANY (emails)
-          AND (st.student_id IS NULL OR (st.student_name, st.created_at) IS DISTINCT FROM (m.student_name, m.created_at))
-        UNION ALL
+        SELECT m.student_email, m.student_name, m.created_at FROM bridge.map_students(family) AS m
+        WHERE m.student_email IN (SELECT unnest(emails))
+        EXCEPT
+        SELECT st.student_email, st.student_name, st.created_at FROM public.students AS st WHERE st.student_email = ANY (emails)
+    ) OR EXISTS (
         SELECT FROM public.students AS st
-        WHERE st.student_email = ANY (emails) AND st.student_email <> ALL (held)
+        WHERE st.student_email = ANY (emails) AND st.student_email NOT IN (SELECT unnest(held))
     ) THEN
         WITH m AS MATERIALIZED (
             SELECT * FROM bridge.map_students(family, collected)
@@ -124,7 +124,7 @@ BEGIN
                (SELECT count(*) FROM m) - (SELECT count(*) FROM there AS t WHERE t.as_mapped),
                ARRAY(SELECT t.student_email FROM there AS t WHERE NOT t.as_mapped),
                (SELECT count(*) FROM public.students AS s
-                WHERE family IS NOT NULL AND s.student_email = ANY (emails) AND s.student_email <> ALL (held))
+                WHERE family IS NOT NULL AND s.student_email = ANY (emails) AND s.student_email NOT IN (SELECT unnest(held)))
         INTO inserted, unequal, stale, strangers;
     END IF;
 
@@ -240,23 +240,28 @@ CREATE FUNCTION bridge.pull_sessions(tokens text[], there text[], noted bigint[]
 AS $body$
 #variable_conflict use_column
 DECLARE
+    most CONSTANT integer := 100;
     mapped bridge.sessions[];
-    kept_notes boolean;
+    with_notes boolean;
     steps_differ boolean;
-    overwritten text[];
+    overtaken text[];
     rows bigint;
     changed bigint := 0;
 BEGIN
-    SELECT array_agg(s), count(s.note) > 0 INTO mapped, kept_notes FROM bridge.sessions_of(tokens) AS s;
+    -- an array has to fit into memory, whatever there is in the old JSON
+    IF cardinality(tokens) > most THEN
+        FOR i IN 1 .. cardinality(tokens) BY most LOOP
+            changed := changed + bridge.pull_sessions(
+                tokens[i:i + most - 1],
+                ARRAY(SELECT t FROM unnest(there) AS t WHERE t IN (SELECT unnest(tokens[i:i + most - 1]))),
+                noted);
+        END LOOP;
+        RETURN changed;
+    END IF;
+    SELECT array_agg(s), count(s.note) > 0 INTO mapped, with_notes FROM bridge.sessions_of(tokens) AS s;
 
     -- a student is missing only where the address changed since pull_students looked: that write is
     -- noted, and brings the session here again
-    UPDATE public.sessions AS v SET (%2$s) = ROW(%3$s)
-    FROM unnest(mapped) AS m
-    WHERE v.session_token = ANY (tokens) AND v.session_token = m.session_token AND m.student_id IS NOT NULL
-      AND (%4$s) IS DISTINCT FROM (%3$s);
-    GET DIAGNOSTICS rows = ROW_COUNT;
-    changed := changed + rows;
     IF cardinality(there) < cardinality(tokens) THEN
         INSERT INTO public.sessions (%1$s)
         SELECT %1$s FROM unnest(mapped) AS m
@@ -265,6 +270,7 @@ BEGIN
         changed := changed + rows;
     END IF;
 
+    -- before the sessions, whose exercises follow them
     SELECT bit_xor(k.content) <> 0 INTO steps_differ
     FROM (
         SELECT hash_record_extended(ROW(%5$s), 0) AS content
@@ -274,10 +280,16 @@ BEGIN
         FROM public.step_progress AS v WHERE v.session_token = ANY (tokens)
     ) AS k;
     IF steps_differ THEN
-        WITH ms AS MATERIALIZED (
+        -- Whatever was there is locked; but before 0005 nothing makes a new step wait for its session. Whose note came
+        -- after the look at them would be taken for a step that is not to be there: both sides are merged instead.
+        WITH news AS MATERIALIZED (
+            SELECT DISTINCT p.token FROM bridge.pending AS p
+            WHERE p.token = ANY (tokens) AND p.side = 'unified' AND p.id <> ALL (noted) AND p.xact <> pg_current_xact_id()
+        ),
+        ms AS MATERIALIZED (
             SELECT m.session_token, m.student_id, e.*
             FROM unnest(mapped) AS m CROSS JOIN LATERAL unnest(m.steps) AS e
-            WHERE m.student_id IS NOT NULL
+            WHERE m.student_id IS NOT NULL AND m.session_token NOT IN (SELECT n.token FROM news AS n)
         ),
         inserted AS (
             INSERT INTO public.step_progress (%5$s)
@@ -292,29 +304,29 @@ BEGIN
             WHERE v.session_token = ANY (tokens)
               AND v.session_token = ms.session_token AND v.step_number = ms.step_number
               AND (%8$s) IS DISTINCT FROM (%7$s)
-            RETURNING v.session_token
+            RETURNING 1
         ),
         deleted AS (
             DELETE FROM public.step_progress AS v
             WHERE v.session_token = ANY (tokens)
               AND v.session_token NOT IN (SELECT m.session_token FROM unnest(mapped) AS m WHERE m.student_id IS NULL)
+              AND v.session_token NOT IN (SELECT n.token FROM news AS n)
               AND (v.session_token, v.step_number) NOT IN (SELECT session_token, step_number FROM ms)
-            RETURNING v.session_token
-        ),
-        written AS (
-            SELECT session_token FROM updated UNION ALL SELECT session_token FROM deleted
+            RETURNING 1
         )
-        SELECT (SELECT count(*) FROM inserted) + count(*), array_agg(session_token) INTO rows, overwritten FROM written;
+        SELECT (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted),
+               (SELECT array_agg(n.token) FROM news AS n)
+        INTO rows, overtaken;
         changed := changed + rows;
-        -- Whatever was there is locked; but before 0005 nothing makes a new step wait for its session, and one that came
-        -- after the look at the notes was taken for one that the mapping does not know.
-        IF EXISTS (SELECT FROM bridge.pending AS p
-                   WHERE p.token = ANY (overwritten) AND p.side = 'unified' AND p.id <> ALL (noted)
-                     AND p.xact <> pg_current_xact_id()) THEN
-            RAISE EXCEPTION 'a session was written by somebody else meanwhile' USING ERRCODE = 'unique_violation';
-        END IF;
+        PERFORM bridge.note('legacy', overtaken);
     END IF;
 
+    UPDATE public.sessions AS v SET (%2$s) = ROW(%3$s)
+    FROM unnest(mapped) AS m
+    WHERE v.session_token = ANY (tokens) AND v.session_token = m.session_token AND m.student_id IS NOT NULL
+      AND (%4$s) IS DISTINCT FROM (%3$s);
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    changed := changed + rows;
     IF coalesce(cardinality(mapped), 0) < cardinality(tokens) THEN
         WITH deleted AS (
             DELETE FROM public.sessions AS v
@@ -330,7 +342,7 @@ BEGIN
         SELECT count(*) INTO rows FROM deleted;
         changed := changed + rows;
     END IF;
-    IF kept_notes THEN
+    IF with_notes THEN
         INSERT INTO public.events (student_id, session_token, event_type, event_data)
         SELECT m.student_id, m.session_token, 'merge_note', m.note FROM unnest(mapped) AS m
         WHERE m.student_id IS NOT NULL AND m.note IS NOT NULL

@@ -270,7 +270,8 @@ BEGIN
     END IF;
     RETURN changed;
 EXCEPTION
-    WHEN unique_violation OR lock_not_available OR deadlock_detected THEN
+    -- or too large to be pulled together: drain() halves
+    WHEN unique_violation OR lock_not_available OR deadlock_detected OR program_limit_exceeded THEN
         PERFORM bridge.look_again(tokens);
         RETURN 0;
 END
