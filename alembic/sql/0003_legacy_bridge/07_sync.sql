@@ -508,6 +508,25 @@ $$;
 COMMENT ON FUNCTION bridge.next_noted(text, bigint, boolean, jsonb, integer) IS
     'The next noted tokens in key order: those with a note of the unified side, or the others.';
 
+-- Some connection that has its turn to make the plans of a first sync gets the processor: an application waits for it.
+CREATE FUNCTION bridge.give_way() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    turn CONSTANT integer := hashoid('bridge.pending'::regclass);
+BEGIN
+    FOR attempt IN 1 .. 30 LOOP
+        IF pg_try_advisory_lock(turn, 0) THEN
+            PERFORM pg_advisory_unlock(turn, 0);
+            RETURN;
+        END IF;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bridge.give_way() IS 'Waits for a connection that begins to sync, for 0.3 s at most.';
+
 -- Carries over what was noted before the call, in batches with their own commits: an application that goes
 -- on writing would never let it reach the end of all. What is locked is passed over and tried again, with a
 -- pause, for as many rounds; what is refused stays pending, and is named at the end. strict: then either is an
@@ -521,6 +540,7 @@ AS $$
 DECLARE
     horizon CONSTANT bigint := (SELECT max(p.id) FROM bridge.pending AS p);
     total CONSTANT bigint := (SELECT count(DISTINCT p.token) FROM bridge.pending AS p);
+    one_by_one CONSTANT boolean := (SELECT s.one_by_one FROM bridge.state AS s);
     began CONSTANT timestamptz := clock_timestamp();
     reported timestamptz := began;
     looked timestamptz;
@@ -545,6 +565,9 @@ BEGIN
                 tokens := bridge.next_noted(cursor_at, horizon, pushing, refused, size);
                 EXIT WHEN tokens = '{}';
                 cursor_at := tokens[cardinality(tokens)];
+                IF one_by_one THEN
+                    PERFORM bridge.give_way();
+                END IF;
                 looked := clock_timestamp();
                 PERFORM set_config('lock_timeout', '50ms', true);
                 refused := refused || bridge.take_each(tokens);
