@@ -533,7 +533,8 @@ COMMENT ON FUNCTION bridge.give_way() IS 'Waits for a connection that begins to 
 -- error. No SET clause here and in the procedures below: it would forbid COMMIT.
 --
 -- A batch is as many sessions as take 50 ms, of pushes 40 ms, going by the dearest of the last batches: the next one
--- may be like that. What was busy says nothing about it, nor does the first one, which has its plans to make.
+-- may be like that. What was busy says nothing about it, nor does the first one, which has its plans to make: of
+-- pushes, which take longest, one session.
 CREATE PROCEDURE bridge.drain(strict boolean DEFAULT true, rounds integer DEFAULT 50, batch integer DEFAULT 500)
     LANGUAGE plpgsql
 AS $$
@@ -553,7 +554,7 @@ DECLARE
     carried bigint;
     done bigint := 0;
     size integer;
-    sizes integer[] := ARRAY[least(batch, 5), least(batch, 5)];
+    sizes integer[] := ARRAY[least(batch, 5), 1];
     dearest double precision[] := ARRAY[NULL, NULL];
 BEGIN
     FOR round IN 1 .. rounds LOOP
