@@ -341,12 +341,30 @@ SELECT
         CASE WHEN coalesce(p.email, a.email, c.email) IS NULL THEN '{"placeholder_address": true}'::jsonb ELSE '{}' END
         || CASE WHEN k.token IN ('null', 'undefined') THEN '{"token_shared_by_many_browsers": true}'::jsonb ELSE '{}' END
         || CASE WHEN p.tokenless OR c.tokenless THEN '{"row_without_token": true}'::jsonb ELSE '{}' END
-        || CASE WHEN coalesce(
+        || CASE WHEN num_nonnulls(p.token, c.token, a.token) > 1 AND coalesce(
             w.student_email, w.exercises, w.bug_reports, w.selected_phone_number, w.selected_voice,
             w.tts_provider, w.call_direction, w.use_case_description, w.openai_api_key,
             w.system_prompt, w.ivr_greeting, w.websocket_url, w.codespace_url, w.github_repo_url,
             w.railway_url, w.tools, w.voice_settings
-        ) IS NOT NULL THEN jsonb_build_object('conflicts', jsonb_strip_nulls(to_jsonb(w))) ELSE '{}' END
+        ) IS NOT NULL THEN jsonb_build_object('conflicts', jsonb_strip_nulls(jsonb_build_object(
+            'student_email', w.student_email,
+            'exercises', w.exercises,
+            'bug_reports', w.bug_reports,
+            'selected_phone_number', w.selected_phone_number,
+            'selected_voice', w.selected_voice,
+            'tts_provider', w.tts_provider,
+            'call_direction', w.call_direction,
+            'use_case_description', w.use_case_description,
+            'openai_api_key', w.openai_api_key,
+            'system_prompt', w.system_prompt,
+            'ivr_greeting', w.ivr_greeting,
+            'websocket_url', w.websocket_url,
+            'codespace_url', w.codespace_url,
+            'github_repo_url', w.github_repo_url,
+            'railway_url', w.railway_url,
+            'tools', w.tools,
+            'voice_settings', w.voice_settings
+        ))) ELSE '{}' END
         || CASE WHEN '{}' <> ANY (ARRAY[p.unreadable, c.unreadable, a.unreadable]) THEN jsonb_build_object('unreadable', (
             SELECT jsonb_agg(u.source || '.' || u.column_name ORDER BY u.source, u.column_name)
             FROM (
@@ -415,7 +433,7 @@ CROSS JOIN LATERAL (
         p.step8_deployed IS TRUE OR c.step8_deployed IS TRUE OR a.step8_deployed IS TRUE AS step8_deployed,
         p.project_deployed IS TRUE OR c.project_deployed IS TRUE OR a.project_deployed IS TRUE AS project_deployed
 ) AS f
-LEFT JOIN LATERAL (
+CROSS JOIN LATERAL (
     -- where sources differ: which one won
     SELECT
         bridge.winner('workshop_students', p.email, a.email, c.email) AS student_email,
@@ -435,9 +453,7 @@ LEFT JOIN LATERAL (
         bridge.winner('student_configs', c.railway_url, a.railway_url, p.railway_url) AS railway_url,
         bridge.winner('student_configs', c.tools, a.tools, p.tools) AS tools,
         bridge.winner('student_configs', c.voice_settings, a.voice_settings, p.voice_settings) AS voice_settings
-    WHERE num_nonnulls(p.token, c.token, a.token) > 1
-    OFFSET 0
-) AS w ON true
+) AS w
 CROSS JOIN LATERAL (
     SELECT session_steps_done(
         f.twilio_connected, f.openai_connected, f.call_direction_chosen, f.services_ready,
