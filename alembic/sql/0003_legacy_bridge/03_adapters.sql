@@ -236,6 +236,7 @@ AS $build$
 DECLARE
     json_types CONSTANT jsonb := '{"tools": "array", "bug_reports": "array",
                                    "voice_settings": "object", "exercises": "object"}';
+    in_brief CONSTANT text[] := ARRAY(SELECT b.name FROM bridge.columns_of('bridge.brief_row') AS b);
     ranges CONSTANT jsonb := '{"current_step": "0, 9", "total_time_spent": "0, 2147483647"}';
     tokenless text := 'true';
     one_row_a_token boolean;
@@ -307,7 +308,7 @@ BEGIN
                                split_part(ranges ->> wanted.name, ', ', 2));
         END IF;
         outputs := outputs || format('%s AS %I', coalesce(reads[1], 'NULL::' || wanted.type), wanted.name);
-        IF wanted.name IN (SELECT b.name FROM bridge.columns_of('bridge.brief_row') AS b) THEN
+        IF wanted.name = ANY (in_brief) THEN
             brief := brief || outputs[cardinality(outputs)];
         END IF;
 

@@ -24,6 +24,7 @@ CREATE TYPE bridge.student_source AS (
 COMMENT ON TYPE bridge.student_source IS
     'What a legacy row (its table by rank) says about a student; is_session_s: to whom the session belongs.';
 
+-- A function, so that it is planned only where there is such a token.
 CREATE FUNCTION bridge.shared_email(p_rank integer, p_token text) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -534,23 +535,19 @@ BEGIN
         SELECT format(
             $views$
 CREATE VIEW bridge.plain_sessions AS
-SELECT m.session_token, st.student_id, %1$s
-FROM bridge.mapped_sessions AS m
-LEFT JOIN LATERAL (
-    SELECT s.student_id FROM public.students AS s WHERE s.student_email = m.student_email OFFSET 0
-) AS st ON true;
+SELECT o.session_token, st.student_id, %1$s
+FROM bridge.mapped_sessions AS o
+%2$s;
 
 CREATE VIEW bridge.sessions AS
 SELECT m.* FROM bridge.plain_sessions AS m
 WHERE NOT EXISTS (SELECT FROM bridge.remainder AS r WHERE r.key = m.session_token)
 UNION ALL
-SELECT k.key AS session_token, st.student_id, %2$s
+SELECT k.key AS session_token, st.student_id, %1$s
 FROM (SELECT DISTINCT r.key FROM bridge.remainder AS r) AS k
 CROSS JOIN LATERAL (SELECT s AS mapped FROM bridge.mapped_sessions AS s WHERE s.session_token = k.key OFFSET 0) AS m
 CROSS JOIN LATERAL bridge.with_remainder(m.mapped) AS o
-LEFT JOIN LATERAL (
-    SELECT s.student_id FROM public.students AS s WHERE s.student_email = o.student_email OFFSET 0
-) AS st ON true;
+%2$s;
 
 CREATE FUNCTION bridge.sessions_of(tokens text[]) RETURNS SETOF bridge.sessions
     LANGUAGE plpgsql STABLE
@@ -560,32 +557,33 @@ DECLARE
     kept CONSTANT text[] := ARRAY(SELECT DISTINCT r.key FROM bridge.remainder AS r WHERE r.key = ANY (tokens));
 BEGIN
     RETURN QUERY
-    SELECT o.session_token, st.student_id, %2$s
+    SELECT o.session_token, st.student_id, %1$s
     FROM bridge.mapped(ARRAY(SELECT t FROM unnest(tokens) AS t WHERE t NOT IN (SELECT unnest(kept)))) AS o
-    LEFT JOIN LATERAL (
-        SELECT s.student_id FROM public.students AS s WHERE s.student_email = o.student_email OFFSET 0
-    ) AS st ON true;
+    %2$s;
     IF kept <> '{}' THEN
         RETURN QUERY
-        SELECT o.session_token, st.student_id, %2$s
+        SELECT o.session_token, st.student_id, %1$s
         FROM bridge.mapped(kept) AS m
         CROSS JOIN LATERAL bridge.with_remainder(m) AS o
-        LEFT JOIN LATERAL (
-            SELECT s.student_id FROM public.students AS s WHERE s.student_email = o.student_email OFFSET 0
-        ) AS st ON true;
+        %2$s;
     END IF;
 END
 $body$
             $views$,
-            string_agg(replace(c.expression, '$', 'm'), ', '), string_agg(replace(c.expression, '$', 'o'), ', '))
+            string_agg(c.expression, ', '),
+            $student$
+LEFT JOIN LATERAL (
+    SELECT s.student_id FROM public.students AS s WHERE s.student_email = o.student_email OFFSET 0
+) AS st ON true
+            $student$)
         FROM bridge.columns_of('bridge.mapped_sessions') AS k
         CROSS JOIN LATERAL (
             SELECT format(
                 CASE k.name
                     -- where no legacy row knows any time
-                    WHEN 'expires_at' THEN 'coalesce($.%1$I, now() + interval ''30 days'') AS %1$I'
-                    WHEN 'updated_at' THEN 'coalesce($.%1$I, now()) AS %1$I'
-                    ELSE '$.%1$I' END, k.name) AS expression
+                    WHEN 'expires_at' THEN 'coalesce(o.%1$I, now() + interval ''30 days'') AS %1$I'
+                    WHEN 'updated_at' THEN 'coalesce(o.%1$I, now()) AS %1$I'
+                    ELSE 'o.%1$I' END, k.name) AS expression
         ) AS c
         WHERE k.name <> 'session_token');
 END
