@@ -179,6 +179,61 @@ def test_a_rename_after_a_new_session_in_the_old_tables(clone: Clone, stage: str
     assert database.query(query, email) == [("Renamed",)]
 
 
+def two_sessions(connection: Connection) -> tuple[str, list[str]]:
+    """A student of two sessions, of a name that both worlds know: student_id, tokens."""
+    ((student, tokens),) = connection.execute(
+        "SELECT student_id::text, array_agg(session_token ORDER BY session_token) "
+        "FROM students JOIN sessions USING (student_id) "
+        "WHERE student_email !~ '^anonymous' AND student_name IS NOT NULL "
+        "AND session_token NOT IN (SELECT token FROM bridge.pending) "
+        "AND session_token NOT IN (SELECT token FROM bridge.other_address) "
+        "GROUP BY 1 HAVING count(*) = 2 ORDER BY 1 LIMIT 1"
+    ).fetchall()
+    return student, tokens
+
+
+RENAME_ID = b"UPDATE students SET student_name = %s WHERE student_id = %s"
+NAME_OF_ID = "SELECT student_name FROM students WHERE student_id = %s::uuid"
+
+
+def test_the_last_of_two_names_counts_also_where_it_is_none(clone: Clone) -> None:
+    database = clone("0004")
+    with database.connect() as app:
+        app.execute("CALL bridge.drain()")
+        student, _ = two_sessions(app)
+        app.execute(RENAME_ID, ("Ann", student))
+        app.execute(RENAME_ID, (None, student))
+    upgrade(database)
+    assert database.query(NAME_OF_ID, student) == [(None,)]
+    assert failed_checks(database) == []
+
+
+def test_a_name_is_not_kept_by_a_session_that_has_left_the_student(clone: Clone) -> None:
+    """It knows of no name that the student was given since."""
+    database = clone("0004")
+    with database.connect() as app:
+        app.execute("CALL bridge.drain()")
+        student, (left, stayed) = two_sessions(app)
+        app.execute(RENAME_ID, ("Ann", student))
+        app.execute(
+            "UPDATE sessions SET student_id = (SELECT min(student_id::text)::uuid FROM students "
+            "WHERE student_id <> %s) WHERE session_token = %s",
+            (student, left),
+        )
+        app.execute(
+            "UPDATE students SET student_email = 'moved@example.net' WHERE student_id = %s",
+            (student,),
+        )
+        app.execute(RENAME_ID, (None, student))
+        app.execute("SELECT bridge.take_free(ARRAY[%s])", (stayed,))
+        assert app.execute(
+            "SELECT count(*) FROM bridge.pending WHERE token = %s", (left,)
+        ).fetchone() != (0,)
+    upgrade(database)
+    assert database.query(NAME_OF_ID, student) == [(None,)]
+    assert failed_checks(database) == []
+
+
 def test_a_rename_before_a_crash_of_the_server(clone: Clone) -> None:
     """Students are merged once more, from the old tables."""
     database = clone("0003")

@@ -55,8 +55,8 @@ COMMENT ON COLUMN bridge.pending.at IS
     'When; of two sides the later one decides. -infinity: nobody wrote, it is to be looked at again.';
 COMMENT ON COLUMN bridge.pending.xact IS 'The writer''s transaction, which syncs as it commits.';
 COMMENT ON COLUMN bridge.pending.deleted IS 'Of the unified side: the session itself was deleted.';
-COMMENT ON COLUMN bridge.pending.student_id IS 'Student of the unified schema that was changed, if it was one.';
-COMMENT ON COLUMN bridge.pending.student_name IS 'The name that the student was given; NULL: another change.';
+COMMENT ON COLUMN bridge.pending.student_id IS 'Student of the unified schema that was given a name, if one was.';
+COMMENT ON COLUMN bridge.pending.student_name IS 'The name that the student was given, which may be none.';
 
 -- What the legacy tables cannot say. The mapping applies a value for as long as it says what it said
 -- when the value was kept: a later legacy change wins.

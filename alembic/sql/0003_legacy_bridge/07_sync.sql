@@ -131,6 +131,7 @@ COMMENT ON FUNCTION bridge.combine(text[], text) IS
     'Merges what both worlds say into the unified schema; a push then carries it back.';
 
 -- Which name of a student is the newer one the old tables cannot always tell: a pull of another session takes theirs.
+-- A session that has left its student was not noted when that one was given another name since.
 CREATE FUNCTION bridge.keep_names(tokens text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -140,10 +141,18 @@ BEGIN
     FROM (
         SELECT DISTINCT ON (p.student_id) p.student_id, p.student_name, p.at
         FROM bridge.pending AS p
-        WHERE p.token = ANY (tokens) AND p.student_name IS NOT NULL
+        JOIN public.students AS s ON s.student_id = p.student_id
+        WHERE p.token = ANY (tokens)
+          AND ((p.token, p.student_id) IN (SELECT v.session_token, v.student_id FROM public.sessions AS v
+                                           WHERE v.session_token = ANY (tokens))
+               OR (p.token, s.student_email) IN (SELECT a.token, a.student_email FROM bridge.other_address AS a
+                                                 WHERE a.token = ANY (tokens)))
         ORDER BY p.student_id, p.id DESC
     ) AS k
+    CROSS JOIN bridge.state AS i
     WHERE st.student_id = k.student_id AND st.student_name IS DISTINCT FROM k.student_name
+      -- what has never been in step erases nothing
+      AND (k.student_name IS NOT NULL OR k.at > i.merged_at)
       AND NOT EXISTS (SELECT FROM bridge.pending AS l
                       WHERE l.token = ANY (tokens) AND l.side = 'legacy' AND l.at > k.at
                         AND l.token IN (SELECT n.token FROM bridge.pending AS n
@@ -175,7 +184,7 @@ DECLARE
     changed bigint := 0;
 BEGIN
     -- mostly nobody but the old application has written
-    SELECT array_agg(p.id), array_agg(DISTINCT p.token), bool_or(p.side = 'unified'), count(p.student_name) > 0
+    SELECT array_agg(p.id), array_agg(DISTINCT p.token), bool_or(p.side = 'unified'), count(p.student_id) > 0
     INTO noted, pulled, unified, renamed
     FROM bridge.pending AS p
     WHERE p.token = ANY (tokens);

@@ -109,17 +109,20 @@ BEGIN
             SELECT DISTINCT a.token FROM new_rows AS n JOIN bridge.address AS a USING (student_email)));
     ELSIF TG_OP = 'UPDATE' THEN
         WITH changed AS (
-            SELECT o.student_id, o.student_email,
-                   CASE WHEN o.student_name IS DISTINCT FROM n.student_name THEN n.student_name END AS new_name
-            FROM old_rows AS o JOIN new_rows AS n USING (student_id)
+            SELECT o.student_id, o.student_email, r.*
+            FROM old_rows AS o
+            JOIN new_rows AS n USING (student_id)
+            LEFT JOIN LATERAL (
+                SELECT n.student_id AS renamed, n.student_name WHERE o.student_name IS DISTINCT FROM n.student_name
+            ) AS r ON true
             WHERE (o.student_email, o.student_name, o.created_at)
                   IS DISTINCT FROM (n.student_email, n.student_name, n.created_at)
         )
         INSERT INTO bridge.pending (side, token, student_id, student_name)
-        SELECT 'unified', v.session_token, c.student_id, c.new_name
+        SELECT 'unified', v.session_token, c.renamed, c.student_name
         FROM changed AS c JOIN public.sessions AS v USING (student_id)
         UNION
-        SELECT 'unified', a.token, c.student_id, c.new_name
+        SELECT 'unified', a.token, c.renamed, c.student_name
         FROM changed AS c JOIN bridge.address AS a USING (student_email);
     ELSE
         -- before the foreign keys of 0005 the sessions are still there: the student comes back
