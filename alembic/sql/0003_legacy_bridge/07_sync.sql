@@ -132,11 +132,14 @@ COMMENT ON FUNCTION bridge.combine(text[], text) IS
 
 -- Which name of a student is the newer one the old tables cannot always tell: a pull of another session takes theirs.
 -- A session that has left its student was not noted when that one was given another name since.
-CREATE FUNCTION bridge.keep_names(tokens text[]) RETURNS void
+CREATE FUNCTION bridge.keep_names(tokens text[]) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    kept boolean;
 BEGIN
+    PERFORM set_config('bridge.pulling', 'on', true);
     UPDATE public.students AS st SET student_name = k.student_name
     FROM (
         SELECT DISTINCT ON (p.student_id) p.student_id, p.student_name, p.at
@@ -160,10 +163,13 @@ BEGIN
       AND NOT EXISTS (SELECT FROM bridge.student_sources(bridge.family('{}', ARRAY[st.student_email])) AS s
                       WHERE s.student_email = st.student_email AND s.row_at > k.at
                         AND public.clean_email(s.student_name) IS NOT NULL);
+    kept := FOUND;
+    PERFORM set_config('bridge.pulling', '', true);
+    RETURN kept;
 END
 $$;
 COMMENT ON FUNCTION bridge.keep_names(text[]) IS
-    'Names that the unified schema gave its students, unless the old tables have said another one since.';
+    'Names that the unified schema gave its students, unless the old tables have said another one since; whether any differed.';
 
 -- Notes are struck out by id: that of a transaction which is still open is not seen, stays, and is
 -- carried over later. They are read before anything else, so that what they are about is seen.
@@ -237,17 +243,15 @@ BEGIN
 
     IF pulled IS NOT NULL THEN
         changed := bridge.pull(pulled, noted);
-        IF renamed THEN
-            PERFORM bridge.keep_names(pulled);  -- which is noted
+        IF renamed AND bridge.keep_names(pulled) THEN
+            pushed := pushed || pulled;
         END IF;
     END IF;
     IF pushed IS NOT NULL THEN
         PERFORM bridge.combine(combined, NULL), bridge.combine(unified_first, 'unified'),
                 bridge.combine(legacy_first, 'legacy');
         IF renamed THEN
-            PERFORM set_config('bridge.pulling', 'on', true);
             PERFORM bridge.keep_names(pushed);
-            PERFORM set_config('bridge.pulling', '', true);
         END IF;
         changed := changed + bridge.push(pushed);
         -- Written in the legacy tables meanwhile, and committed before the remainder was worked out: it would keep
