@@ -177,7 +177,11 @@ def main(
             wrong += load.errors
             done += sum(load.requests.values())
             if title != "downgrade base":
-                wrong += compare(database)
+                found = compare(database)
+                typer.echo(
+                    f"    {len(found)} differences{''.join(f'; {line}' for line in found[:5])}"
+                )
+                wrong += found
         # in step there is no drain that they could outrun
         with Traffic(database, *writers) as load:
             while done + sum(load.requests.values()) < writes:
