@@ -244,7 +244,9 @@ BEGIN
     IF pulled IS NOT NULL THEN
         changed := bridge.pull(pulled, noted);
         IF renamed AND bridge.keep_names(pulled) THEN
-            pushed := pushed || pulled;
+            -- one that has not arrived was not deleted: a push would take it for that
+            pushed := pushed || ARRAY(
+                SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (pulled));
         END IF;
     END IF;
     IF pushed IS NOT NULL THEN
