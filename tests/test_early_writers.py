@@ -234,6 +234,66 @@ def test_a_name_is_not_kept_by_a_session_that_has_left_the_student(clone: Clone)
     assert failed_checks(database) == []
 
 
+def test_a_downgrade_carries_a_name_back_whose_sessions_have_not_arrived(clone: Clone) -> None:
+    """By then the new tables are read-only, also for what would only be noted in them."""
+    database = clone("0003")
+    with closing(database.connect()) as merging, closing(database.connect()) as v2:
+        sources(merging)
+        students(merging)
+        ((email, _),) = merging.execute(ONE_OF_TWO_ROWS.encode()).fetchmany(1)
+        v2.execute(RENAME, (email,))
+    downgrade(database)
+    query = (
+        "SELECT student_name FROM student_configs WHERE lower(student_email) = %s "
+        "UNION SELECT student_name FROM workshop_students WHERE lower(student_email) = %s"
+    )
+    assert database.query(query, email, email) == [("Renamed",)]
+
+
+def test_a_session_that_has_not_arrived_is_not_taken_for_deleted(clone: Clone) -> None:
+    """Its address is changed while it is carried over together with the name of the student that it leaves."""
+    database = clone("0003")
+    with (
+        closing(database.connect()) as application,
+        closing(database.connect()) as carrier,
+        closing(database.connect(autocommit=False)) as moving,
+        closing(database.connect(autocommit=False)) as holder,
+        ThreadPoolExecutor() as threads,
+    ):
+        sources(application)
+        students(application)
+        ((email, token),) = application.execute(
+            "SELECT s.student_email, s.token FROM bridge.collected_source AS s JOIN student_configs ON session_token = token "
+            "WHERE token NOT IN (SELECT session_token FROM workshop_students WHERE session_token IS NOT NULL) "
+            "AND s.student_email !~ '^anonymous' ORDER BY 1 LIMIT 1"
+        ).fetchall()
+        # before the name, but not to be seen yet
+        moving.execute(
+            "INSERT INTO workshop_students (session_token, student_email) VALUES (%s, 'elsewhere@example.net')",
+            (token,),
+        )
+        application.execute(RENAME, (email,))
+        # the view is first read when the address has been
+        holder.execute("LOCK TABLE bridge.prior_students IN ACCESS EXCLUSIVE MODE")
+        taking = threads.submit(carrier.execute, "SELECT bridge.take_free(%s)", ([token],))
+        blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+        while application.execute(blocked, (carrier.info.backend_pid,)).fetchall() == [(False,)]:
+            assert not taking.done()
+        moving.commit()
+        holder.rollback()
+        taking.result()
+    upgrade(database)
+    found = database.query(
+        "SELECT student_email FROM sessions JOIN students USING (student_id) WHERE session_token = %s "
+        "UNION ALL SELECT student_email FROM workshop_students WHERE session_token = %s",
+        *[token] * 2,
+    )
+    assert found == [("elsewhere@example.net",)] * 2
+    kept = "SELECT count(*) FROM student_configs WHERE session_token = %s"
+    assert database.query(kept, token) == [(1,)]
+    assert failed_checks(database) == []
+
+
 def test_a_rename_before_a_crash_of_the_server(clone: Clone) -> None:
     """Students are merged once more, from the old tables."""
     database = clone("0003")
