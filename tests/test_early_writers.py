@@ -5,6 +5,7 @@ The stages of a merge are gone through by hand, so that a write falls between tw
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -263,8 +264,9 @@ def test_a_session_that_has_not_arrived_is_not_taken_for_deleted(clone: Clone) -
         sources(application)
         students(application)
         ((email, token),) = application.execute(
-            "SELECT s.student_email, s.token FROM bridge.collected_source AS s JOIN student_configs ON session_token = token "
-            "WHERE token NOT IN (SELECT session_token FROM workshop_students WHERE session_token IS NOT NULL) "
+            "SELECT s.student_email, s.token FROM bridge.collected_source AS s "
+            "JOIN student_configs ON session_token = token "
+            "WHERE token NOT IN (SELECT session_token FROM workshop_students WHERE session_token > '') "
             "AND s.student_email !~ '^anonymous' ORDER BY 1 LIMIT 1"
         ).fetchall()
         # before the name, but not to be seen yet
@@ -364,6 +366,39 @@ def test_an_orphan_that_moves_on_between_two_runs(clone: Clone) -> None:
     )
     upgrade(database, "0005")
     assert failed_checks(database) == []
+
+
+@pytest.mark.parametrize(
+    ("begin", "change", "end", "held"),
+    [
+        ("0001", upgrade, "0002", "step_progress"),
+        ("0002", downgrade, "0001", "students"),
+        ("0001", downgrade, "base", "students"),
+    ],
+)
+def test_nobody_dies_of_a_deadlock_with_a_change_of_the_new_tables(
+    clone: Clone, begin: str, change: Callable[[Database, str], None], end: str, held: str
+) -> None:
+    """An endpoint that has one of them goes on to the next."""
+    database = clone("0003")
+    downgrade(database, begin)
+    with (
+        closing(database.connect(autocommit=False)) as v2,
+        closing(database.connect()) as watching,
+        ThreadPoolExecutor() as threads,
+    ):
+        lock = "LOCK TABLE {} IN ROW EXCLUSIVE MODE"
+        v2.execute(lock.format(held).encode())
+        changing = threads.submit(change, database, end)
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+        while watching.execute(waits, (held,)).fetchall() == [(0,)]:
+            assert not changing.done(), changing.exception()
+        time.sleep(0.5)
+        v2.execute(lock.format("events, sessions, students, step_progress").encode())
+        v2.commit()
+        changing.result()
+    current = database.query("SELECT left(version_num, 4) FROM alembic_version")
+    assert current == ([] if end == "base" else [(end,)])
 
 
 def test_keys_wait_for_a_writer(clone: Clone) -> None:

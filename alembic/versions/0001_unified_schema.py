@@ -507,6 +507,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the four tables, restore what stood there before."""
     op.expect_revision(revision)
+    op.run_sql(revision, "97_lock")
     op.run_sql(revision, "98_nothing_lost")
     op.drop_table("events", if_exists=True)
     op.drop_table("step_progress", if_exists=True)

@@ -13,7 +13,7 @@ Mapping
     done             -> completion    session_completion_rate(): round(100 * done / 9)
 
 Locks
-    None on anything but the four new tables.
+    ACCESS EXCLUSIVE on the four new tables, both ways; nothing on any other table.
 
 Downgrade
     Drops these functions and triggers by exact signature; a function of the legacy application,
@@ -32,6 +32,7 @@ depends_on = None
 def upgrade() -> None:
     """Create functions and triggers."""
     op.expect_revision(down_revision)
+    op.run_sql(down_revision, "97_lock")
     op.run_sql(revision, "00_make_way")
     op.run_sql(revision, "01_values")
     op.run_sql(revision, "02_steps")
@@ -42,5 +43,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them."""
     op.expect_revision(revision)
+    op.run_sql(down_revision, "97_lock")
     op.run_sql(revision, "98_drop")
     op.run_sql(revision, "99_restore_prior")
