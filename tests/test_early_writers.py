@@ -698,6 +698,48 @@ def test_an_old_row_that_is_changed_with_triggers_off_is_found(clone: Clone) -> 
         upgrade(database, "0004")
 
 
+ARRIVALS = """
+    CREATE FUNCTION arrive() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+    BEGIN
+        INSERT INTO public.student_configs (session_token)
+        SELECT 'zz' || lpad((1 + count(*))::text, 9, '0') FROM public.student_configs;
+        RETURN NULL;
+    END
+    $$;
+    CREATE TRIGGER arrive AFTER {} FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION arrive()
+"""
+"""A session comes, the last one in key order, whenever a chunk has been done."""
+
+
+@pytest.mark.parametrize(
+    ("chunk", "action"),
+    [
+        ("UPDATE ON bridge.block", "CALL bridge.merge(20)"),
+        ("INSERT ON bridge.verified", "CALL bridge.run_checks(NULL, 20)"),
+        ("INSERT ON bridge.pending", "CALL bridge.retire(20)"),
+    ],
+)
+def test_sessions_that_come_meanwhile_do_not_keep_it_from_its_end(
+    clone: Clone, chunk: str, action: str
+) -> None:
+    database = clone("0004")
+    database.execute("CALL bridge.drain()")
+    database.execute(ARRIVALS.format(chunk))
+    with closing(database.connect()) as migrator:
+        # so that there is something to do in each chunk
+        database.execute("DELETE FROM bridge.verified")
+        migrator.execute("SET statement_timeout = '30s'")
+        migrator.execute(action.encode())
+    arrived = (
+        "SELECT count(*) > 3, count(*) < 1000 FROM student_configs WHERE session_token LIKE 'zz0%'"
+    )
+    assert database.query(arrived) == [(True, True)]
+    database.execute("DROP FUNCTION arrive() CASCADE")
+    if "retire" not in action:
+        upgrade(database)
+        assert failed_checks(database) == []
+
+
 def test_connections_take_turns_to_begin_with_syncing(clone: Clone) -> None:
     """0005 turns it on for all: who is not next leaves the note to the drain of 0006."""
     database = clone("0004")

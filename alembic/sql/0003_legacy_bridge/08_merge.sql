@@ -57,6 +57,24 @@ $$;
 COMMENT ON FUNCTION bridge.next_tokens(text, integer, boolean) IS
     'The next tokens in key order, NULL at the end; unified: those of the unified schema as well.';
 
+-- Whatever goes through all sessions ends where they ended when it began: applications may give their tokens in key
+-- order, and a look at those that come meanwhile would never reach the end. What comes is noted.
+CREATE FUNCTION bridge.last_token() RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off
+    SET enable_sort = off
+AS $$
+BEGIN
+    RETURN greatest(
+        (SELECT t.token FROM bridge.token_source AS t ORDER BY t.token DESC LIMIT 1),
+        (SELECT a.token FROM bridge.brief_prior AS a ORDER BY a.token DESC LIMIT 1),
+        (SELECT max(v.session_token) FROM public.sessions AS v),
+        (SELECT max(sp.session_token) FROM public.step_progress AS sp));
+END
+$$;
+COMMENT ON FUNCTION bridge.last_token() IS 'The last token of either world in key order.';
+
 CREATE TYPE bridge.counts AS (
     raw_sessions bigint,
     sessions bigint,
@@ -439,14 +457,17 @@ COMMENT ON FUNCTION bridge.restore_events() IS 'Events that the application wrot
 
 -- Chunks by time: as many sessions as take some 45 ms, which is how long the application's ALTER TABLE
 -- may have to wait for one; on a busy server three times that. done: of which the last one was; where it was cut
--- short, it says little about more.
+-- short, it says little about more. There it takes that long to begin with a chunk: fewer than 50 sessions would make
+-- it no shorter, and there would be no end of chunks.
 CREATE FUNCTION bridge.next_size(size integer, most integer, done integer, took interval, aim interval DEFAULT '45 ms')
     RETURNS integer
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 RETURN CASE
     WHEN done < size / 4 AND took < aim THEN size
-    ELSE least(most, 2 * size, greatest(5, (done * extract(epoch FROM aim) / greatest(extract(epoch FROM took), 0.001))::integer))
+    ELSE least(most, 2 * size, greatest(
+        CASE WHEN took < '80 ms' THEN 50 ELSE 5 END,
+        (done * extract(epoch FROM aim) / greatest(extract(epoch FROM took), 0.001))::integer))
 END;
 COMMENT ON FUNCTION bridge.next_size(integer, integer, integer, interval, interval) IS 'Sessions of the next chunk.';
 
@@ -837,7 +858,7 @@ BEGIN
         FROM bridge.block AS b;
     END IF;
     -- again, or what came behind the last block since
-    CALL bridge.merge_range(NULL, cursor_at, NULL, chunk, size, read, changed);
+    CALL bridge.merge_range(NULL, cursor_at, bridge.last_token(), chunk, size, read, changed);
     UPDATE bridge.state SET adapters_changed = false WHERE adapters_changed;
     IF NOT first AND changed = 0 THEN
         RAISE NOTICE 'merged again: nothing differs';

@@ -296,6 +296,9 @@ DECLARE
     writable CONSTANT boolean := current_setting('transaction_read_only') = 'off';
     -- else each student is looked at once, however many sessions there are
     students_known CONSTANT boolean := NOT everything AND EXISTS (SELECT FROM bridge.verified AS v WHERE v.of_students);
+    -- what no adapter shows would lie behind the last token that one shows
+    last_token CONSTANT text := greatest(bridge.last_token(), (SELECT max(r.token) FROM bridge.raw AS r));
+    last_email CONSTANT text := (SELECT max(st.student_email) FROM public.students AS st);
     keys text[];
     suspects text[];
     cursor_at text := '';
@@ -308,11 +311,11 @@ DECLARE
     began CONSTANT timestamptz := clock_timestamp();
     looked timestamptz;
     reported timestamptz := began;
-    size integer := least(chunk, 200);
+    size integer := least(chunk, 50);
     orphans bigint;
     lost bigint;
 BEGIN
-    LOOP
+    WHILE cursor_at < last_token LOOP
         known := CASE WHEN NOT everything THEN bridge.untouched(false, cursor_at, since) END;
         looked := clock_timestamp();
         IF known.last IS NOT NULL THEN
@@ -321,7 +324,7 @@ BEGIN
         ELSE
             keys := bridge.next_tokens(cursor_at, size, unified => true);
             EXIT WHEN keys IS NULL;
-            range := bridge.next_range(false, cursor_at, NULL, keys);
+            range := bridge.next_range(false, cursor_at, last_token, keys);
             versions := bridge.legacy_versions(cursor_at, range.last) # bridge.unified_versions(cursor_at, range.last);
             IF students_known THEN
                 suspects := ARRAY(SELECT DISTINCT d.token FROM bridge.diff(range.keys) AS d);
@@ -348,19 +351,18 @@ BEGIN
         END IF;
     END LOOP;
 
-    -- what no adapter shows, and steps of no session, would lie behind the last token
-    total := bridge.add(total, bridge.count_range(cursor_at, greatest(
-        (SELECT max(r.token) FROM bridge.raw AS r), (SELECT max(sp.session_token) FROM public.step_progress AS sp))));
+    total := bridge.add(total, bridge.count_range(cursor_at, last_token));
 
     cursor_at := '';
     size := least(chunk, 200);
-    LOOP
+    WHILE cursor_at < last_email LOOP
         known := CASE WHEN NOT everything THEN bridge.untouched(true, cursor_at, since) END;
         looked := clock_timestamp();
         IF known.last IS NOT NULL THEN
             cursor_at := known.last;
         ELSE
-            keys := ARRAY(SELECT st.student_email FROM public.students AS st WHERE st.student_email > cursor_at
+            keys := ARRAY(SELECT st.student_email FROM public.students AS st
+                          WHERE st.student_email > cursor_at AND st.student_email <= last_email
                           ORDER BY st.student_email LIMIT size);
             EXIT WHEN keys = '{}';
             range := bridge.next_range(true, cursor_at, NULL, keys);

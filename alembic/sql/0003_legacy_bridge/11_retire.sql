@@ -157,11 +157,12 @@ DECLARE
     cursor_at text := '';
     known bridge.verified;
     range record;
-    size integer := least(chunk, 200);
+    size integer := least(chunk, 50);
     looked timestamptz;
     unnoted bigint := 0;
     began CONSTANT timestamptz := clock_timestamp();
     merged CONSTANT boolean := (SELECT merged_at IS NOT NULL FROM bridge.state);
+    last_token text;
 BEGIN
     IF (SELECT retired_at IS NOT NULL FROM bridge.state) THEN
         RETURN;
@@ -184,7 +185,8 @@ BEGIN
     -- what differs though nobody noted it: somebody wrote with the triggers off
     UPDATE bridge.state SET verify_since = began;
     CALL bridge.commit_chunk();
-    WHILE merged LOOP
+    last_token := bridge.last_token();
+    WHILE merged AND cursor_at < last_token LOOP
         known := bridge.untouched(false, cursor_at, began);
         IF known.last IS NOT NULL THEN
             PERFORM bridge.look_at(known, began);
@@ -193,7 +195,7 @@ BEGIN
             looked := clock_timestamp();
             tokens := bridge.next_tokens(cursor_at, size, unified => true);
             EXIT WHEN tokens IS NULL;
-            range := bridge.next_range(false, cursor_at, NULL, tokens);
+            range := bridge.next_range(false, cursor_at, last_token, tokens);
             WITH n AS (
                 INSERT INTO bridge.pending (side, token)
                 SELECT DISTINCT CASE WHEN v.session_token IS NULL THEN 'legacy' ELSE 'unified' END, d.token
