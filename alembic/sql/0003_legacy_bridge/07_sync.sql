@@ -549,7 +549,7 @@ COMMENT ON FUNCTION bridge.give_way() IS 'Waits for a connection that begins to 
 --
 -- A batch is as many sessions as take 50 ms, of pushes 40 ms, going by the dearest of the last batches: the next one
 -- may be like that. What was busy says nothing about it, nor does the first one, which has its plans to make: of
--- pushes, which take longest, one session. Fewer than ten only where those take more than 80 ms: on a busy server it
+-- pushes, which take longest, one session. Fewer than five only where those take more than 60 ms: on a busy server it
 -- takes 40 ms to begin with a batch, and writers would outrun one session at a time.
 CREATE PROCEDURE bridge.drain(strict boolean DEFAULT true, rounds integer DEFAULT 50, batch integer DEFAULT 500)
     LANGUAGE plpgsql
@@ -599,7 +599,7 @@ BEGIN
                 ELSIF carried > 0 THEN
                     dearest[kind] := greatest(seconds / carried, 0.8 * dearest[kind]);
                     sizes[kind] := least(batch, 2 * size, greatest(
-                        CASE WHEN seconds < 0.08 THEN 10 ELSE 1 END,
+                        CASE WHEN seconds < 0.06 THEN 5 ELSE 1 END,
                         CASE WHEN pushing THEN 0.04 ELSE 0.05 END / dearest[kind]));
                 END IF;
                 IF clock_timestamp() - reported > interval '2 seconds' THEN

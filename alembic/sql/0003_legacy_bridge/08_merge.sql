@@ -457,7 +457,7 @@ COMMENT ON FUNCTION bridge.restore_events() IS 'Events that the application wrot
 
 -- Chunks by time: as many sessions as take some 45 ms, which is how long the application's ALTER TABLE
 -- may have to wait for one; on a busy server three times that. done: of which the last one was; where it was cut
--- short, it says little about more. There it takes that long to begin with a chunk: fewer than 50 sessions would make
+-- short, it says little about more. There it takes that long to begin with a chunk: fewer than 25 sessions would make
 -- it no shorter, and there would be no end of chunks.
 CREATE FUNCTION bridge.next_size(size integer, most integer, done integer, took interval, aim interval DEFAULT '45 ms')
     RETURNS integer
@@ -466,7 +466,7 @@ CREATE FUNCTION bridge.next_size(size integer, most integer, done integer, took 
 RETURN CASE
     WHEN done < size / 4 AND took < aim THEN size
     ELSE least(most, 2 * size, greatest(
-        CASE WHEN took < '80 ms' THEN 50 ELSE 5 END,
+        CASE WHEN took < '80 ms' THEN 25 ELSE 5 END,
         (done * extract(epoch FROM aim) / greatest(extract(epoch FROM took), 0.001))::integer))
 END;
 COMMENT ON FUNCTION bridge.next_size(integer, integer, integer, interval, interval) IS 'Sessions of the next chunk.';

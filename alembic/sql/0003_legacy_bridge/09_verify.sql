@@ -354,7 +354,7 @@ BEGIN
     total := bridge.add(total, bridge.count_range(cursor_at, last_token));
 
     cursor_at := '';
-    size := least(chunk, 200);
+    size := least(chunk, 50);
     WHILE cursor_at < last_email LOOP
         known := CASE WHEN NOT everything THEN bridge.untouched(true, cursor_at, since) END;
         looked := clock_timestamp();
