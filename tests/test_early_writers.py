@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.util import CommandError
+from psycopg import sql
 
 from conftest import Clone
 from databases import Database, alembic_config, downgrade, failed_checks, upgrade
@@ -232,6 +233,53 @@ def test_a_name_is_not_kept_by_a_session_that_has_left_the_student(clone: Clone)
         ).fetchone() != (0,)
     upgrade(database)
     assert database.query(NAME_OF_ID, student) == [(None,)]
+    assert failed_checks(database) == []
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "UPDATE students SET student_name = 'V2' "
+        "WHERE student_id = (SELECT student_id FROM sessions WHERE session_token = %s)",
+        "UPDATE sessions SET ivr_greeting = 'V2', exercises = '{}' WHERE session_token = %s",
+    ],
+)
+def test_a_name_that_comes_while_something_is_carried_back_stays(clone: Clone, write: str) -> None:
+    """By another session of the student: nothing of the one that is carried back is written meanwhile."""
+    database = clone("0004")
+    with (
+        closing(database.connect()) as app,
+        closing(database.connect()) as carrier,
+        closing(database.connect(autocommit=False)) as holder,
+        ThreadPoolExecutor() as threads,
+    ):
+        app.execute("CALL bridge.drain()")
+        student, (carried, other) = two_sessions(app)
+        app.execute(
+            "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$ "
+            "BEGIN PERFORM pg_advisory_xact_lock(77); RETURN NULL; END $$"
+        )
+        for table in ("student_configs", "workshop_students"):
+            app.execute(
+                sql.SQL(
+                    "CREATE TRIGGER pause AFTER UPDATE ON {} FOR EACH ROW WHEN (NEW.session_token = {}) "
+                    "EXECUTE FUNCTION pause()"
+                ).format(sql.Identifier(table), sql.Literal(carried))
+            )
+        app.execute(write.encode(), (carried,))
+        holder.execute("SELECT pg_advisory_xact_lock(77)")
+        taking = threads.submit(carrier.execute, "SELECT bridge.take_free(%s)", ([carried],))
+        blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+        while app.execute(blocked, (carrier.info.backend_pid,)).fetchall() == [(False,)]:
+            assert not taking.done()
+        for table in ("student_configs", "workshop_students"):
+            later = f"UPDATE {table} SET student_name = 'Later', updated_at = now() WHERE session_token = %s"
+            app.execute(later.encode(), (other,))
+        holder.rollback()
+        taking.result()
+        app.execute("DROP FUNCTION pause() CASCADE")
+    upgrade(database)
+    assert database.query(NAME_OF_ID, student) == [("Later",)]
     assert failed_checks(database) == []
 
 

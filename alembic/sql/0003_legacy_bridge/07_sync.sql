@@ -264,6 +264,13 @@ BEGIN
               AND p.xact <> pg_current_xact_id());
         DELETE FROM bridge.remainder AS r
         WHERE r.table_name IN ('sessions', 'step_progress') AND r.key = ANY (overtaken);
+        -- or what they say of a student, with whatever session: the next look says which one is the later
+        DELETE FROM bridge.remainder AS r
+        WHERE r.table_name = 'students' AND r.column_name IN ('student_name', 'created_at')
+          AND r.key = ANY (bridge.emails_before(pushed))
+          AND EXISTS (SELECT FROM bridge.pending AS p
+                      WHERE p.token = ANY (bridge.family('{}', ARRAY[r.key])) AND p.side = 'legacy'
+                        AND p.id <> ALL (noted) AND p.xact <> pg_current_xact_id());
     END IF;
     DELETE FROM bridge.pending AS p WHERE p.id = ANY (noted) AND p.token <> ALL (overtaken);
     RETURN changed;
