@@ -315,6 +315,7 @@ DECLARE
     orphans bigint;
     lost bigint;
 BEGIN
+    CALL bridge.commit_chunk(durable => false);  -- the first range has plans to make
     WHILE cursor_at < last_token LOOP
         known := CASE WHEN NOT everything THEN bridge.untouched(false, cursor_at, since) END;
         looked := clock_timestamp();

@@ -184,8 +184,8 @@ BEGIN
 
     -- what differs though nobody noted it: somebody wrote with the triggers off
     UPDATE bridge.state SET verify_since = began;
-    CALL bridge.commit_chunk();
     last_token := bridge.last_token();
+    CALL bridge.commit_chunk();
     WHILE merged AND cursor_at < last_token LOOP
         known := bridge.untouched(false, cursor_at, began);
         IF known.last IS NOT NULL THEN
