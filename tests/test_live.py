@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from conftest import Clone
-from databases import Database, deviations, downgrade, failed_checks, upgrade
+from databases import Database, Server, deviations, downgrade, failed_checks, upgrade
 
 STAGES = ("base", "0003", "0004", "0006", "head")
 SYNCS_AT_ONCE = ("0006", "head")
@@ -390,6 +390,40 @@ def test_cut_over_waits_for_a_reader_and_no_reader_waits_for_it(clone: Clone) ->
     ) == [("v",)]
     assert slowest < 1, f"a reader waited for {slowest:.1f} s"
     assert deviations(database) == []
+
+
+SLOW_VACUUM = """
+    ALTER TABLE sessions SET (
+        autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0,
+        autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1
+    );
+    INSERT INTO sessions (session_token, student_id, system_prompt)
+    SELECT 'ws_fill_' || n, (SELECT student_id FROM students LIMIT 1), repeat('x', 1500)
+    FROM generate_series(1, 3000) AS n;
+    DELETE FROM sessions WHERE session_token LIKE 'ws_fill_%'
+"""
+
+
+def test_an_autovacuum_gives_way(clone: Clone, server: Server) -> None:
+    """It does to whoever waits for it for long, which nobody else has to."""
+    database = clone("0004")
+    database.execute(SLOW_VACUUM)
+    server.execute("ALTER SYSTEM SET autovacuum_naptime = 1")
+    server.execute("SELECT pg_reload_conf()")
+    try:
+        with closing(database.connect()) as migrator, closing(database.connect()) as watching:
+            vacuum = (
+                "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 'sessions'::regclass"
+            )
+            until = time.monotonic() + 120
+            while watching.execute(vacuum).fetchall() == [(0,)]:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            # far fewer than it would take
+            migrator.execute("SELECT bridge.retry('LOCK TABLE public.sessions', 5)")
+    finally:
+        server.execute("ALTER SYSTEM RESET autovacuum_naptime")
+        server.execute("SELECT pg_reload_conf()")
 
 
 @pytest.mark.parametrize("start", ["legacy", "0003"])

@@ -6,6 +6,8 @@ DECLARE
         SELECT string_agg('public.' || n, ', ') FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n
         WHERE to_regclass('public.' || n) IS NOT NULL);  -- somebody may have dropped some by hand
     before CONSTANT text := current_setting('lock_timeout');
+    longer CONSTANT text := format('%sms', 500 + (
+        1000 * extract(epoch FROM current_setting('deadlock_timeout')::interval))::integer);
 BEGIN
     FOR attempt IN 1 .. 200 LOOP
         EXIT WHEN there IS NULL;
@@ -21,6 +23,15 @@ BEGIN
                               HINT = 'This step changed nothing. Run it again at a quieter moment, or end the '
                                      'transactions that hold locks on them: pg_locks names them.';
                 END IF;
+        END;
+        -- an autovacuum gives way to whoever has waited for it that long; applications do not wait for this
+        BEGIN
+            PERFORM set_config('lock_timeout', longer, true);
+            EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', there);
+            RAISE SQLSTATE 'WM001';  -- lets go of it
+        EXCEPTION
+            WHEN SQLSTATE 'WM001' OR lock_not_available OR deadlock_detected THEN
+                NULL;  -- whoever holds it then, the next attempt waits for
         END;
         PERFORM pg_sleep(0.05 + 0.25 * random());
     END LOOP;

@@ -44,6 +44,35 @@ RETURN CASE
 END;
 COMMENT ON FUNCTION bridge.to_boolean(text) IS 'Truth as PostgreSQL reads it; NULL: not a truth value.';
 
+-- An autovacuum gives way to whoever has waited for it for deadlock_timeout: nobody ever does who waits for 50 ms. It is
+-- asked for a lock that the applications' statements do not conflict with, and that is let go of at once.
+CREATE FUNCTION bridge.end_autovacuum() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = 0
+AS $$
+DECLARE
+    name regclass;
+BEGIN
+    PERFORM set_config('lock_timeout', format('%sms', 500 + (
+        1000 * extract(epoch FROM current_setting('deadlock_timeout')::interval))::integer), true);
+    FOR name IN
+        SELECT c.oid FROM pg_class AS c
+        WHERE c.oid IN (SELECT s.relation FROM bridge.source AS s)
+           OR c.oid IN (SELECT to_regclass('public.' || n) FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n)
+    LOOP
+        BEGIN
+            EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', name);
+            RAISE SQLSTATE 'WM001';  -- lets go of it
+        EXCEPTION
+            WHEN SQLSTATE 'WM001' OR lock_not_available OR deadlock_detected THEN
+                CONTINUE;
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bridge.end_autovacuum() IS 'Ends an autovacuum of one of the tables of both worlds.';
+
 -- Runs a statement that needs a strong lock. It waits 50 ms for each lock: behind a waiting strong
 -- lock every new reader queues. A failed attempt is a subtransaction, whose abort frees its locks.
 CREATE FUNCTION bridge.retry(statement text, attempts integer DEFAULT 200) RETURNS void
@@ -63,6 +92,7 @@ BEGIN
             WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
                 reason := SQLERRM;
         END;
+        PERFORM bridge.end_autovacuum();
         PERFORM pg_sleep(0.05 + 0.25 * random());
     END LOOP;
 
