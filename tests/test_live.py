@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -408,8 +409,8 @@ def test_an_autovacuum_gives_way(clone: Clone, server: Server) -> None:
     """It does to whoever waits for it for long, which nobody else has to."""
     database = clone("0004")
     database.execute(SLOW_VACUUM)
-    server.execute("ALTER SYSTEM SET autovacuum_naptime = 1")
-    server.execute("SELECT pg_reload_conf()")
+    server.execute(sql.SQL("ALTER SYSTEM SET autovacuum_naptime = 1"))
+    server.execute(sql.SQL("SELECT pg_reload_conf()"))
     try:
         with closing(database.connect()) as migrator, closing(database.connect()) as watching:
             vacuum = (
@@ -422,8 +423,8 @@ def test_an_autovacuum_gives_way(clone: Clone, server: Server) -> None:
             # far fewer than it would take
             migrator.execute("SELECT bridge.retry('LOCK TABLE public.sessions', 5)")
     finally:
-        server.execute("ALTER SYSTEM RESET autovacuum_naptime")
-        server.execute("SELECT pg_reload_conf()")
+        server.execute(sql.SQL("ALTER SYSTEM RESET autovacuum_naptime"))
+        server.execute(sql.SQL("SELECT pg_reload_conf()"))
 
 
 @pytest.mark.parametrize("start", ["legacy", "0003"])
