@@ -6,7 +6,7 @@ The stages of a merge are gone through by hand, so that a write falls between tw
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -71,6 +71,17 @@ def sessions(merging: Connection) -> None:
         "SELECT bridge.merge_chunk(b.after, b.last, bridge.next_tokens(b.after, 2000)) "
         "FROM bridge.block AS b WHERE b.stage = 'sessions'"
     )
+
+
+def take_until_blocked(
+    threads: ThreadPoolExecutor, carrier: Connection, token: str, watching: Connection
+) -> Future[Any]:
+    """Carries a session over on a thread, until somebody else's lock is in its way."""
+    taking = threads.submit(carrier.execute, "SELECT bridge.take_free(%s)", ([token],))
+    blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+    while watching.execute(blocked, (carrier.info.backend_pid,)).fetchall() == [(False,)]:
+        assert not taking.done()
+    return taking
 
 
 def names(database: Database, email: str) -> list[str | None]:
@@ -268,10 +279,7 @@ def test_a_name_that_comes_while_something_is_carried_back_stays(clone: Clone, w
             )
         app.execute(write.encode(), (carried,))
         holder.execute("SELECT pg_advisory_xact_lock(77)")
-        taking = threads.submit(carrier.execute, "SELECT bridge.take_free(%s)", ([carried],))
-        blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
-        while app.execute(blocked, (carrier.info.backend_pid,)).fetchall() == [(False,)]:
-            assert not taking.done()
+        taking = take_until_blocked(threads, carrier, carried, app)
         for table in ("student_configs", "workshop_students"):
             later = f"UPDATE {table} SET student_name = 'Later', updated_at = now() WHERE session_token = %s"
             app.execute(later.encode(), (other,))
@@ -325,10 +333,7 @@ def test_a_session_that_has_not_arrived_is_not_taken_for_deleted(clone: Clone) -
         application.execute(RENAME, (email,))
         # the view is first read when the address has been
         holder.execute("LOCK TABLE bridge.prior_students IN ACCESS EXCLUSIVE MODE")
-        taking = threads.submit(carrier.execute, "SELECT bridge.take_free(%s)", ([token],))
-        blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
-        while application.execute(blocked, (carrier.info.backend_pid,)).fetchall() == [(False,)]:
-            assert not taking.done()
+        taking = take_until_blocked(threads, carrier, token, application)
         moving.commit()
         holder.rollback()
         taking.result()
@@ -612,10 +617,7 @@ def test_a_step_that_comes_while_its_session_is_carried_over_stays(clone: Clone)
         application.execute(change.encode(), (token,))
         # the view is first read when a pull looks for the student
         holder.execute("LOCK TABLE bridge.prior_students IN ACCESS EXCLUSIVE MODE")
-        taking = threads.submit(carrier.execute, "SELECT bridge.take_free(%s)", ([token],))
-        blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
-        while application.execute(blocked, (carrier.info.backend_pid,)).fetchall() == [(False,)]:
-            assert not taking.done()
+        taking = take_until_blocked(threads, carrier, token, application)
         application.execute(
             "INSERT INTO step_progress (session_token, student_id, step_number, step_name, attempts) "
             "SELECT session_token, student_id, 9, 'x', 7 FROM sessions WHERE session_token = %s",
