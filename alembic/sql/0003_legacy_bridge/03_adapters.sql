@@ -348,6 +348,9 @@ BEGIN
                                  ELSE 't.%I::text <> (%s)::text' END, found.name, found.constant_default)
             WHEN found.wanted_type = 'jsonb'
                 THEN format('bridge.json_left_over(j.%I, %L)', found.name, json_types ->> found.name)
+            -- always readable
+            WHEN found.wanted_type = 'timestamp with time zone' AND found.type IN ('timestamp without time zone', 'date')
+                THEN NULL
             WHEN found.wanted_type <> found.type AND found.wanted_type <> 'text'
                 THEN format('t.%I::text <> '''' AND %s IS NULL', found.name,
                             bridge.read_as(found.wanted_type, found.name, found.type))

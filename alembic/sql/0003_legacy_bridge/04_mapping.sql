@@ -366,7 +366,7 @@ SELECT
             'tools', w.tools,
             'voice_settings', w.voice_settings
         ))) ELSE '{}' END
-        || CASE WHEN '{}' <> ANY (ARRAY[p.unreadable, c.unreadable, a.unreadable]) THEN jsonb_build_object('unreadable', (
+        || CASE WHEN p.unreadable <> '{}' OR c.unreadable <> '{}' OR a.unreadable <> '{}' THEN jsonb_build_object('unreadable', (
             SELECT jsonb_agg(u.source || '.' || u.column_name ORDER BY u.source, u.column_name)
             FROM (
                 SELECT 'workshop_students' AS source, jsonb_object_keys(p.unreadable) AS column_name
@@ -376,7 +376,7 @@ SELECT
                 SELECT 'sessions', jsonb_object_keys(a.unreadable)
             ) AS u
         )) ELSE '{}' END
-        || CASE WHEN '{}' <> ANY (ARRAY[p.clamped, c.clamped, a.clamped]) THEN jsonb_build_object(
+        || CASE WHEN p.clamped <> '{}' OR c.clamped <> '{}' OR a.clamped <> '{}' THEN jsonb_build_object(
             'clamped', coalesce(a.clamped, '{}') || coalesce(c.clamped, '{}') || coalesce(p.clamped, '{}'))
         ELSE '{}' END,
     '{}') AS note

@@ -277,13 +277,13 @@ BEGIN
         END IF;
         PERFORM bridge.look_again(ARRAY(SELECT t FROM unnest(present) AS t WHERE t <> ALL (free)));
     END IF;
-    IF NOT arrived.as_mapped THEN
+    IF NOT arrived.complete THEN
         -- a student that was not there: written since the students were merged
         PERFORM bridge.look_again(ARRAY(
             SELECT t FROM unnest(tokens) AS t
             WHERE t <> ALL (noted)
               AND t NOT IN (SELECT v.session_token FROM public.sessions AS v WHERE v.session_token = ANY (tokens))));
-    ELSIF present = '{}' AND noted = '{}' THEN
+    ELSIF present = '{}' AND noted = '{}' AND bridge.stores_as_given() THEN
         PERFORM bridge.note_verified(false, after, last, versions # arrived.versions);
     END IF;
     RETURN changed;
