@@ -182,6 +182,29 @@ def test_cut_over_is_refused_when_something_does_not_add_up(clone: Clone) -> Non
     assert changes(before, dump(database)) == []
 
 
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [("sessions", "NEW.system_prompt := 'x'"), ("step_progress", "NEW.attempts := 99")],
+)
+def test_a_trigger_that_changes_what_is_merged_is_found(
+    clone: Clone, table: str, change: str
+) -> None:
+    """Only where there is none is an inserted row what the mapping says."""
+    database = clone("0003")
+    database.execute(
+        f"""
+        CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {change}; RETURN NEW; END $$;
+        CREATE TRIGGER spoil BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION spoil()
+        """
+    )
+    column = change.split()[0].removeprefix("NEW.")
+    with pytest.raises(CommandError, match=rf"verification failed.*{table}\.{column}"):
+        upgrade(database, "0004")
+    database.execute(f"DROP TRIGGER spoil ON {table}")
+    upgrade(database)
+    assert deviations(database) == []
+
+
 def test_no_odd_row_stops_the_merge(legacy: Database) -> None:
     """Times at the ends of time, a prompt of a megabyte, odd tokens: each row has a home."""
     legacy.execute("""
