@@ -323,6 +323,9 @@ def watched(
     application = target.connect()
     application.execute("SET lock_timeout = '10s'")
     pid = application.info.backend_pid
+    for table in tables:
+        # one would be waited for as well, for a second on a busy machine
+        application.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)".encode())
 
     def alter() -> None:
         while not ended.is_set():
