@@ -238,6 +238,9 @@ DECLARE
                                    "voice_settings": "object", "exercises": "object"}';
     in_brief CONSTANT text[] := ARRAY(SELECT b.name FROM bridge.columns_of('bridge.brief_row') AS b);
     ranges CONSTANT jsonb := '{"current_step": "0, 9", "total_time_spent": "0, 2147483647"}';
+    -- looked up once: the tables are locked meanwhile
+    names CONSTANT text[] := ARRAY(SELECT c.name FROM bridge.columns_of(rel) AS c);
+    types CONSTANT text[] := ARRAY(SELECT c.type FROM bridge.columns_of(rel) AS c);
     tokenless text := 'true';
     one_row_a_token boolean;
     wanted record;
@@ -268,7 +271,7 @@ BEGIN
         SELECT array_agg(bridge.read_as(wanted.type, c.name, c.type) ORDER BY c.name),
                min(format('t.%I', c.name)) FILTER (WHERE c.type = 'jsonb')
         INTO reads, jsonb_column
-        FROM bridge.columns_of(rel) AS c
+        FROM unnest(names, types) AS c(name, type)
         WHERE c.name = CASE WHEN wanted.name IN ('row_at', 'email') THEN NULL ELSE wanted.name END
            OR (c.name, wanted.name) IN (SELECT s.legacy_column, s.adapter_column FROM bridge.synonyms() AS s);
 
@@ -276,7 +279,7 @@ BEGIN
             SELECT array_agg(bridge.read_as(wanted.type, c.name, c.type)
                              ORDER BY array_position(times, c.name))
             INTO reads
-            FROM bridge.columns_of(rel) AS c,
+            FROM unnest(names, types) AS c(name, type),
                  (SELECT ARRAY['updated_at', 'last_activity', 'created_at']) AS t(times)
             WHERE c.name = ANY (times);
             reads := ARRAY['coalesce(' || array_to_string(reads, ', ') || ')'];
@@ -325,17 +328,17 @@ BEGIN
     -- 2. Values that none of these columns can say: of a column that the adapter does not have, unless
     --    it is the column's default; and of one whose type or content cannot be read as wanted.
     FOR found IN
-        SELECT c.name, c.type, w.type AS wanted_type, (
-                   SELECT max(d.constant_default)
-                   FROM unnest(tables) AS t, bridge.columns_of(t) AS d WHERE d.name = c.name
-               ) AS constant_default
-        FROM bridge.columns_of(rel) AS c
+        SELECT c.name, c.type, w.type AS wanted_type, d.constant_default
+        FROM unnest(names, types) AS c(name, type)
+        LEFT JOIN (SELECT k.name, max(k.constant_default) AS constant_default
+                   FROM unnest(tables) AS t, bridge.columns_of(t) AS k GROUP BY k.name) AS d ON d.name = c.name
         LEFT JOIN bridge.synonyms() AS s ON s.legacy_column = c.name
         LEFT JOIN bridge.columns_of('bridge.legacy_row') AS w
           ON w.name = coalesce(s.adapter_column, c.name)
          AND (s.adapter_column IS NOT NULL
               OR w.name NOT IN ('token', 'tokenless', 'row_at', 'email', 'extra', 'unreadable', 'clamped'))
         WHERE c.name <> 'completion_rate'  -- computed
+        ORDER BY c.name
     LOOP
         IF found.name = 'session_token' THEN
             tokenless := 'coalesce(t.session_token::text, '''') = ''''';
