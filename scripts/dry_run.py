@@ -86,6 +86,15 @@ WHERE oid IN (to_regclass('public.workshop_students'), to_regclass('public.stude
   AND NOT pg_has_role(relowner, 'USAGE')
 ORDER BY relname
 """
+NAMED_BY_TRIGGERS = r"""
+SELECT format('trigger %s of %s: its function %s uses the name of its table, which 0007 changes; '
+              'docs/dba-review.md says what to do', t.tgname, c.relname, t.tgfoid::regprocedure)
+FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS p ON p.oid = t.tgfoid
+WHERE c.oid IN (to_regclass('public.workshop_students'), to_regclass('public.student_configs'))
+  AND c.relkind = 'r' AND NOT t.tgisinternal
+  AND p.prosrc ~* 'tg_(table_name|relname|relid)|td\s*\[.(table_name|relid)|_td\s*->\s*\{.?(table_name|relname|relid)'
+ORDER BY 1
+"""
 MERGED = """
 SELECT to_char(s.merged_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') AS merged_at,
        (SELECT count(DISTINCT p.token) FROM bridge.pending AS p) AS pending
@@ -234,7 +243,8 @@ of events that are skipped."""
 class Report:
     """The answer: the verdict, and what the merge will read and write.
 
-    ``checks`` are the bridge's, of the merge on temporary tables; ``expected`` holds seconds, bytes
+    ``warnings`` do not stop the migration, and need a person; ``checks`` are the bridge's, of the merge on
+    temporary tables; ``expected`` holds seconds, bytes
     and what they are based on; ``rehearsal`` is None unless it was asked for.
     """
 
@@ -242,6 +252,7 @@ class Report:
     revision: str | None
     go: bool = False
     reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
     totals: dict[str, int] = field(default_factory=dict)
     earlier_attempt: dict[str, int] = field(default_factory=dict)
@@ -263,6 +274,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     has = run(connection, HAS).mappings().one()
     revision = revision_of(connection)
     report = Report(has["database"], revision)
+    report.warnings = list(run(connection, NAMED_BY_TRIGGERS).scalars())
     if revision and has["bridge"]:  # else the schema is somebody else's
         refuse_damage(connection)
     merged = run(connection, MERGED).mappings().first() if revision and has["bridge"] else None
@@ -285,6 +297,8 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     else:
         report.reasons = list(run(connection, NOT_OWNED).scalars())
 
+    if any("event triggers" in reason for reason in report.reasons):
+        return report  # they see the temporary tables as well
     prior = has["unified"] if revision is None else _has_prior(connection)
     if not has["legacy"] and not prior:
         report.go = not report.reasons
@@ -437,6 +451,8 @@ def show(report: Report, out: Console) -> None:
     for part in (*parts, *_rehearsed(report)):
         out.print(part)
         out.print()
+    for warning in report.warnings:
+        out.print(f"[yellow]MIND:[/] {escape(warning)}")
     verdict = "[green]GO[/]" if report.go else "[red]NO-GO[/]"
     out.print(f"{verdict}: {escape('; '.join(report.reasons))}")
 

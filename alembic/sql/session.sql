@@ -12,4 +12,24 @@ SET default_transaction_isolation = 'read committed';
 SET default_transaction_read_only = off;
 SET standard_conforming_strings = on;
 SET quote_all_identifiers = off;
-SET jit = off
+SET jit = off;
+-- What each revision creates in schema public. An upgrade looks whether a name is taken, a downgrade looks what
+-- depends on an object that it drops.
+SET bridge.creates = '
+0001 table students sessions step_progress events
+0001 relation prior_attempt pk_students uq_students_student_email pk_sessions pk_step_progress pk_events
+0001 function refuse_write()
+0002 function unwrap_json(jsonb) read_timestamp(text) parse_timestamp(text) parse_count(jsonb) parse_done(jsonb)
+0002 function clean_email(text) workshop_steps() step_number_of(text) step_name_of(integer) exercise_steps(jsonb)
+0002 function exercises_with_step(jsonb,integer,boolean,timestamptz,integer,integer) session_completion_rate(integer[])
+0002 function session_steps_done(boolean,boolean,boolean,boolean,boolean,boolean,boolean,boolean,boolean,boolean,integer[])
+0002 function touch_updated_at() refuse_student_id_change() clean_students() clean_sessions() clean_step_progress()
+0002 function clean_events() update_session_progress(text)
+0003 relation ix_sessions_student_id ix_events_session_token
+0003 relation bridge_token_of_workshop_students bridge_token_of_student_configs
+0005 relation ix_events_event_type ix_events_student_id ix_sessions_is_active_expires_at ix_sessions_last_activity
+0005 relation ix_step_progress_student_id
+0005 function passed_steps(text) completion_rate() follow_step_progress()
+0006 relation session_overview student_overview step_funnel progress_by_day stuck_sessions
+0007 table workshop_students student_configs
+'

@@ -1,15 +1,25 @@
--- An earlier attempt may have left update_session_progress(text). It is moved aside, not replaced:
--- the downgrade gives it back. A function of ours under any other name is refused by CREATE.
+-- An earlier attempt may have left update_session_progress(), with whatever arguments. It is moved aside, not
+-- replaced: the downgrade gives it back. The preflight refuses a function of any other name.
 DO $$
+DECLARE
+    earlier regprocedure;
 BEGIN
-    IF to_regprocedure('public.update_session_progress(text)') IS NOT NULL THEN
-        IF to_regprocedure('public.update_session_progress_prior_backup(text)') IS NOT NULL THEN
-            RAISE EXCEPTION 'function update_session_progress_prior_backup(text) is in the way'
+    FOR earlier IN
+        SELECT p.oid FROM pg_proc AS p
+        WHERE p.pronamespace = 'public'::regnamespace AND p.proname = 'update_session_progress'
+        ORDER BY p.oid::regprocedure::text
+    LOOP
+        IF EXISTS (
+            SELECT FROM pg_proc AS k JOIN pg_proc AS p ON p.oid = earlier
+            WHERE k.pronamespace = p.pronamespace AND k.proname = 'update_session_progress_prior_backup'
+              AND k.proargtypes = p.proargtypes)
+        THEN
+            RAISE EXCEPTION 'function % is in the way',
+                replace(earlier::text, 'update_session_progress', 'update_session_progress_prior_backup')
                 USING HINT = 'This revision changed nothing. Drop it, then run again.';
         END IF;
-        ALTER FUNCTION public.update_session_progress(text)
-            RENAME TO update_session_progress_prior_backup;
-        RAISE NOTICE 'an earlier update_session_progress(text) is now ..._prior_backup(text)';
-    END IF;
+        EXECUTE format('ALTER ROUTINE %s RENAME TO update_session_progress_prior_backup', earlier);
+        RAISE NOTICE 'an earlier % is now update_session_progress_prior_backup', earlier;
+    END LOOP;
 END
 $$

@@ -132,7 +132,8 @@ AS $$
           WHERE public.step_number_of(o.key) = p_number) AS k
     LEFT JOIN public.exercise_steps(exercises) AS s ON s.step_number = p_number
 $$;
-COMMENT ON FUNCTION exercises_with_step IS 'The exercises object, one step brought in line.';
+COMMENT ON FUNCTION exercises_with_step(jsonb, integer, boolean, timestamptz, integer, integer) IS
+    'The exercises object, one step brought in line.';
 
 -- The one definition of "done": the step's flags, or a step that was passed.
 CREATE FUNCTION session_steps_done(
@@ -161,7 +162,9 @@ RETURN array_remove(ARRAY[
     CASE WHEN step8_deployed OR 8 = ANY (passed) THEN 8 END,
     CASE WHEN project_deployed OR 9 = ANY (passed) THEN 9 END
 ], NULL);
-COMMENT ON FUNCTION session_steps_done IS
+COMMENT ON FUNCTION session_steps_done(
+    boolean, boolean, boolean, boolean, boolean, boolean, boolean, boolean, boolean, boolean, integer[]
+) IS
     'Steps done, ascending: by flag, or because step_progress has validation_passed.';
 
 CREATE FUNCTION session_completion_rate(done integer[]) RETURNS integer

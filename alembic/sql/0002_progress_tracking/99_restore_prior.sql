@@ -1,9 +1,13 @@
--- Gives the function of an earlier attempt its name back.
+-- Gives the functions of an earlier attempt their name back.
 DO $$
+DECLARE
+    earlier regprocedure;
 BEGIN
-    IF to_regprocedure('public.update_session_progress_prior_backup(text)') IS NOT NULL THEN
-        ALTER FUNCTION public.update_session_progress_prior_backup(text)
-            RENAME TO update_session_progress;
-    END IF;
+    FOR earlier IN
+        SELECT p.oid FROM pg_proc AS p
+        WHERE p.pronamespace = 'public'::regnamespace AND p.proname = 'update_session_progress_prior_backup'
+    LOOP
+        EXECUTE format('ALTER ROUTINE %s RENAME TO update_session_progress', earlier);
+    END LOOP;
 END
 $$

@@ -1,0 +1,193 @@
+"""What is looked at before the first change: refused by name, with nothing changed, or told."""
+
+import re
+
+import pytest
+from alembic.util import CommandError
+
+from conftest import Clone
+from databases import ROOT, Database, changes, downgrade, dump, failed_checks, upgrade
+from scripts.connection import make_engine, resolve_url
+from scripts.dry_run import Report, examine
+
+SETTINGS = (ROOT / "alembic" / "sql" / "session.sql").read_text(encoding="utf-8")
+CREATED = """
+SELECT CASE WHEN relkind IN ('r', 'v') AND relname IN ('students', 'sessions', 'step_progress', 'events',
+                'workshop_students', 'student_configs') THEN 'table' ELSE 'relation' END, relname::text
+FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v', 'i')
+UNION
+SELECT 'function', oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+"""
+LOGS = """
+CREATE TABLE ddl_log (tag text);
+CREATE FUNCTION log_ddl() RETURNS event_trigger LANGUAGE plpgsql AS
+$$ BEGIN INSERT INTO {} VALUES (tg_tag); END $$;
+CREATE EVENT TRIGGER log_ddl ON ddl_command_end EXECUTE FUNCTION log_ddl()
+"""
+ALTERS = """
+CREATE FUNCTION add_tenant() RETURNS event_trigger LANGUAGE plpgsql AS
+$$ BEGIN EXECUTE format('ALTER TABLE %s ADD COLUMN tenant uuid', (
+    SELECT object_identity FROM pg_event_trigger_ddl_commands() WHERE object_type = 'table')); END $$;
+CREATE EVENT TRIGGER add_tenant ON ddl_command_end WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION add_tenant()
+"""
+
+
+def created() -> dict[str, set[str]]:
+    """What session.sql says that the revisions create."""
+    found: dict[str, set[str]] = {"table": set(), "relation": set(), "function": set()}
+    for kind, some in re.findall(r"^\d{4} (\w+) (.+)$", SETTINGS, re.MULTILINE):
+        found[kind] |= set(some.split())
+    return found
+
+
+def dry_run(database: Database) -> Report:
+    """In this process."""
+    with make_engine(resolve_url(database.url)).connect() as connection:
+        return examine(connection.execution_options(isolation_level="AUTOCOMMIT"))
+
+
+def test_the_list_of_names_is_what_the_revisions_create(clone: Clone) -> None:
+    before, after = (set(clone(state).query(CREATED)) for state in ("empty", "fresh"))
+    expected = {f"{kind} {name}" for kind, name in after - before}
+    expected = {e for e in expected if "alembic_version" not in e}
+    expected |= {"table workshop_students", "table student_configs", "relation prior_attempt"}
+    expected |= {
+        f"relation bridge_token_of_{name}" for name in ("workshop_students", "student_configs")
+    }
+    listed = {
+        f"{kind} {name}".replace(",timestamptz", ",timestamp with time zone")
+        for kind, some in created().items()
+        for name in some
+    }
+    assert listed == expected
+
+
+def test_every_name_that_is_taken_is_told_at_once(legacy: Database) -> None:
+    listed = created()
+    functions = {name.split("(")[0] for name in listed["function"]} - {"update_session_progress"}
+    types = {name for name in listed["relation"] if not re.match("(pk|uq|ix)_|bridge_token", name)}
+    types |= {"students", "sessions", "step_progress", "events"}
+    relations = listed["relation"] - types
+    legacy.execute(
+        "".join(f"CREATE SEQUENCE {name};" for name in relations)
+        + "".join(f"CREATE TYPE {name} AS ENUM ('a');" for name in sorted(types)[::2])
+        + "".join(f"CREATE DOMAIN {name} AS text;" for name in sorted(types)[1::2])
+        # of other arguments than those of the migration
+        + "".join(
+            f"CREATE FUNCTION {name}(box) RETURNS int LANGUAGE sql AS 'SELECT 1';"
+            for name in functions
+        )
+    )
+    before = dump(legacy)
+    with pytest.raises(CommandError) as refused:
+        upgrade(legacy)
+    told = re.search(
+        r"names already taken: (.*); types already there: (.*); functions already there: (.*); Nothing",
+        str(refused.value),
+    )
+    assert told
+    assert [set(some.split(", ")) for some in told.groups()] == [
+        relations,
+        types,
+        {f"{name}(box)" for name in functions},
+    ]
+    assert changes(before, dump(legacy, without=("alembic_version",))) == []
+    report = dry_run(legacy)
+    assert not report.go
+    assert "types already there" in report.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "clue"),
+    [
+        (
+            'ALTER TABLE student_configs RENAME TO "StudentConfigs"',
+            'public."StudentConfigs" is not',
+        ),
+        (
+            'ALTER TABLE workshop_students RENAME TO "Workshop_Students";'
+            'ALTER TABLE student_configs RENAME TO "STUDENT_CONFIGS"',
+            'public."Workshop_Students" is not workshop_students',
+        ),
+        ("CREATE TABLE kid () INHERITS (student_configs)", "parent table: student_configs and kid"),
+        (
+            "CREATE TABLE parent (session_token text NOT NULL);"
+            "ALTER TABLE student_configs INHERIT parent",
+            "parent table: parent and student_configs",
+        ),
+        (
+            "CREATE TABLE every (LIKE student_configs INCLUDING DEFAULTS) PARTITION BY LIST (demo_mode);"
+            "ALTER TABLE every ATTACH PARTITION student_configs DEFAULT",
+            "parent table: every and student_configs",
+        ),
+        (
+            "CREATE RULE quiet AS ON DELETE TO workshop_students DO INSTEAD NOTHING",
+            "no rule: quiet on workshop_students",
+        ),
+        (LOGS.format("ddl_log"), 'search_path pg_catalog, pg_temp): relation "ddl_log" does not'),
+        (ALTERS, "(add_tenant (add_tenant()); search_path public): a new table gets other columns"),
+    ],
+)
+def test_what_the_migration_cannot_take_is_refused(
+    legacy: Database, obstacle: str, clue: str
+) -> None:
+    legacy.execute(obstacle)
+    before = dump(legacy)
+    with pytest.raises(CommandError, match=re.escape(clue)):
+        upgrade(legacy)
+    assert changes(before, dump(legacy, without=("alembic_version",))) == []
+    report = dry_run(legacy)
+    assert not report.go
+    assert clue in " ".join(report.reasons)
+
+
+def test_an_event_trigger_that_keeps_a_log(legacy: Database) -> None:
+    legacy.execute(LOGS.format("public.ddl_log"))
+    assert dry_run(legacy).go
+    upgrade(legacy)
+    assert failed_checks(legacy) == []
+    downgrade(legacy)
+
+
+def test_functions_of_an_earlier_attempt_come_back(legacy: Database) -> None:
+    legacy.execute(
+        """
+        CREATE FUNCTION update_session_progress(varchar) RETURNS text LANGUAGE sql AS 'SELECT ''early''';
+        CREATE PROCEDURE update_session_progress(integer) LANGUAGE sql AS 'SELECT 1'
+        """
+    )
+    before = dump(legacy)
+    upgrade(legacy)
+    legacy.execute("SELECT update_session_progress('of no session')")
+    downgrade(legacy)
+    assert changes(before, dump(legacy, without=("alembic_version",))) == []
+
+
+@pytest.mark.parametrize(
+    "uses",
+    ["TG_TABLE_NAME", "tg_relname", "TG_RELID::regclass::text", "cast(TG_RELID AS regclass)"],
+)
+def test_triggers_that_know_their_table_by_name_are_named(
+    legacy: Database, caplog: pytest.LogCaptureFixture, uses: str
+) -> None:
+    legacy.execute(
+        f"""
+        CREATE FUNCTION keep_history() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM {uses}; RETURN NULL; END $$;
+        CREATE FUNCTION harmless() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM TG_OP; RETURN NULL; END $$;
+        CREATE TRIGGER history AFTER UPDATE ON student_configs EXECUTE FUNCTION keep_history();
+        CREATE TRIGGER harmless AFTER UPDATE ON student_configs EXECUTE FUNCTION harmless()
+        """
+    )
+    told = (
+        "trigger history of student_configs: its function keep_history() uses the name of its table"
+    )
+    upgrade(legacy, "0001")
+    assert [
+        told in record.getMessage() for record in caplog.records if record.levelname == "WARNING"
+    ] == [True]
+    report = dry_run(legacy)
+    assert report.go
+    assert len(report.warnings) == 1
+    assert report.warnings[0].startswith(told)
