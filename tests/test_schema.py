@@ -43,6 +43,21 @@ def test_the_models_and_the_revisions_describe_the_same_schema(clone: Clone) -> 
     assert catalog(by_models, "function", "trigger") == catalog(at_0002, "function", "trigger")
 
 
+def test_what_switches_planner_methods_off_switches_jit_off(clone: Clone) -> None:
+    """A method that is off costs 1e10, and whatever costs that much is compiled: 30 ms a statement."""
+    for state in ("0003", "0006", "head", "fresh"):
+        found = clone(state).query(
+            """
+            SELECT p.oid::regprocedure::text
+            FROM pg_proc AS p
+            WHERE EXISTS (SELECT FROM unnest(p.proconfig) AS s WHERE s ~ '^enable_.*=(off|false|no|0)$')
+              AND NOT 'jit=off' = ANY (p.proconfig)
+            ORDER BY 1
+            """
+        )
+        assert found == [], state
+
+
 def test_every_table_and_column_has_a_comment() -> None:
     for table in Base.metadata.sorted_tables:
         assert table.comment

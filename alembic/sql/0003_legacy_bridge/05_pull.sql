@@ -388,6 +388,7 @@ CREATE FUNCTION bridge.insert_%9$s(tokens text[], OUT changed bigint, OUT comple
     SET search_path = pg_catalog, pg_temp
     SET enable_mergejoin = off
     SET enable_memoize = off
+    SET jit = off
     SET plan_cache_mode = force_generic_plan
 AS $body$
 #variable_conflict use_column

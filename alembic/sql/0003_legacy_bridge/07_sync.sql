@@ -418,6 +418,7 @@ CREATE FUNCTION bridge.sync() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET jit = off
     SET lock_timeout = '50ms'
 AS $$
 DECLARE
@@ -516,6 +517,7 @@ CREATE FUNCTION bridge.next_noted(after text, horizon bigint, unified boolean, r
     SET enable_seqscan = off
     SET enable_bitmapscan = off
     SET enable_hashagg = off
+    SET jit = off
 AS $$
 BEGIN
     RETURN ARRAY(

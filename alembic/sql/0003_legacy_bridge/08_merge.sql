@@ -39,6 +39,7 @@ CREATE FUNCTION bridge.next_tokens(after text, chunk integer, unified boolean DE
     SET enable_seqscan = off
     SET enable_hashagg = off
     SET enable_sort = off
+    SET jit = off
 AS $$
 BEGIN
     RETURN nullif(ARRAY(
@@ -64,6 +65,7 @@ CREATE FUNCTION bridge.last_token() RETURNS text
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
     SET enable_sort = off
+    SET jit = off
 AS $$
 BEGIN
     RETURN greatest(
@@ -116,6 +118,7 @@ CREATE FUNCTION bridge.legacy_versions(after text, last text) RETURNS bigint
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET jit = off
     SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
@@ -129,6 +132,7 @@ CREATE FUNCTION bridge.unified_versions(after text, last text) RETURNS bigint
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET jit = off
     SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
@@ -142,6 +146,7 @@ CREATE FUNCTION bridge.student_versions(after text, last text) RETURNS bigint
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET jit = off
     SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
@@ -173,6 +178,7 @@ CREATE FUNCTION bridge.untouched(p_of_students boolean, p_after text, since time
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET jit = off
 AS $$
 DECLARE
     found bridge.verified;
@@ -229,6 +235,7 @@ CREATE FUNCTION bridge.merge_chunk(after text, last text, tokens text[]) RETURNS
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET jit = off
     SET lock_timeout = '200ms'
 AS $$
 DECLARE
@@ -300,6 +307,7 @@ CREATE FUNCTION bridge.merge_students_chunk(after text, emails text[]) RETURNS b
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET jit = off
     SET lock_timeout = '200ms'
 AS $$
 DECLARE
@@ -501,6 +509,7 @@ CREATE FUNCTION bridge.block_end(after text, size integer) RETURNS text
     SET enable_seqscan = off
     SET enable_hashagg = off
     SET enable_sort = off
+    SET jit = off
 AS $$
 BEGIN
     RETURN coalesce(
@@ -623,6 +632,7 @@ CREATE FUNCTION bridge.collect(after text, last text) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET jit = off
 AS $$
     INSERT INTO bridge.collected_source
     SELECT s.* FROM bridge.student_sources(ARRAY(

@@ -6,6 +6,7 @@ CREATE FUNCTION bridge.diff_students(emails text[], tokens text[] DEFAULT '{}') 
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET jit = off
 AS $$
 DECLARE
     family CONSTANT text[] := bridge.family(tokens, emails);
@@ -30,6 +31,7 @@ CREATE FUNCTION bridge.elsewhere(emails text[]) RETURNS text[]
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET jit = off
 AS $$
 BEGIN
     RETURN ARRAY(
@@ -52,6 +54,7 @@ CREATE FUNCTION bridge.diff(tokens text[])
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
+    SET jit = off
 AS $$
     SELECT 'students', d.column_name, d.token FROM bridge.diff_students(bridge.emails_of(tokens), tokens) AS d
     UNION ALL
@@ -80,6 +83,7 @@ CREATE FUNCTION bridge.count_range(after text, last text) RETURNS bridge.counts
     SET max_parallel_workers_per_gather = 0
     SET plan_cache_mode = force_generic_plan
     SET enable_mergejoin = off
+    SET jit = off
 AS $$
 DECLARE
     result bridge.counts;
