@@ -43,6 +43,7 @@ from scripts.connection import (
     refuse_pooler,
     resolve_url,
 )
+from scripts.obstacles import refusal
 
 SQL_FOLDER = Path(__file__).parent / "sql"
 OLDEST_SERVER = 150000
@@ -288,6 +289,8 @@ def run_offline() -> None:
             start="NULL::text" if start is None else f"'{start}'",
         )
     )
+    if refuse := refusal(context.get_context()):
+        context.static_output(refuse + ";")
     with context.begin_transaction():
         context.run_migrations()
     output = context.config.output_buffer or sys.stdout
@@ -367,6 +370,10 @@ def _migrate(connection: sa.Connection, *, single_transaction: bool) -> None:
         connection.commit()
     try:
         context.configure(connection=connection, single_transaction=single_transaction, **OPTIONS)
+        if mutates and (refuse := refusal(context.get_context())):
+            connection.execute(_ddl(refuse))
+        if not single_transaction:
+            connection.commit()
         with context.begin_transaction():
             context.run_migrations()
     finally:

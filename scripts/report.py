@@ -31,6 +31,7 @@ from scripts.connection import (
     make_engine,
     resolve_url,
 )
+from scripts.obstacles import misnamed
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,11 +82,16 @@ WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = o.relation)
 
 
 def refuse_damage(connection: Connection) -> None:
-    """Raise ConnectionProblem where a table that the bridge joins was dropped by hand."""
+    """Raise ConnectionProblem where a table that the bridge joins was dropped or renamed by hand."""
     if dropped := run(connection, BY_HAND).scalars().all():
         raise ConnectionProblem(
             f"{', '.join(dropped)}: the tables were dropped by hand; python -m scripts.status says what "
             "that means, and the way back"
+        )
+    if renamed := misnamed(connection, revision_of(connection)):
+        raise ConnectionProblem(
+            f"a legacy name was changed by hand: {'; '.join(row['what'] for row in renamed)}; python -m "
+            "scripts.status says what that means, and the way back"
         )
 
 

@@ -17,6 +17,7 @@ from rich.markup import escape
 from sqlalchemy import Connection, text
 
 from scripts.connection import ConnectionProblem
+from scripts.obstacles import dependents
 from scripts.report import (
     HAS,
     ROOT,
@@ -31,35 +32,6 @@ from scripts.report import (
     table,
 )
 
-# Who was built on what a downgrade drops or renames: views, and foreign keys of other tables. From
-# which revision on the thing goes, with whom it belongs.
-IN_THE_WAY = """
-WITH ours(relation, goes_below) AS (
-    SELECT to_regclass('public.' || v.name), v.goes_below
-    FROM (VALUES ('workshop_students', '0007'), ('student_configs', '0007'),
-                 ('session_overview', '0006'), ('student_overview', '0006'),
-                 ('step_funnel', '0006'), ('progress_by_day', '0006'), ('stuck_sessions', '0006'),
-                 ('students', '0001'), ('sessions', '0001'), ('step_progress', '0001'),
-                 ('events', '0001')) AS v(name, goes_below)
-    WHERE v.goes_below <> '0007' OR (
-        SELECT relkind = 'v' FROM pg_class WHERE oid = to_regclass('public.' || v.name))
-    UNION ALL
-    SELECT c.oid, '0003' FROM pg_class AS c WHERE c.relnamespace = to_regnamespace('bridge')
-)
-SELECT DISTINCT
-    CASE WHEN d.classid = 'pg_rewrite'::regclass THEN 'view ' || r.ev_class::regclass::text
-         ELSE 'foreign key ' || k.conname || ' of ' || k.conrelid::regclass::text END
-    || ', built on ' || o.relation::text || ': drop it first' AS what
-FROM ours AS o
-JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = o.relation
-LEFT JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
-LEFT JOIN pg_constraint AS k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
-                            AND k.contype = 'f' AND k.confrelid = o.relation
-WHERE o.goes_below > :target
-  AND coalesce(r.ev_class, k.conrelid) IS NOT NULL
-  AND coalesce(r.ev_class, k.conrelid) NOT IN (SELECT relation FROM ours)
-ORDER BY 1
-"""
 DROPPED = """
 SELECT 'the old tables were dropped for good (scripts.drop_backups)'
 WHERE to_regclass('public.legacy_tables_dropped') IS NOT NULL
@@ -134,7 +106,7 @@ class Report:
 
 def examine(connection: Connection, target: str) -> Report:
     """Find out what a downgrade to ``target`` (a full revision id, or ``base``) would do."""
-    run(connection, "SET search_path = public")
+    run(connection, (ROOT / "alembic" / "sql" / "session.sql").read_text(encoding="utf-8"))
     has = run(connection, HAS).mappings().one()
     report = Report(has["database"], revision_of(connection), target)
     if report.revision is None:
@@ -144,7 +116,7 @@ def examine(connection: Connection, target: str) -> Report:
     if has["bridge"]:
         refuse_damage(connection)
     below = "0000" if target == "base" else target
-    report.in_the_way = list(connection.execute(text(IN_THE_WAY), {"target": below[:4]}).scalars())
+    report.in_the_way = [f"{what}: drop it first" for what in dependents(connection, target)]
     if below < "0007":
         report.in_the_way += run(connection, DROPPED).scalars()
     if has["bridge"] and below < "0004":

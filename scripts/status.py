@@ -21,6 +21,7 @@ from sqlalchemy import Connection, RowMapping, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from scripts.connection import ADVISORY_LOCK, explain
+from scripts.obstacles import misnamed
 from scripts.report import ROOT, Json, Url, console, database, progress, run, run_app, table
 
 # What is there, whatever alembic_version says. A view of a legacy name stands over its backup.
@@ -81,11 +82,9 @@ SELECT
 FROM bridge.state AS s
 """
 SOURCES = """
-SELECT s.legacy_name AS name, s.relation::text AS relation, c.relkind IS NOT NULL AS exists,
-       n.relkind::text AS kind
+SELECT s.legacy_name AS name, s.relation::text AS relation, c.relkind IS NOT NULL AS exists
 FROM bridge.source AS s
 LEFT JOIN pg_class AS c ON c.oid = s.relation
-LEFT JOIN pg_class AS n ON n.oid = to_regclass(format('public.%I', s.legacy_name))
 ORDER BY s.legacy_name DESC
 """
 CHANGED = """
@@ -185,6 +184,7 @@ class Status:
     drift: dict[str, int] = field(default_factory=dict)
     kept: int = 0
     tables: dict[str, str] = field(default_factory=dict)
+    misnamed: list[str] = field(default_factory=list)
     locks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -221,7 +221,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     status.tables = {source["name"]: source["relation"] for source in sources}
     # a step that is under way is seen in part, and is nothing to be mended
     if status.migrator is None:
-        _find_damage(status, unknown, has, bridge, sources)
+        _find_damage(connection, status, unknown, has, bridge, sources)
     if bridge and not status.problems and not has["missing"]:
         try:
             _read_tables(connection, status, bridge, say)
@@ -285,6 +285,11 @@ def _add_up(
         size = min(2 * size, 2_000, max(100, int(size * 0.04 / max(took, 0.001))))
 
 
+AFTERWARDS = (
+    ". What stands there gets the name ..._stray_<number>. Rows that only it has are copied; compare the others, "
+    "then drop it"
+)
+
 # --- what was done by hand ------------------------------------------------------------------------
 
 
@@ -294,7 +299,12 @@ def _psql(*statements: str) -> str:
 
 
 def _find_damage(
-    status: Status, unknown: bool, has: RowMapping, bridge: RowMapping | None, sources: Any
+    connection: Connection,
+    status: Status,
+    unknown: bool,
+    has: RowMapping,
+    bridge: RowMapping | None,
+    sources: Any,
 ) -> None:
     """Say what was dropped, renamed or stamped by hand, and how to get back on track from there."""
     names_back = [_psql("SET lock_timeout = 200", *has["names_back"])] if has["names_back"] else []
@@ -358,29 +368,13 @@ def _find_damage(
         status.commands = [*stamp, *names_back, "alembic downgrade 0002", UPGRADE]
     elif stamp:
         status.commands = [*stamp, UPGRADE]
-    for source in sources:
-        if not status.problems and said == "0007" and source["kind"] != "v":
-            _mend_view(status, source)
-
-
-def _mend_view(status: Status, source: RowMapping) -> None:
-    name, relation = source["name"], source["relation"]
-    aside = []
-    if source["kind"] is None:
-        status.problems.append(f"the view {name} was dropped by hand")
-    else:
-        aside = [f"ALTER TABLE public.{name} RENAME TO {name}_stray"]
-        status.problems.append(
-            f"a new {name} stands where the view over {relation} was: its rows are in {name}_stray "
-            "afterwards; write those that you need to the view"
-        )
-    status.commands += [
-        _psql(
-            *aside,
-            f"CREATE VIEW public.{name} WITH (security_invoker = true) AS SELECT * FROM {relation}",
-            f"SELECT bridge.copy_access($${relation}$$, $$public.{name}$$, true)",
-        )
-    ]
+    if bridge and said and not status.problems:
+        for renamed in misnamed(connection, status.revision):
+            status.problems.append(
+                f"a legacy name was changed by hand: {renamed['what']}{AFTERWARDS if renamed['kind'] else ''}"
+            )
+            status.misnamed.append(renamed["legacy_name"])
+            status.commands.append(_psql("SET lock_timeout = 200", *renamed["way_back"]))
 
 
 def _revisions_of(has: RowMapping, bridge: bool, merged: bool) -> list[str | None]:
@@ -396,11 +390,13 @@ def _revisions_of(has: RowMapping, bridge: bool, merged: bool) -> list[str | Non
             return ["0002", "0003", "0004"]
         # without legacy tables nothing tells these two apart
         return ["0003", "0004"] if has["of_0003"] else ["0002"]
+    # with a bridge the view of a legacy name may be somebody's own
+    cut_over = has["of_0007"] or (has["names_back"] and not bridge)
     if has["missing"]:
-        return ["0007"] if has["of_0007"] or has["names_back"] else ["0005", "0006"]
+        return ["0007"] if cut_over else ["0005", "0006"]
     if not has["of_0006"]:
         return ["0005"]
-    if has["of_0007"] or has["names_back"]:
+    if cut_over:
         return ["0007"]
     return ["0006"] if bridge else ["0006", "0007"]
 
@@ -486,6 +482,8 @@ def _facts(status: Status) -> Iterator[tuple[str, str | int]]:
     for name, relation in status.tables.items():
         gone = relation.isdigit()  # the number is all that is left of it
         view = "dropped by hand" if gone else f"a view over {escape(relation)}"
+        if name in status.misnamed:
+            view = f"not what the bridge knows, which is {escape(relation)}"
         yield name, "in use" if relation == name else view
     if status.pending:
         mode = "at once" if status.syncs_at_once else "with the next revision"

@@ -1,12 +1,25 @@
 """What is looked at before the first change: refused by name, with nothing changed, or told."""
 
 import re
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from alembic.util import CommandError
 
 from conftest import Clone
-from databases import ROOT, Database, changes, downgrade, dump, failed_checks, upgrade
+from databases import (
+    ROOT,
+    Database,
+    changes,
+    downgrade,
+    dump,
+    failed_checks,
+    psql,
+    script_of,
+    upgrade,
+)
+from scripts import obstacles
 from scripts.connection import make_engine, resolve_url
 from scripts.dry_run import Report, examine
 
@@ -191,3 +204,131 @@ def test_triggers_that_know_their_table_by_name_are_named(
     assert report.go
     assert len(report.warnings) == 1
     assert report.warnings[0].startswith(told)
+
+
+# --- before a downgrade -------------------------------------------------------------------------------
+
+DEPENDENTS = (
+    (
+        "CREATE TABLE leads (email text, updated_at timestamptz); CREATE TRIGGER touch BEFORE UPDATE "
+        "ON leads FOR EACH ROW EXECUTE FUNCTION touch_updated_at()",
+        "0002",
+        "trigger touch on table leads",
+    ),
+    (
+        "CREATE TRIGGER touch_too BEFORE UPDATE ON sessions FOR EACH ROW "
+        "EXECUTE FUNCTION touch_updated_at()",
+        "0002",
+        "trigger touch_too on table sessions",
+    ),
+    (
+        "CREATE TABLE leads (email text); CREATE INDEX by_email ON leads (clean_email(email))",
+        "0002",
+        "index by_email",
+    ),
+    (
+        "CREATE TABLE leads (email text CHECK (email = clean_email(email)))",
+        "0002",
+        "constraint leads_email_check on table leads",
+    ),
+    (
+        "CREATE TABLE leads (email text, clean text GENERATED ALWAYS AS (clean_email(email)) STORED)",
+        "0002",
+        "column clean of table leads",
+    ),
+    (
+        "ALTER TABLE sessions ADD COLUMN mail text DEFAULT clean_email(' A@x.y ')",
+        "0002",
+        "default value for column mail of table sessions",
+    ),
+    (
+        "CREATE POLICY mine ON student_configs_backup USING (clean_email(student_email) <> '')",
+        "0002",
+        "policy mine on table student_configs_backup",
+    ),
+    (
+        "CREATE FUNCTION shown(session_overview) RETURNS text LANGUAGE sql AS 'SELECT ''x'''",
+        "0006",
+        "function shown(session_overview)",
+    ),
+    (
+        "CREATE FUNCTION saved(student_configs[]) RETURNS text LANGUAGE sql AS 'SELECT ''x'''",
+        "0007",
+        "function saved(student_configs[])",
+    ),
+    ("CREATE VIEW mine AS SELECT * FROM stuck_sessions", "0006", "view mine"),
+    ("CREATE MATERIALIZED VIEW mine AS SELECT * FROM student_configs", "0007", "view mine"),
+    ("CREATE VIEW mine AS SELECT * FROM bridge.pending", "0003", "view mine"),
+    ("CREATE VIEW mine AS SELECT * FROM students", "0001", "view mine"),
+    ("CREATE TABLE child () INHERITS (sessions)", "0001", "table child"),
+    ("CREATE TABLE holder (held students)", "0001", "column held of table holder"),
+    (
+        "CREATE TABLE notes (student_id uuid REFERENCES students)",
+        "0001",
+        "constraint notes_student_id_fkey on table notes",
+    ),
+    (
+        "CREATE RULE also AS ON INSERT TO leads DO ALSO INSERT INTO events (event_type) VALUES ('x')",
+        "0001",
+        "rule of leads",
+    ),
+)
+
+
+@pytest.fixture
+def with_backup_of_own(migrated: Database) -> Database:
+    """Tables of somebody else that the objects below are on."""
+    migrated.execute(
+        "CREATE TABLE student_configs_backup (student_email text); CREATE TABLE leads (email text)"
+    )
+    return migrated
+
+
+def test_what_depends_on_a_dropped_object_stops_a_downgrade_before_it_begins(
+    with_backup_of_own: Database,
+) -> None:
+    """Each by itself, at the revision that drops what it depends on and not one above it."""
+    with closing(with_backup_of_own.connect()) as own:
+        own.execute(SETTINGS.encode())
+        below = {"0001": "base", "0002": "0001", "0003": "0002", "0006": "0005", "0007": "0006"}
+        for statement, revision, named in DEPENDENTS:
+            with own.transaction(force_rollback=True):
+                if "CREATE TABLE leads" in statement:
+                    own.execute("DROP TABLE leads")
+                own.execute(statement.encode())
+                for target, expected in ((below[revision], True), (revision, False)):
+                    own.execute(
+                        "SELECT set_config('bridge.target', %s, false)",
+                        ("0000" if target == "base" else target,),
+                    )
+                    found = own.execute(obstacles.DEPENDENTS.encode()).fetchall()
+                    assert [named in what for (what,) in found] == [True] * expected, (
+                        statement,
+                        found,
+                    )
+
+
+def test_a_downgrade_that_cannot_end_does_not_begin(migrated: Database, tmp_path: Path) -> None:
+    migrated.execute(DEPENDENTS[0][0])
+    before = dump(migrated)
+    clue = "trigger touch on table leads, built on function touch_updated_at()"
+    with pytest.raises(CommandError, match=re.escape(clue)):
+        downgrade(migrated)
+    done = psql(migrated, script_of("downgrade", "head:base"), tmp_path)
+    assert done.returncode == 3
+    assert clue in done.stderr
+    assert changes(before, dump(migrated)) == []
+    downgrade(migrated, "0002")
+    migrated.execute("DROP TABLE leads")
+    downgrade(migrated)
+
+
+def test_tables_that_refer_to_each_other_are_dropped_together(migrated: Database) -> None:
+    migrated.execute(
+        "ALTER TABLE students ADD COLUMN latest text REFERENCES sessions ON DELETE SET NULL;"
+        "CREATE INDEX own ON sessions (system_prompt)"
+    )
+    downgrade(migrated)
+    assert migrated.query("SELECT to_regclass('students'), to_regclass('sessions')") == [
+        (None, None)
+    ]

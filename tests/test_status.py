@@ -1,5 +1,6 @@
 """``python -m scripts.status``: what it tells, and that the way back it names leads back."""
 
+import importlib
 import json
 import os
 import shlex
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 import typer
 from alembic import command
+from alembic.util import CommandError
 from typer.testing import CliRunner
 
 from conftest import Clone
@@ -20,10 +22,14 @@ from databases import (
     Database,
     alembic_cli,
     alembic_config,
+    changes,
     deviations,
+    downgrade,
+    dump,
     failed_checks,
     upgrade,
 )
+from scripts.connection import ConnectionProblem, make_engine, resolve_url
 from scripts.status import main
 
 FOUR = ("events", "step_progress", "sessions", "students")
@@ -296,3 +302,85 @@ def test_what_cannot_be_carried_over_needs_a_person(clone: Clone) -> None:
     ((token,),) = database.query("SELECT token FROM bridge.pending")
     assert f"...{token[-4:]} (SQLSTATE 23514, constraint odd)" in said["problems"][0]
     assert "geheim" not in json.dumps(said)
+
+
+# --- legacy names --------------------------------------------------------------------------------------
+
+APPLICATION_AGAIN = """
+CREATE TABLE student_configs (session_token varchar(99) PRIMARY KEY, student_email text, novel integer);
+INSERT INTO student_configs VALUES ('ws_late', 'late@example.com', 1);
+INSERT INTO student_configs (session_token, student_email)
+SELECT min(session_token), 'other@example.com' FROM {}
+"""
+
+
+def clean_up_early(database: Database) -> None:
+    """Step 7 of the earlier guide, and an application that creates its table again."""
+    for name in ("workshop_students", "student_configs"):
+        database.execute(f"ALTER TABLE {name} RENAME TO {name}_backup_20261128")
+    database.execute(APPLICATION_AGAIN.format("student_configs_backup_20261128"))
+
+
+def move_to_another_schema(database: Database) -> None:
+    database.execute("CREATE SCHEMA old; ALTER TABLE student_configs SET SCHEMA old")
+
+
+def put_a_view_in_place(database: Database) -> None:
+    database.execute(
+        "ALTER TABLE student_configs RENAME TO kept; CREATE VIEW student_configs AS SELECT * FROM kept"
+    )
+
+
+def put_a_table_in_place(database: Database) -> None:
+    database.execute("DROP VIEW student_configs")
+    database.execute(APPLICATION_AGAIN.format("sessions"))
+
+
+def undo_the_cut_over(database: Database) -> None:
+    backup = relations(database)["student_configs"]
+    database.execute(f"DROP VIEW student_configs; ALTER TABLE {backup} RENAME TO student_configs")
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        *((clean_up_early, state) for state in ("0003", "0006")),
+        (move_to_another_schema, "0004"),
+        (put_a_view_in_place, "0006"),
+        (put_a_table_in_place, "head"),
+        (undo_the_cut_over, "head"),
+    ],
+)
+def test_a_legacy_name_that_is_not_what_the_bridge_knows(
+    clone: Clone, change: Any, state: str
+) -> None:
+    database = clone(state)
+    change(database)
+    before = dump(database)
+    for name in ("verify", "dry_run", "rollback_check"):
+        module = importlib.import_module(f"scripts.{name}")
+        asked = ["base"] if name == "rollback_check" else []
+        with (
+            pytest.raises(ConnectionProblem, match=r"a legacy name was changed by hand: .*configs"),
+            make_engine(resolve_url(database.url)).connect() as connection,
+        ):
+            module.examine(connection.execution_options(isolation_level="AUTOCOMMIT"), *asked)
+    for run in (upgrade, downgrade):
+        if (run, state) != (upgrade, "head"):
+            with pytest.raises(CommandError, match="a legacy name was changed by hand"):
+                run(database)
+    assert changes(before, dump(database)) == []
+
+    code, said = status(database)
+    assert code == 2
+    assert "student_configs" in said["misnamed"]
+    assert all("changed by hand" in problem for problem in said["problems"])
+    follow(database, said["commands"])
+    assert status(database)[1]["problems"] == []
+    upgrade(database)
+    assert status(database)[0] == 0
+    assert failed_checks(database) == []
+    late = "SELECT count(*) FROM sessions WHERE session_token = 'ws_late'"
+    # what the application wrote to the table that it created again
+    assert database.query(late) == [(int(change in (clean_up_early, put_a_table_in_place)),)]
+    downgrade(database)

@@ -509,9 +509,7 @@ def downgrade() -> None:
     op.expect_revision(revision)
     op.run_sql(revision, "97_lock")
     op.run_sql(revision, "98_nothing_lost")
-    op.drop_table("events", if_exists=True)
-    op.drop_table("step_progress", if_exists=True)
-    op.drop_table("sessions", if_exists=True)
-    op.drop_table("students", if_exists=True)
+    # in one statement: they may refer to each other both ways
+    op.execute("DROP TABLE IF EXISTS events, step_progress, sessions, students")
     op.execute("DROP FUNCTION refuse_write()")
     op.run_sql(revision, "99_restore_prior")

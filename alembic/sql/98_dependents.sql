@@ -1,0 +1,52 @@
+-- Objects that are not the project's and depend on what a downgrade to bridge.target will drop. An object goes with the
+-- revision that created it, and with it what PostgreSQL drops by itself: indexes, triggers and policies of a table.
+WITH RECURSIVE creates AS (
+    SELECT m[1] AS revision, m[2] AS kind, string_to_table(m[3], ' ') AS name
+    FROM regexp_matches(current_setting('bridge.creates'), '^(\d{4}) (\w+) (.*)$', 'gn') AS m
+),
+made(revision, class, object) AS (
+    SELECT k.revision, 'pg_class'::regclass, c.oid
+    FROM creates AS k JOIN pg_class AS c ON c.oid = to_regclass('public.' || k.name)
+    -- a legacy name is the project's as a view only
+    WHERE k.kind IN ('table', 'relation') AND (k.revision < '0007' OR c.relkind = 'v')
+    UNION ALL
+    SELECT k.revision, 'pg_proc'::regclass, to_regprocedure('public.' || k.name)::oid
+    FROM creates AS k WHERE k.kind = 'function' AND to_regprocedure('public.' || k.name) IS NOT NULL
+    UNION ALL
+    SELECT '0003', 'pg_class'::regclass, c.oid FROM pg_class AS c WHERE c.relnamespace = to_regnamespace('bridge')
+    UNION ALL
+    SELECT '0003', 'pg_proc'::regclass, p.oid FROM pg_proc AS p WHERE p.pronamespace = to_regnamespace('bridge')
+    UNION ALL
+    SELECT '0003', 'pg_trigger'::regclass, t.oid
+    FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+    WHERE p.pronamespace = to_regnamespace('bridge')
+    UNION ALL
+    SELECT k.revision, 'pg_trigger'::regclass, t.oid
+    FROM creates AS k JOIN pg_trigger AS t ON t.tgfoid = to_regprocedure('public.' || k.name)
+    WHERE k.kind = 'function' AND k.name IN (t.tgname || '()', 'refuse_write()')
+      AND t.tgrelid IN (SELECT to_regclass('public.' || n.name) FROM creates AS n WHERE n.kind = 'table')
+),
+parts AS (
+    SELECT * FROM made
+    UNION
+    SELECT p.revision, d.classid, d.objid
+    FROM parts AS p JOIN pg_depend AS d ON d.refclassid = p.class AND d.refobjid = p.object
+    WHERE d.deptype IN ('a', 'i', 'P', 'S')
+),
+goes AS (
+    SELECT max(revision) AS revision, class, object FROM parts GROUP BY class, object
+)
+SELECT coalesce((SELECT CASE c.relkind WHEN 'm' THEN 'materialized view ' WHEN 'v' THEN 'view ' ELSE 'rule of ' END
+                        || c.oid::regclass
+                 FROM pg_rewrite AS r JOIN pg_class AS c ON c.oid = r.ev_class
+                 WHERE d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid),
+                pg_describe_object(d.classid, d.objid, d.objsubid))
+       || ', built on ' || string_agg(DISTINCT pg_describe_object(g.class, g.object, 0), ' and ') AS what
+FROM goes AS g
+JOIN pg_depend AS d ON d.refclassid = g.class AND d.refobjid = g.object AND d.deptype = 'n'
+LEFT JOIN goes AS own ON own.class = d.classid AND own.object = d.objid
+WHERE g.revision > current_setting('bridge.target') AND (own.revision IS NULL OR own.revision < g.revision)
+  -- a foreign key depends on the table as well
+  AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS (SELECT FROM pg_index AS i WHERE i.indexrelid = g.object))
+GROUP BY d.classid, d.objid, d.objsubid
+ORDER BY what

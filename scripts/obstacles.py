@@ -1,0 +1,83 @@
+"""What stands in the way of a run, looked for before its first step: online, offline and by the commands.
+
+``legacy_names.sql``: a legacy name is not what the bridge knows. ``98_dependents.sql``: a downgrade would
+drop what objects of others depend on.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alembic.runtime.migration import MigrationContext, RevisionStep
+from sqlalchemy import Connection, RowMapping, text
+
+SQL = Path(__file__).parents[1] / "alembic" / "sql"
+LEGACY_NAMES = (SQL / "legacy_names.sql").read_text(encoding="utf-8")
+DEPENDENTS = (SQL / "98_dependents.sql").read_text(encoding="utf-8")
+
+AT = "SELECT set_config('bridge.at', :at, false), set_config('bridge.target', :target, false)"
+REFUSE = """\
+SET bridge.at = '{at}';
+SET bridge.target = '{target}';
+DO $obstacles$
+DECLARE
+    found text;
+    way text;
+BEGIN
+    IF to_regclass('bridge.source') IS NOT NULL THEN
+        SELECT string_agg(f.what, '; '), string_agg(array_to_string(f.way_back, '; '), '; ') INTO found, way FROM (
+{legacy_names}) AS f;
+        IF found IS NOT NULL THEN
+            RAISE EXCEPTION 'a legacy name was changed by hand: %', found
+                USING HINT = 'Nothing was changed. python -m scripts.status says what that means. The way back, in '
+                             'one transaction: ' || way;
+        END IF;
+    END IF;
+END
+$obstacles$"""
+REFUSE_DOWN = """
+DO $dependents$
+DECLARE
+    found text;
+BEGIN
+    SELECT string_agg(f.what, '; ') INTO found FROM (
+{dependents}) AS f;
+    IF found IS NOT NULL THEN
+        RAISE EXCEPTION 'other objects depend on what this downgrade drops: %', found
+            USING HINT = 'Nothing was changed. Drop them, run the downgrade, create them again.';
+    END IF;
+END
+$dependents$"""
+
+
+def refusal(migration: MigrationContext) -> str:
+    """SQL that raises an error where something stands in the way of the steps that will run; or none."""
+    heads = migration.get_current_heads()
+    planned = () if migration.purge else migration.opts["fn"](heads, migration)
+    steps = [step for step in planned if isinstance(step, RevisionStep)]
+    if not steps:
+        return ""
+    down = not steps[-1].is_upgrade
+    target = str(steps[-1].revision.down_revision or "0000") if down else "9999"
+    refuse = REFUSE.format(at="".join(heads), target=target[:4], legacy_names=LEGACY_NAMES)
+    return refuse + (";" + REFUSE_DOWN.format(dependents=DEPENDENTS) if down else "")
+
+
+def misnamed(connection: Connection, revision: str | None) -> Sequence[RowMapping]:
+    """Legacy names that are not what the bridge knows; schema ``bridge`` is there."""
+    connection.execute(text(AT), {"at": revision or "", "target": ""})
+    return (
+        connection.exec_driver_sql(LEGACY_NAMES, execution_options={"no_parameters": True})
+        .mappings()
+        .all()
+    )
+
+
+def dependents(connection: Connection, target: str) -> Sequence[str]:
+    """What depends on objects that a downgrade to ``target`` (``base``, or a revision) drops."""
+    below = "0000" if target == "base" else target[:4]
+    connection.execute(text(AT), {"at": "", "target": below})
+    return (
+        connection.exec_driver_sql(DEPENDENTS, execution_options={"no_parameters": True})
+        .scalars()
+        .all()
+    )
