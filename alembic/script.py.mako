@@ -24,6 +24,9 @@ Revises: ${down_revision | comma,n}
 # - commits=True only for a CALL that commits chunk by chunk, and only if running it twice is safe:
 #   after an interruption the whole step runs again.
 # - A data test in tests/ (load, check_upgrade, check_downgrade) comes with it.
+% if "sa." in f"{upgrades}{downgrades}":
+import sqlalchemy as sa
+% endif
 from alembic import op
 ${imports if imports else ""}
 revision = ${repr(up_revision)}

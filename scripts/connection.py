@@ -1,24 +1,43 @@
 """Which database, and how to reach it: the one place that turns an environment into an engine.
 
-``alembic/env.py`` and every script resolve their database here. Only SQLAlchemy and psycopg are
-needed. No function ever shows a password.
+``alembic/env.py`` and every script resolve their database here. Only Alembic, SQLAlchemy and
+psycopg are needed. No function ever shows a password.
 """
 
 import ipaddress
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from alembic.config import Config
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, table, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 VARIABLES = ("POSTGRES_URL_NON_POOLING", "POSTGRES_URL", "DATABASE_URL")
 """Environment variables that may name the database, the first one set wins."""
+
+ENCODE = (
+    "Percent-encode what is special in a user name or password: @ is %40, : is %3A, / is %2F, ? is %3F, "
+    "# is %23, % is %25"
+)
+
+REFUSED_ENCODING = (
+    "this database is encoded in {}, and UTF8 is needed; nothing was changed. Restore a dump of it "
+    "(pg_dump --encoding=UTF8) into a database that was created with ENCODING 'UTF8'"
+)
+VERSION_TABLE_ADVICE = (
+    "It belongs to another project, or to a later version of this one. Where another project uses that "
+    "table, give this one a table of its own, in alembic.ini: version_table = workshop_version. "
+    "Otherwise update this folder"
+)
 
 ADVISORY_LOCK = 5_283_017_740_012_345
 """Key of the lock that lets one migrator run at a time in a database."""
@@ -39,6 +58,7 @@ PROBE_IS_HELD = f"""EXISTS (
               AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
 """Whether any session holds it; ``{probe}`` stands for what TAKE_PROBE yielded."""
 
+_quote = postgresql.dialect().identifier_preparer
 log = logging.getLogger("workshop.connection")
 
 
@@ -70,24 +90,39 @@ def resolve_url(explicit: str | None = None, environ: Mapping[str, str] | None =
 def _parse(value: str, source: str) -> URL:
     try:
         url = make_url(value)
+        if url.port is not None and url.port > 65535:
+            raise ValueError("no port")
     except (ArgumentError, ValueError):
         raise ConnectionProblem(
-            f"{source} is not a database URL; expected postgresql://user:password@host/database"
+            f"{source} is not a database URL; expected postgresql://user:password@host/database. {ENCODE}"
         ) from None
     if url.drivername not in _ACCEPTED:
         raise ConnectionProblem(
             f"{source} is for '{url.drivername}'; this project needs PostgreSQL through psycopg: "
             "write postgresql://..."
         )
+    _refuse_second_at(value, source)
     if not url.database:
         raise ConnectionProblem(f"{source} names no database; expected postgresql://.../database")
     return _with_tls(_known_parameters(url.set(drivername="postgresql+psycopg")))
 
 
+def _refuse_second_at(value: str, source: str) -> None:
+    """Raise ConnectionProblem where the tail of a password would be taken for a host or a database."""
+    rest = re.sub(r"^[^:]*://([^:/]*(:[^@]*)?@)?", "", value)
+    place, _, query = rest.partition("?")
+    names = {part.partition("=")[0] for part in query.split("&")}
+    if "@" in place or ("@" in query and not names <= _libpq_parameters()):
+        raise ConnectionProblem(f"{source} has more than one @, and cannot be read: {ENCODE}")
+
+
+def _libpq_parameters() -> set[str]:
+    return {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+
+
 def _known_parameters(url: URL) -> URL:
     """Drop what hosting providers add for other drivers (``pgbouncer=true``): libpq refuses it."""
-    known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
-    unknown = sorted(set(url.query) - known)
+    unknown = sorted(set(url.query) - _libpq_parameters())
     if unknown:
         log.warning("URL parameters unknown to libpq are left out: %s", ", ".join(unknown))
     return url.difference_update_query(unknown)
@@ -119,12 +154,38 @@ def is_local(url: URL) -> bool:
     return True
 
 
+def version_table(config: Config) -> tuple[str, str]:
+    """Return name and schema of the table that holds the revision, as alembic.ini has them."""
+    name = config.get_main_option("version_table") or "alembic_version"
+    return name, config.get_main_option("version_table_schema") or "public"
+
+
+def qualified(name: str, schema: str | None) -> str:
+    """Return a table's name as SQL takes it."""
+    return _quote.format_table(table(name, schema=schema))
+
+
+def _program() -> str:
+    """Name of the command that runs, for pg_stat_activity."""
+    path = Path(sys.argv[0])
+    return f"workshop {path.parent.name if path.stem == '__main__' else path.stem}"
+
+
+CONNECT_ARGS: dict[str, Any] = {
+    "connect_timeout": 10,
+    # a role or a database may name an encoding that psycopg cannot read text in
+    "client_encoding": "UTF8",
+    # application_name of the URL or of PGAPPNAME wins
+    "fallback_application_name": _program(),
+    # a statement prepared on one backend must not outlive it behind a proxy
+    "prepare_threshold": None,
+}
+"""What every connection is opened with."""
+
+
 def make_engine(url: URL) -> Engine:
     """Return an engine with one connection at a time, whose server notices become log records."""
-    # prepare_threshold: a statement prepared on one backend must not outlive it behind a proxy
-    engine = create_engine(
-        url, poolclass=NullPool, connect_args={"connect_timeout": 10, "prepare_threshold": None}
-    )
+    engine = create_engine(url, poolclass=NullPool, connect_args=CONNECT_ARGS)
     event.listen(engine, "connect", _begin)
     return engine
 
@@ -160,14 +221,32 @@ def explain(error: DBAPIError) -> str:
     return "; ".join(" ".join(part.split()) for part in parts if part)
 
 
+SHOWN = {"host", "hostaddr", "port", "sslmode", "service"}
+"""Parameters of a URL that a message may show; others may hold a secret."""
+
+
 def connect(engine: Engine) -> Connection:
     """Open a connection; ConnectionProblem tells host and database where that fails."""
     try:
-        return engine.connect()
+        connection = engine.connect()
     except DBAPIError as error:
-        named = engine.url.difference_update_query(["password", "sslpassword", "passfile"])
+        named = engine.url.difference_update_query(set(engine.url.query) - SHOWN)
         shown = named.render_as_string(hide_password=True)
         raise ConnectionProblem(f"cannot connect to {shown}: {explain(error)}") from error
+    try:
+        refuse_encoding(connection)
+    except ConnectionProblem:
+        connection.close()
+        raise
+    return connection
+
+
+def refuse_encoding(connection: Connection) -> None:
+    """Raise ConnectionProblem for a database that cannot hold every character."""
+    raw = connection.connection.dbapi_connection
+    encoding = raw.info.parameter_status("server_encoding") if raw else None
+    if encoding not in (None, "UTF8"):
+        raise ConnectionProblem(REFUSED_ENCODING.format(encoding))
 
 
 def refuse_pooler(engine: Engine, connection: Connection) -> None:

@@ -31,6 +31,7 @@ from scripts.connection import ConnectionProblem, connect, explain
 from scripts.report import (
     HAS,
     ROOT,
+    VERSION_TABLE,
     Json,
     Url,
     calculation,
@@ -73,11 +74,12 @@ WHY = {
 }
 """Kinds of ``merge_note``, as 04_mapping.sql and 07_sync.sql write them, for people."""
 
-NOT_ORDINARY = """
+NOT_ORDINARY = f"""
 SELECT format('%s is not an ordinary table', relname) FROM pg_class
 WHERE relnamespace = 'public'::regnamespace AND relkind IN ('v', 'm', 'f', 'p') AND (
     relname IN ('workshop_students', 'student_configs')
-    OR relname IN ('students', 'sessions', 'step_progress', 'events') AND to_regclass('public.alembic_version') IS NULL)
+    OR relname IN ('students', 'sessions', 'step_progress', 'events') AND NOT EXISTS (
+        SELECT FROM pg_class WHERE oid = to_regclass('{VERSION_TABLE}')))
 ORDER BY relname
 """
 NOT_OWNED = """

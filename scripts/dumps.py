@@ -26,20 +26,21 @@ from rich.console import Console
 from sqlalchemy import URL, Connection, text
 
 from scripts.connection import ADVISORY_LOCK, ConnectionProblem, make_engine
-from scripts.report import ROOT, run
+from scripts.report import ROOT, VERSION_TABLE, run
 
 # --- what is the workshop's -----------------------------------------------------------------------
 
 # "ours": by name, whichever of its names a table has at this revision. A backup of another making
 # (workshop_students_backup_1761155999000) is not.
-RELATIONS = r"""
+RELATIONS = rf"""
 SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name,
        format('%I.%I', n.nspname, c.relname) AS quoted, c.relkind::text AS kind,
        n.nspname = 'bridge' AND to_regclass('bridge.source') IS NOT NULL OR (n.nspname = 'public' AND (
-           c.relname ~ '^(workshop_students|student_configs)(_backup_\d{8}(_\d+)?)?$'
-           OR c.relname ~ '^(students|sessions|step_progress|events)(_prior_backup_\d{8}(_\d+)?)?$'
-           OR c.relname ~ '^bridge_remainder_backup_\d{8}(_\d+)?$'
-           OR c.relname IN ('alembic_version', 'prior_attempt', 'legacy_tables_dropped'))) AS ours
+           c.relname ~ '^(workshop_students|student_configs)(_backup_\d{{8}}(_\d+)?)?$'
+           OR c.relname ~ '^(students|sessions|step_progress|events)(_prior_backup_\d{{8}}(_\d+)?)?$'
+           OR c.relname ~ '^bridge_remainder_backup_\d{{8}}(_\d+)?$'
+           OR c.relname IN ('prior_attempt', 'legacy_tables_dropped')))
+       OR coalesce(c.oid = to_regclass('{VERSION_TABLE}'), false) AS ours
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't'
@@ -448,6 +449,7 @@ def child_environment(url: URL) -> tuple[dict[str, str], str]:
             rest[name] = value
         elif variable is not None:
             environ[variable] = str(value)
+    environ["PGCLIENTENCODING"] = "UTF8"
     if "sslpassword" in rest:
         raise ConnectionProblem(
             "sslpassword cannot be handed to pg_dump but on its command line, where others could "

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, wraps
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -16,24 +17,30 @@ from typing import Annotated, Any, Literal, NoReturn
 import psycopg
 import typer
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import Connection, CursorResult, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from scripts.connection import (
     VARIABLES,
+    VERSION_TABLE_ADVICE,
     ConnectionProblem,
     connect,
     explain,
     make_engine,
+    qualified,
     resolve_url,
+    version_table,
 )
 from scripts.obstacles import misnamed
 
 ROOT = Path(__file__).parents[1]
+VERSION_TABLE = qualified(*version_table(Config(str(ROOT / "alembic.ini"))))
+"""The table that holds the revision, as SQL takes it."""
 
 Url = Annotated[
     str | None,
@@ -63,13 +70,36 @@ def run(connection: Connection, sql: str) -> CursorResult[*tuple[Any, ...]]:
 
 
 def revision_of(connection: Connection) -> str | None:
-    """The revision that the database is at; None where Alembic has not been."""
-    if run(connection, "SELECT to_regclass('public.alembic_version')").scalar() is None:
-        return None
-    revision: str | None = run(
-        connection, "SELECT version_num FROM public.alembic_version"
-    ).scalar()
-    return revision
+    """The revision that the database is at; None where Alembic has not been.
+
+    Raises ConnectionProblem for a revision that this project does not have.
+    """
+    found = revisions_in(connection)
+    if unknown := set(found) - known_revisions():
+        raise ConnectionProblem(
+            f"{VERSION_TABLE} holds revision {', '.join(sorted(unknown))}, which this project does not "
+            f"have; nothing was changed. {VERSION_TABLE_ADVICE}"
+        )
+    return found[0] if found else None
+
+
+def revisions_in(connection: Connection) -> list[str]:
+    """What the version table holds, known or not."""
+    query = text("SELECT to_regclass(:name)")
+    if connection.execute(query, {"name": VERSION_TABLE}).scalar() is None:
+        return []
+    return list(run(connection, f"SELECT version_num FROM {VERSION_TABLE} ORDER BY 1").scalars())
+
+
+@cache
+def project() -> ScriptDirectory:
+    """The revisions of this folder."""
+    return ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
+
+
+def known_revisions() -> set[str]:
+    """The ids of all of them."""
+    return {script.revision for script in project().walk_revisions()}
 
 
 BY_HAND = """
@@ -140,10 +170,28 @@ def give_up(reason: str, advice: str = UNCHANGED) -> NoReturn:
     raise typer.Exit(2)
 
 
+INTERRUPTED = (
+    "interrupted. What was committed stays, and nothing is half done. Type the command again: it goes "
+    "on, or begins anew"
+)
+
+
 def run_app(main: Callable[..., None]) -> None:
-    """``typer.run``, with a help whose lines are as long as the terminal is wide."""
+    """``typer.run``, with a help whose lines are as long as the terminal is wide.
+
+    Ctrl-C ends it with one line on stderr and exit code 130.
+    """
+
+    @wraps(main)
+    def interruptible(*args: Any, **options: Any) -> None:
+        try:
+            main(*args, **options)
+        except KeyboardInterrupt:
+            typer.echo(INTERRUPTED, err=True)
+            raise typer.Exit(130) from None
+
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    app.command()(main)
+    app.command()(interruptible)
     app()
 
 
@@ -192,12 +240,12 @@ class _Progress(logging.Handler):
         self.status = out.status(escape(what)) if out.is_terminal else None
         self.said = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def say(self, line: str) -> None:
         if self.status is not None:
-            self.status.update(escape(text))
+            self.status.update(escape(line))
         elif time.monotonic() - self.said > 2:
             self.said = time.monotonic()
-            typer.echo(text, err=True)
+            typer.echo(line, err=True)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.say(record.getMessage())
@@ -224,16 +272,16 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
 
 SECRETS = (
     (re.compile(r"sk-[\w-]{6,}"), "sk-..."),
-    (re.compile(r"://[^/@\s]*@"), "://***@"),
+    (re.compile(r"://\S*@"), "://***@"),
     (re.compile(r"\b(ws_\d+_|legacy-\S+?-\d)\w+(\w{4})\b"), r"...\2"),
 )
 
 
-def masked(text: str) -> str:
+def masked(value: str) -> str:
     """Free text without what looks like an API key, a password in a URL or a session token."""
     for pattern, instead in SECRETS:
-        text = pattern.sub(instead, text)
-    return text
+        value = pattern.sub(instead, value)
+    return value
 
 
 def size_of(count: float) -> str:

@@ -22,7 +22,7 @@ import psycopg
 import typer
 
 from models.steps import STEPS
-from scripts.connection import VARIABLES, ConnectionProblem, resolve_url
+from scripts.connection import CONNECT_ARGS, VARIABLES, ConnectionProblem, resolve_url
 
 TABLE_DDL = """
 CREATE TABLE workshop_students (
@@ -536,7 +536,9 @@ def main(
     """
     try:
         target = resolve_url(url).set(drivername="postgresql")
-        with psycopg.connect(target.render_as_string(hide_password=False)) as connection:
+        with psycopg.connect(
+            target.render_as_string(hide_password=False), **CONNECT_ARGS
+        ) as connection:
             fill(connection, sessions, seed)
     except psycopg.errors.DuplicateTable as error:
         _refuse(

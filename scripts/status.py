@@ -13,22 +13,32 @@ from typing import Any
 
 import psycopg
 import typer
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from rich.console import Console
 from rich.markup import escape
 from sqlalchemy import Connection, RowMapping, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
-from scripts.connection import ADVISORY_LOCK, explain
+from scripts.connection import ADVISORY_LOCK, VERSION_TABLE_ADVICE, explain
 from scripts.obstacles import misnamed
-from scripts.report import ROOT, Json, Url, console, database, progress, run, run_app, table
+from scripts.report import (
+    VERSION_TABLE,
+    Json,
+    Url,
+    console,
+    database,
+    known_revisions,
+    progress,
+    project,
+    revisions_in,
+    run,
+    run_app,
+    table,
+)
 
-# What is there, whatever alembic_version says. A view of a legacy name stands over its backup.
+# What is there, whatever the version table says. A view of a legacy name stands over its backup.
 FACTS = """
 SELECT
     current_database()::text AS database,
-    to_regclass('public.alembic_version') IS NOT NULL AS versioned,
     to_regclass('bridge.state') IS NOT NULL AS bridge,
     ARRAY(SELECT name FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS name
           WHERE to_regclass('public.' || name) IS NULL) AS missing,
@@ -55,7 +65,6 @@ SELECT
     to_regclass('public.session_overview') IS NOT NULL AS of_0006,
     to_regprocedure('bridge.cut_over()') IS NOT NULL AS of_0007
 """
-VERSIONS = "SELECT version_num FROM public.alembic_version ORDER BY 1"
 DROPPED = """
 SELECT format('the old tables were dropped on %s; %s', (dropped_at AT TIME ZONE 'UTC')::date,
               coalesce('they are in the dump ' || dump, 'no dump of them was named'))
@@ -161,6 +170,7 @@ STAGES = {
     "0006": "merged, and in step at once, both ways",
     "0007": "all done: the old names are views over dated backups",
 }
+LAST_STAGE = "0007"
 DRAIN = "python -m scripts.status --drain"
 UPGRADE = "alembic upgrade head"
 
@@ -198,15 +208,14 @@ class Status:
 
 def examine(connection: Connection, say: Callable[[str], None] = lambda _: None) -> Status:
     """Look at everything that ``Status`` tells; ``say`` hears how far it is."""
-    script = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
-    head = str(script.get_current_head())
+    head = str(project().get_current_head())
     # a table that is locked is told of, not waited for
     run(connection, "SET lock_timeout = '200ms'")
     has = run(connection, FACTS).mappings().one()
-    found = run(connection, VERSIONS).scalars().all() if has["versioned"] else []
+    found = revisions_in(connection)
     status = Status(has["database"], ", ".join(found) or None, head)
-    unknown = status.revision not in {None, *(known.revision for known in script.walk_revisions())}
-    status.stage = "unknown" if unknown else STAGES[status.revision and status.revision[:4]]
+    unknown = status.revision not in {None, *known_revisions()}
+    status.stage = "unknown" if unknown else STAGES[_stage_of(status.revision)]
     migrator = run(connection, MIGRATOR).mappings().first()
     status.migrator = dict(migrator) if migrator else None
     status.locks = [
@@ -241,6 +250,11 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
         if has["dropped"]:
             status.next += f": {run(connection, DROPPED).scalar_one()}"
     return status
+
+
+def _stage_of(revision: str | None) -> str | None:
+    """The stage of the migration: a revision after the last one changes nothing of it."""
+    return revision and min(revision[:4], LAST_STAGE)
 
 
 def _read_tables(
@@ -310,13 +324,24 @@ def _find_damage(
     names_back = [_psql("SET lock_timeout = 200", *has["names_back"])] if has["names_back"] else []
     whole = not has["missing"]
     possible = _revisions_of(has, bridge is not None, bridge is not None and bridge["merged"])
-    said = status.revision and status.revision[:4]
+    said = _stage_of(status.revision)
     stamp: list[str] = []
-    if unknown or (said not in possible if whole or said is None else not has["of_0001"]):
-        is_at = possible[0 if whole else -1] or "base"
+    is_at = possible[0 if whole else -1] or "base"
+    if unknown:
+        # it may be another project's: never deleted
+        status.problems.append(
+            f"{VERSION_TABLE} holds revision {status.revision}, which this project does not have. "
+            f"{VERSION_TABLE_ADVICE}"
+        )
+        if is_at != "base":
+            status.problems[0] += (
+                f". What is there is of revision {is_at}: with a table of its own, alembic stamp {is_at}"
+            )
+        return
+    if said not in possible if whole or said is None else not has["of_0001"]:
         stamp = [f"alembic stamp --purge {is_at}"]
         status.problems.append(
-            f"alembic_version says {status.revision or 'nothing'}, but what is there is of revision "
+            f"{VERSION_TABLE} says {status.revision or 'nothing'}, but what is there is of revision "
             f"{is_at}: somebody changed it by hand"
         )
         said = None if is_at == "base" else is_at

@@ -8,6 +8,7 @@ entry for each object, so that a difference names what differs.
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,22 @@ from oracle import CONFIG, PROGRESS, Prediction, differences, predict, read_lega
 ROOT = Path(__file__).resolve().parent.parent
 REVISIONS = tuple(sorted(path.stem for path in (ROOT / "alembic" / "versions").glob("[0-9]*.py")))
 HEAD = REVISIONS[-1]
+
+
+def copy_project(folder: Path) -> Path:
+    """Copy what belongs to the project, and nothing that somebody has made while using it."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        found = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):  # no git, or an archive
+        ignored = shutil.ignore_patterns(".*", *(ROOT / ".gitignore").read_text().split())
+        shutil.copytree(ROOT, folder, ignore=ignored)
+        return folder
+    for name in filter(None, found.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -170,13 +187,13 @@ def script_directory() -> ScriptDirectory:
 
 
 def psql(
-    database: Database, script: str, folder: Path, name: str = "script.sql"
+    database: Database, script: str, folder: Path, name: str = "script.sql", *options: str
 ) -> subprocess.CompletedProcess[str]:
     """Apply a script the way its first line says, with the real psql."""
     file = folder / name
     file.write_text(script, encoding="utf-8")
     return subprocess.run(
-        [database.server.bin_dir / "psql", "-X", "-f", file, database.url],
+        [database.server.bin_dir / "psql", "-X", *options, "-f", file, database.url],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

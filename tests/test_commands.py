@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -31,6 +32,7 @@ from databases import (
     failed_checks,
     psql,
     script_directory,
+    script_of,
     upgrade,
 )
 
@@ -254,6 +256,47 @@ def test_current_history_heads_and_stamp(migrated: Database) -> None:
     assert version_of(migrated) == [REVISIONS[-2]]
 
 
+@pytest.mark.parametrize(
+    ("state", "revision", "refused"),
+    [
+        ("legacy", "head", True),
+        ("legacy", "0001", True),
+        ("0003", "0005", True),
+        ("0003", "0006", True),
+        ("0004", "0002", False),
+        ("head", "base", False),
+    ],
+)
+def test_a_stamp_with_what_is_not_there_is_refused(
+    clone: Clone, state: str, revision: str, refused: bool
+) -> None:
+    database = clone(state)
+    before = dump(database)
+    for options in ((), ("--purge",)):
+        done = alembic_cli("stamp", *options, revision, url=database.url)
+        assert (done.returncode != 0) == refused
+        if refused:
+            assert_refused(done, "cannot be stamped", "is not there", "alembic upgrade head")
+            assert changes(before, dump(database)) == []
+
+
+def test_a_run_says_what_it_did(migrated: Database) -> None:
+    def said(*args: str) -> list[str]:
+        done = alembic_cli(*args, url=migrated.url)
+        assert (done.returncode, done.stdout) == (0, "")
+        return [line.removeprefix("INFO    ") for line in done.stderr.splitlines()]
+
+    assert said("upgrade", "head") == [f"nothing to do: the database is at {HEAD} already"]
+    lines = said("downgrade", "-2")
+    steps = [line for line in lines if line.startswith("Running")]
+    assert steps == [
+        f"Running downgrade {HEAD} -> {REVISIONS[-2]}, Give the tables their names back.",
+        f"Running downgrade {REVISIONS[-2]} -> {REVISIONS[-3]}, Drop the reporting views.",
+    ]
+    assert lines[-1] == f"done: the database is at {REVISIONS[-3]}"
+    assert said("upgrade", "head")[-1] == f"done: the database is at {HEAD}"
+
+
 def test_names_of_revisions() -> None:
     for script in script_directory().walk_revisions():
         assert len(script.revision) <= 32
@@ -404,10 +447,14 @@ def test_a_database_that_does_not_exist(server: Server) -> None:
     assert_refused(alembic_cli("upgrade", "head", url=url), '"no_such_database" does not exist')
 
 
-def test_a_role_that_may_create_nothing(legacy: Database, role: str) -> None:
+def test_a_role_that_may_create_nothing(legacy: Database, role: str, tmp_path: Path) -> None:
     before = dump(legacy)
     url = legacy.server.url(legacy.name, role, role)
-    assert_refused(alembic_cli("upgrade", "head", url=url), "permission denied for schema public")
+    clue = f"this database is not ready: role {role} may not create in schema public"
+    assert_refused(alembic_cli("upgrade", "head", url=url), clue)
+    as_role = replace(legacy, server=replace(legacy.server, user=role, password=role))
+    done = psql(as_role, script_of("upgrade", "head"), tmp_path)
+    assert (done.returncode, clue in done.stderr) == (3, True), done.stderr
     assert changes(before, dump(legacy)) == []
 
 

@@ -1,11 +1,14 @@
 """Which database is meant, how it is reached, and that no message shows a password."""
 
 import logging
+import os
+from pathlib import Path
 
 import pytest
+from psycopg import sql
 from sqlalchemy import StaticPool, create_engine, make_url
 
-from databases import Server
+from databases import Database, Server, alembic_cli, psql, script_of, upgrade
 from scripts.connection import (
     VARIABLES,
     ConnectionProblem,
@@ -15,6 +18,7 @@ from scripts.connection import (
     refuse_pooler,
     resolve_url,
 )
+from test_scripts import script
 
 NON_POOLING, PLAIN, GENERIC = VARIABLES
 
@@ -97,6 +101,43 @@ def test_a_refusal_is_one_line_that_names_its_source(text: str, clue: str) -> No
         assert "\n" not in message
 
 
+SECOND_AT = (
+    "postgresql://u:Correct@geheim@localhost:5999/d",
+    "postgresql://u:Correct@geheim/x@localhost:5999/d",
+    "postgresql://u:Correct@x:geheim@localhost/d",
+    "postgresql://u:p@x?geheim@localhost/d",
+    "postgresql://u:p@x/?geheim=1&y@localhost/d",
+    "postgres://u:p@geheim%40@localhost/d?sslmode=require",
+    "postgresql://u:geheim:5432/d",
+    "postgresql://u:7654321/d",
+)
+
+
+@pytest.mark.parametrize("text", SECOND_AT)
+def test_the_tail_of_a_password_is_not_taken_for_a_host(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConnectionProblem, match="Percent-encode") as problem:
+        resolve_url(text, {})
+    assert "%40" in str(problem.value)
+    for secret in ("geheim", "Correct", "7654321"):
+        assert secret not in str(problem.value) + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "password"),
+    [
+        ("postgresql://u:ge%40heim@localhost/d", "ge@heim"),
+        ("postgresql://u@tenant:geheim@localhost/d", "geheim"),
+        ("postgresql://u:ge/h?e#i:m@localhost/d", "ge/h?e#i:m"),
+        ("postgresql://u@/d?host=@abstract&application_name=a@b", None),
+    ],
+)
+def test_an_at_that_has_one_meaning_is_read(text: str, password: str | None) -> None:
+    url = resolve_url(text, {})
+    assert (url.password, url.database) == (password, "d")
+
+
 # --- TLS ------------------------------------------------------------------------------------------
 
 LOCAL = (
@@ -162,6 +203,7 @@ def test_unknown_parameters_are_left_out_with_a_warning(caplog: pytest.LogCaptur
         "postgresql://u:geheim@127.0.0.1:1/db",
         "postgresql://u@127.0.0.1:1/db?password=geheim",
         "postgresql://u:geheim@/db?host=/nonexistent",
+        "postgresql://u@127.0.0.1:1/db?passfile=geheim&options=geheim&sslkey=geheim",
     ],
 )
 def test_a_failed_connection_names_the_host_and_no_password(text: str) -> None:
@@ -203,3 +245,72 @@ def test_notices_become_log_records(server: Server, caplog: pytest.LogCaptureFix
         connection.exec_driver_sql("DO 'BEGIN RAISE WARNING ''careful''; END'")
     found = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert found == [("INFO", "100 percent"), ("WARNING", "careful")]
+
+
+# --- encodings and names ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_an_encoding_of_the_role_or_the_database_is_not_used(
+    legacy: Database, encoding: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every command sets UTF8 itself: the values of a SQL_ASCII client are bytes."""
+    legacy.execute(
+        f"ALTER DATABASE {legacy.name} SET client_encoding = '{encoding}';"
+        "UPDATE student_configs SET ivr_greeting = 'Zoë Łukasz' WHERE session_token ="
+        " (SELECT min(session_token) FROM student_configs)"
+    )
+    monkeypatch.setenv("PGCLIENTENCODING", encoding)
+    upgrade(legacy, "0003")
+    with connect(make_engine(resolve_url(legacy.url, {}))) as connection:
+        assert connection.exec_driver_sql("SHOW client_encoding").scalar() == "UTF8"
+    done = psql(legacy, script_of("upgrade", "0003:head"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name, *options in (
+        ("status",),
+        ("dashboard", "--out", f"{tmp_path}/d.html"),
+        ("backup", "--file", f"{tmp_path}/b.dump"),
+        ("backup", "--format", "json", "--file", f"{tmp_path}/b.json"),
+    ):
+        done = script(name, *options, url=legacy.url)
+        assert done.returncode == 0, (name, done.stdout + done.stderr)
+    assert "Łukasz" in (tmp_path / "b.json").read_text(encoding="utf-8")
+    monkeypatch.setenv("PGCLIENTENCODING", "UTF8")
+    assert legacy.query("SELECT count(*) FROM sessions WHERE ivr_greeting ~ 'Łukasz'") == [(1,)]
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_every_character_is_refused(
+    server: Server, encoding: str, tmp_path: Path
+) -> None:
+    name = f"workshop_{encoding.lower()}_{os.getpid()}"
+    server.execute(
+        sql.SQL(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' "
+            "LC_CTYPE 'C' LOCALE_PROVIDER 'libc'"
+        )
+    )
+    try:
+        database = Database(server, name)
+        clue = f"encoded in {encoding}, and UTF8 is needed"
+        done = psql(database, script_of("upgrade", "head"), tmp_path)
+        assert done.returncode == 3
+        assert clue in done.stderr
+        done = alembic_cli("upgrade", "head", url=database.url)
+        assert done.returncode != 0
+        assert (clue in done.stdout, "Traceback" in done.stderr) == (True, False)
+        done = script("status", url=database.url)
+        assert done.returncode == 2
+        assert (clue in done.stderr, "Traceback" in done.stderr) == (True, False)
+        assert database.query("SELECT FROM pg_class WHERE relname = 'alembic_version'") == []
+    finally:
+        server.execute(sql.SQL(f"DROP DATABASE {name}"))
+
+
+def test_every_session_says_which_command_it_belongs_to(legacy: Database) -> None:
+    with connect(make_engine(resolve_url(legacy.url, {}))) as connection:
+        name = connection.exec_driver_sql("SHOW application_name").scalar_one()
+        assert name.startswith("workshop ")
+    named = resolve_url(legacy.url, {}).update_query_dict({"application_name": "x"})
+    with connect(make_engine(named)) as connection:
+        assert connection.exec_driver_sql("SHOW application_name").scalar() == "x"

@@ -16,7 +16,6 @@ import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ import pytest
 from psycopg.rows import DictRow, dict_row
 
 from conftest import Clone
-from databases import ROOT, Database, failed_checks, upgrade
+from databases import ROOT, Database, copy_project, failed_checks, upgrade
 from eras import ERAS
 from models import FLAGS, Base
 from oracle import CONFIG, EARLY_FLAGS, HOMES, JSON_COLUMNS, PROGRESS, TEXT_COLUMNS
@@ -122,8 +121,7 @@ def first_missing(shown: list[str], output: str) -> str | None:
 
 def perform(transcript: list[Command], folder: Path, database: Database) -> None:
     """Run a transcript in this folder; AssertionError shows the command and what it said."""
-    hidden = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, folder / "copy", ignore=hidden)
+    copy_project(folder / "copy")
     (folder / "copy" / ".venv").symlink_to(sys.prefix)
     file = folder / "transcript.sh"
     file.write_text(
@@ -596,7 +594,13 @@ def refusals() -> set[str]:
         found.update(
             re.findall(r"(?:problems := problems \|\||named :=) (?:format\()?'([^']+)'", text)
         )
-    for path in (ROOT / "alembic" / "env.py", ROOT / "scripts" / "connection.py"):
+    python = (
+        "alembic/env.py",
+        "scripts/connection.py",
+        "scripts/guards.py",
+        "scripts/operations.py",
+    )
+    for path in map(ROOT.joinpath, python):
         text = path.read_text(encoding="utf-8")
         found.update(re.findall(r"RAISE EXCEPTION '([^']+)'", text))
         for node in ast.walk(ast.parse(text)):

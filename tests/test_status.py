@@ -31,6 +31,7 @@ from databases import (
 )
 from scripts.connection import ConnectionProblem, make_engine, resolve_url
 from scripts.status import main
+from test_scripts import script
 
 FOUR = ("events", "step_progress", "sessions", "students")
 ADVISORY_LOCK = 5_283_017_740_012_345
@@ -110,10 +111,6 @@ def drop_version(database: Database) -> None:
     database.execute("DROP TABLE alembic_version")
 
 
-def stamp_unknown(database: Database) -> None:
-    database.execute("UPDATE alembic_version SET version_num = 'f00ba4'")
-
-
 def stamp_base(database: Database) -> None:
     database.execute("DELETE FROM alembic_version")
 
@@ -137,7 +134,6 @@ CASES = (
     (drop_configurations, "head"),
     (drop_version, "0003"),
     (drop_version, "head"),
-    (stamp_unknown, "0006"),
     (stamp_base, "head"),
     (stamp_another, "0004"),
     (drop_version_and_four, "0006"),
@@ -164,6 +160,37 @@ def test_the_way_back_that_it_names_leads_to_head(clone: Clone, damage: Any, sta
     else:
         assert deviations(database) == []
         assert addresses(database) == addresses(whole)
+
+
+@pytest.mark.parametrize("state", ["legacy", "0006"])
+def test_a_revision_of_another_project_is_left_alone(clone: Clone, state: str) -> None:
+    """No command deletes its row, and every one of them tells how to have a table of one's own."""
+    database = clone(state)
+    database.execute(
+        "CREATE TABLE IF NOT EXISTS alembic_version (version_num text);"
+        "DELETE FROM alembic_version; INSERT INTO alembic_version VALUES ('a1b2c3d4e5f6')"
+    )
+    code, said = status(database)
+    assert (code, said["commands"]) == (2, [])
+    told = "holds revision a1b2c3d4e5f6, which this project does not have"
+    advice = "version_table = workshop_version"
+    assert told in said["problems"][0]
+    assert advice in said["problems"][0]
+    assert ("alembic stamp 0006" in said["problems"][0]) == (state == "0006")
+    for args in (
+        ("upgrade", "head"),
+        ("current",),
+        ("stamp", "--purge", "head"),
+        ("downgrade", "-1"),
+    ):
+        done = alembic_cli(*args, url=database.url)
+        assert done.returncode != 0
+        assert told in done.stdout
+        assert advice in done.stdout
+    for name in ("dry_run", "verify"):
+        done = script(name, url=database.url)
+        assert (done.returncode, told in done.stderr) == (2, True)
+    assert database.query("SELECT version_num FROM alembic_version") == [("a1b2c3d4e5f6",)]
 
 
 def test_both_backups_dropped_by_hand(clone: Clone) -> None:

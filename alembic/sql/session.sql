@@ -1,5 +1,6 @@
--- Settings of the migrating session. Everything below resolves names in public, reads and writes
+-- Settings of the migrating session. Everything below is UTF-8, resolves names in public, reads and writes
 -- times in UTC, never waits long for a lock, and frees its locks at once when its client dies.
+SET client_encoding = 'UTF8';
 SET search_path = public;
 SET TimeZone = 'UTC';
 SET DateStyle = 'ISO, YMD';

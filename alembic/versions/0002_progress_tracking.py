@@ -41,7 +41,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them."""
+    """Drop the functions and triggers of progress tracking."""
     op.expect_revision(revision)
     op.run_sql(down_revision, "97_lock")
     op.run_sql(revision, "98_drop")

@@ -58,7 +58,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take it off again."""
+    """Take the bridge off the legacy tables."""
     op.expect_revision(revision)
     op.run_sql(revision, "98_retire", commits=True)
     op.run_sql(revision, "99_drop")

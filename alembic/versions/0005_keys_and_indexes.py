@@ -45,7 +45,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it in reverse."""
+    """Drop foreign keys, indexes and progress triggers; note writes, as before."""
     op.expect_revision(revision)
     op.run_sql(revision, "97_lock")
     op.run_sql(revision, "98_note_only")

@@ -50,7 +50,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them."""
+    """Drop the reporting views."""
     op.expect_revision(revision)
     for view in reversed(VIEWS):
         op.execute(f"DROP VIEW IF EXISTS {view}")

@@ -166,6 +166,11 @@ BEGIN
             USING HINT = 'Nothing was changed. Mend all of it, then run again.';
     END IF;
 
+    IF current_setting('is_superuser')::boolean THEN
+        RAISE NOTICE 'role % is a superuser, and the triggers of the bridge will run as this role; '
+                     'docs/dba-review.md lists the rights that a role of its own needs', current_user;
+    END IF;
+
     -- the name changes with 0007, when the table becomes <name>_backup_YYYYMMDD
     FOR found IN
         SELECT format('trigger %s of %s: its function %s uses the name of its table, which 0007 changes; docs/dba-review.md says what to do', t.tgname, c.relname,

@@ -1,0 +1,215 @@
+"""SQL that begins and ends a run: who may migrate, where, and from where. The same online and offline.
+
+All of it is text, without a connection: ``alembic/env.py`` executes it, or writes it into the script.
+"""
+
+from collections.abc import Iterable
+
+from scripts.connection import (
+    ADVISORY_LOCK,
+    PROBE_IS_HELD,
+    REFUSED_ENCODING,
+    TAKE_PROBE,
+    VARIABLES,
+    VERSION_TABLE_ADVICE,
+)
+
+OLDEST_SERVER = 150000
+
+
+def literal(text: str | None) -> str:
+    """Return a string as SQL takes it."""
+    return "NULL" if text is None else "'" + text.replace("'", "''") + "'"
+
+
+def place(table: str, schema: str, known: Iterable[str]) -> str:
+    """Return the block that refuses a database where this project cannot keep its revision.
+
+    ``table`` is the version table as SQL takes it, ``known`` are the revisions of this project.
+    """
+    return f"""\
+DO $place$
+DECLARE
+    found text[];
+BEGIN
+    IF current_setting('server_version_num')::integer < {OLDEST_SERVER} THEN
+        RAISE EXCEPTION 'PostgreSQL 15 or later is needed, this server is %',
+            current_setting('server_version') USING HINT = 'Nothing was changed.';
+    END IF;
+    IF getdatabaseencoding() <> 'UTF8' THEN
+        RAISE EXCEPTION USING MESSAGE = format({literal(REFUSED_ENCODING.format("%s"))}, getdatabaseencoding());
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = {literal(schema)}) THEN
+        RAISE EXCEPTION 'there is no schema %, which alembic.ini names as version_table_schema', {literal(schema)}
+            USING HINT = 'Nothing was changed. Create it, then run this again.';
+    END IF;
+    IF NOT has_table_privilege(to_regclass({literal(table)}), 'SELECT') THEN
+        RAISE EXCEPTION 'role % may not read %', current_user, {literal(table)}
+            USING HINT = {literal(f"Nothing was changed. {VERSION_TABLE_ADVICE}.")};
+    END IF;
+    IF to_regclass({literal(table)}) IS NOT NULL THEN
+        SELECT array_agg(version_num) INTO found FROM {table};
+    END IF;
+    IF NOT found <@ ARRAY[{", ".join(map(literal, known))}]::text[] THEN
+        RAISE EXCEPTION '% holds revision %, which this project does not have',
+            {literal(table)}, array_to_string(found, ', ')
+            USING HINT = {literal(f"Nothing was changed. {VERSION_TABLE_ADVICE}.")};
+    END IF;
+END
+$place$"""
+
+
+def may_create(schema: str) -> str:
+    """Return the block that refuses a role that cannot create the version table."""
+    return f"""\
+DO $may$
+BEGIN
+    IF {literal(schema)} <> 'public' AND NOT has_schema_privilege({literal(schema)}, 'CREATE') THEN
+        RAISE EXCEPTION 'role % may not create in schema %', current_user, {literal(schema)}
+            USING HINT = 'Nothing was changed. Grant USAGE and CREATE on it, then run this again.';
+    END IF;
+END
+$may$"""
+
+
+def alone(*, transaction: bool) -> str:
+    """Return the block that keeps a second migrator out, until the end of the transaction or the session."""
+    function = "pg_try_advisory_xact_lock" if transaction else "pg_try_advisory_lock"
+    return f"""\
+DO $alone$
+BEGIN
+    IF NOT {function}({ADVISORY_LOCK}) THEN
+        RAISE EXCEPTION 'another migration is running in this database'
+            USING HINT = 'Nothing was changed. Wait for it to end, then run this again.';
+    END IF;
+END
+$alone$"""
+
+
+# A CALL that ended with an error leaves these to the session, which may be the caller's.
+FREE_BLOCKS = """\
+DO $blocks$
+BEGIN
+    IF to_regclass('bridge.block') IS NOT NULL THEN
+        PERFORM pg_advisory_unlock(hashoid('bridge.block'::regclass), l.objid::integer)
+        FROM pg_locks AS l
+        WHERE l.pid = pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 2
+          AND l.classid = hashoid('bridge.block'::regclass)::bigint::bit(32)::bigint::oid;
+    END IF;
+END
+$blocks$"""
+
+
+def stamped(revision: str) -> str:
+    """Return the block that refuses a stamp with a revision whose objects are not there."""
+    return f"""\
+DO $stamp$
+DECLARE
+    lacking text;
+    dropped CONSTANT boolean := to_regclass('public.sessions') IS NULL;  -- by hand, with all that was on it
+BEGIN
+    SELECT string_agg(revision, ', ') INTO lacking
+    FROM (VALUES
+        ('0001', to_regprocedure('public.refuse_write()') IS NOT NULL),
+        ('0002', to_regprocedure('public.clean_sessions()') IS NOT NULL),
+        ('0003', dropped OR to_regclass('public.ix_sessions_student_id') IS NOT NULL),
+        ('0005', to_regprocedure('public.follow_step_progress()') IS NOT NULL),
+        ('0006', dropped OR to_regclass('public.session_overview') IS NOT NULL)
+    ) AS made (revision, there)
+    WHERE NOT there AND revision <= left({literal(revision)}, 4);
+    IF lacking IS NOT NULL THEN
+        RAISE EXCEPTION 'this database cannot be stamped with %: what % creates is not there',
+            {literal(revision)}, lacking
+            USING HINT = 'Nothing was changed. Run "alembic upgrade head"; "python -m scripts.status" tells the '
+                         'revision that a database is at.';
+    END IF;
+END
+$stamp$"""
+
+
+# --- what only a script needs -----------------------------------------------------------------------
+
+# Interactive psql gets its own settings back at the end.
+HEADER = """\
+-- Run with: psql -X -f <this file> "$POSTGRES_URL_NON_POOLING"   (not with -1, not in a GUI: it commits in steps)
+-- It is whole, and has ended well, when its last line prints "Applied".
+\\set workshop_stop :ON_ERROR_STOP
+\\set workshop_autocommit :AUTOCOMMIT
+\\set workshop_rollback :ON_ERROR_ROLLBACK
+\\set ON_ERROR_STOP on
+\\set AUTOCOMMIT on
+\\set ON_ERROR_ROLLBACK off"""
+
+# What scripts.connection.refuse_pooler does online. The answer is brought into a DO block by two settings: where
+# the one of the session is lost at once, so is everything that the script sets.
+NO_POOLER = f"""\
+{TAKE_PROBE} \\gset
+\\connect
+SET bridge.probe = :probe;
+BEGIN;
+SET LOCAL bridge.by_psql = :probe;
+DO $pooler$
+DECLARE
+    probe CONSTANT bigint := nullif(current_setting('bridge.by_psql', true), '');
+    lost CONSTANT boolean := probe::text IS DISTINCT FROM current_setting('bridge.probe', true);
+    held boolean := lost;
+BEGIN
+    IF probe IS NULL THEN
+        RAISE EXCEPTION 'this is a script for psql, and psql does not run it'
+            USING HINT = 'Nothing was changed. Run the whole file with psql, as its first line says.';
+    END IF;
+    FOR look IN 1 .. 60 LOOP
+        EXIT WHEN lost;
+        held := {PROBE_IS_HELD.format(probe="probe")};
+        EXIT WHEN NOT held OR probe = pg_backend_pid();
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+    IF held THEN
+        RAISE EXCEPTION 'this is a transaction pooler, which loses session locks and settings'
+            USING HINT = 'Nothing was changed. Run the script at the direct address of the database, '
+                         'which belongs into {VARIABLES[0]}.';
+    END IF;
+END
+$pooler$;
+COMMIT;"""
+
+
+def starts_at(table: str, start: str | None) -> str:
+    """Return the block that refuses a script that was written for another revision."""
+    return f"""\
+DO $start$
+DECLARE
+    found text;
+    start CONSTANT text := {literal(start)};
+BEGIN
+    IF to_regclass({literal(table)}) IS NOT NULL THEN
+        SELECT string_agg(version_num, ', ') INTO found FROM {table};
+    END IF;
+    IF found IS DISTINCT FROM start THEN
+        RAISE EXCEPTION 'this script starts at revision %, but the database is at %',
+            coalesce(start, '(base)'), coalesce(found, '(base)')
+            USING HINT = 'Nothing was changed. Run "alembic current", and write the script for '
+                         'that revision: alembic upgrade <current>:<target> --sql';
+    END IF;
+    IF start IS NULL AND to_regclass({literal(table)}) IS NOT NULL THEN
+        -- a downgrade to base leaves the table behind, empty; the script creates it anew
+        DROP TABLE {table};
+    END IF;
+END
+$start$;"""
+
+
+def end(revision: str) -> str:
+    """Return what gives an interactive session back as it was, and says that all went well."""
+    return f"""\
+DO $end$
+BEGIN
+    PERFORM pg_advisory_unlock_all();
+END
+$end$;
+RESET ALL;
+\\set ON_ERROR_STOP :workshop_stop
+\\set AUTOCOMMIT :workshop_autocommit
+\\set ON_ERROR_ROLLBACK :workshop_rollback
+\\echo Applied: the database is at {revision}
+"""
