@@ -33,7 +33,17 @@ from sqlalchemy.exc import DBAPIError
 from scripts import dumps
 from scripts.connection import ConnectionProblem, connect, explain, make_engine, resolve_url
 from scripts.dumps import Manifest, ProgramFailed, Refused, Relation, doing
-from scripts.report import Json, Url, console, database, revision_of, run, run_app, table
+from scripts.report import (
+    COULD_NOT_DO,
+    Json,
+    Url,
+    console,
+    database,
+    revision_of,
+    run,
+    run_app,
+    table,
+)
 from scripts.server import ServerUnavailable, embedded_server
 
 FACTS = """
@@ -70,7 +80,8 @@ def make(
     """Write a backup and its manifest; returns both.
 
     ``file`` None: ``workshop-backup-YYYYMMDD`` in the current folder, the day of the server in UTC.
-    ``prove_on``: None (no proof), "" (a database on the same server), "embedded", or a URL.
+    ``prove_on``: None (no proof), "" (a database on the same server; where the role may create none, as
+    "embedded"), "embedded" (a throw-away server), or a URL.
     ConnectionProblem: nothing was written. Refused: the file exists.
     """
     facts = run(connection, FACTS).mappings().one()
@@ -79,11 +90,7 @@ def make(
     if format is Format.json:
         prove_on = None
     if prove_on == "" and not facts["may_create_databases"]:
-        raise ConnectionProblem(
-            f"role {facts['role']} may not create the database that the proof needs; prove it on a "
-            "throw-away server (--prove-on embedded), on another one (--prove-on URL), or not at all "
-            "(--no-prove)"
-        )
+        prove_on = EMBEDDED
     chosen, left_out = dumps.workshop_relations(connection)
     if not chosen:
         raise ConnectionProblem(f"database {facts['database']} has no table of the workshop")
@@ -300,7 +307,11 @@ def _prove(
                 after=dumps.check_sql(manifest.tables),
             )
             manifest.proven, manifest.proof = True, f"restored on {where}, and the same"
-        except (ProgramFailed, Refused, ConnectionProblem, ServerUnavailable) as error:
+        except ServerUnavailable as error:
+            manifest.proof = (
+                f"there is no server to restore it on: {error}; --prove-on URL names one"
+            )
+        except (ProgramFailed, Refused, ConnectionProblem) as error:
             manifest.proof = f"it could not be restored: {error}"
         except DBAPIError as error:
             manifest.proof = f"it could not be restored: {explain(error)}"
@@ -395,7 +406,7 @@ def main(
         str | None,
         typer.Option(
             help="Where: the URL of another server, or 'embedded' for a throw-away one. Default: the "
-            "same server."
+            "same server, or a throw-away one where the role may not create a database."
         ),
     ] = None,
     as_json: Json = False,
@@ -413,7 +424,11 @@ def main(
     Example: python -m scripts.backup --file before-the-migration.dump
     """
     where = (prove_on or "") if prove else None
-    with dumps.refusing(), _ending_in_order(), database(url, "AUTOCOMMIT") as connection:
+    with (
+        dumps.refusing(),
+        _ending_in_order(),
+        database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection,
+    ):
         made, manifest = make(connection, format, file, where)
     if as_json:
         typer.echo(json.dumps({**asdict(manifest), "path": str(made)}, indent=2))

@@ -66,6 +66,10 @@ class ConnectionProblem(Exception):
     """The database cannot be named, reached or used; the message is one line for a person."""
 
 
+class NotApplicable(ConnectionProblem):
+    """The command is not for the state that the database is in; the message says what comes first."""
+
+
 def resolve_url(explicit: str | None = None, environ: Mapping[str, str] | None = None) -> URL:
     """Return the SQLAlchemy URL of the workshop database, for the psycopg driver.
 

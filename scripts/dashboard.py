@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 
 from models.steps import FLAGS, STEPS
 from scripts import status, verify
-from scripts.connection import ConnectionProblem
+from scripts.connection import ConnectionProblem, NotApplicable
 from scripts.report import Url, database, progress, run, run_app
 
 FOLDER = Path(__file__).parent
@@ -151,7 +151,7 @@ def read(
         run(connection, "SET LOCAL search_path = public")
         missing = run(connection, READY).scalar_one()
         if missing:
-            raise ConnectionProblem(
+            raise NotApplicable(
                 f"{', '.join(missing)} not found: the dashboard reads the views of revision "
                 "0006_reporting_views; next: alembic upgrade head, or where that has run python -m "
                 "scripts.status"

@@ -25,7 +25,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from scripts import dumps
-from scripts.connection import ADVISORY_LOCK, ConnectionProblem
+from scripts.connection import ADVISORY_LOCK, ConnectionProblem, NotApplicable
 from scripts.dumps import Manifest, Refused, doing
 from scripts.report import HAS, Json, Url, console, database, revision_of, run, run_app, table
 
@@ -180,9 +180,9 @@ def examine(connection: Connection, watch: float) -> Report:
     report = Report(has["database"], revision_of(connection), bridge=has["bridge"])
     report.done = facts["dropped"]
     if report.revision is None:
-        raise ConnectionProblem("the database is not migrated: there are no backups to drop")
+        raise NotApplicable("the database is not migrated: there are no backups to drop")
     if not has["unified"]:
-        raise ConnectionProblem(
+        raise NotApplicable(
             "table sessions is not there, and the old tables are all there is; python -m scripts.status says "
             "more"
         )
@@ -306,15 +306,18 @@ def check_dump(connection: Connection, report: Report, file: Path) -> Manifest:
         raise Refused(
             f"{file.name} was not proven ({manifest.proof}): make one with scripts.backup"
         )
+    if manifest.revision != report.revision:
+        raise Refused(
+            f"{file.name} was made at revision {manifest.revision or '(base)'}, and the database is at "
+            f"{report.revision}: no downgrade could start from it. Nothing was changed; run scripts.backup "
+            "again, and name the new file"
+        )
     differing = []
     run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     try:
         run(connection, dumps.PINNED)
         for backup in report.backups:
-            now = dumps.fingerprint(connection, backup.quoted)
-            # made before the cut-over, it knows the table by its old name
-            held = [manifest.tables.get(n) for n in (backup.quoted, f"public.{backup.was}")]
-            if now not in held:
+            if dumps.fingerprint(connection, backup.quoted) != manifest.tables.get(backup.quoted):
                 differing.append(backup.name)
     finally:
         run(connection, "ROLLBACK")

@@ -106,7 +106,7 @@ ARRIVED = """
 SELECT (SELECT count(*) FROM students) AS students, (SELECT count(*) FROM sessions) AS sessions,
        (SELECT count(*) FROM step_progress) AS steps
 """
-WITH_TOKEN = "SELECT COUNT(*) FROM pg_temp.{} WHERE session_token IS NOT NULL"
+WITH_TOKEN = "SELECT COUNT(*) FROM pg_temp.{} WHERE session_token::text <> ''"
 # "addresses" is the raw COUNT(DISTINCT student_email).
 TABLES = """
 WITH r AS MATERIALIZED (
@@ -326,6 +326,10 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
         report.reasons = [
             f"every row has a place, and the merge passes all of its {len(report.checks)} checks"
         ]
+        if not any(entry["rows"] for entry in report.tables) and not report.earlier_attempt:
+            report.warnings.insert(
+                0, f"database {report.database} has no row to merge: is it the right one?"
+            )
     return report
 
 

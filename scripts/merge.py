@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from sqlalchemy import Connection
 
-from scripts.connection import ADVISORY_LOCK, ConnectionProblem, refuse_pooler
+from scripts.connection import ADVISORY_LOCK, ConnectionProblem, NotApplicable, refuse_pooler
 from scripts.report import (
+    COULD_NOT_DO,
     HAS,
     ROOT,
     Json,
@@ -83,7 +84,7 @@ class _Result(logging.Handler):
 
 
 def examine(connection: Connection) -> Report:
-    """Find out whether there is something to merge. ConnectionProblem says what comes first."""
+    """Find out whether there is something to merge. NotApplicable says what comes first."""
     run(connection, "SET lock_timeout = '5s'")
     if run(connection, "SELECT pg_is_in_recovery()").scalar_one():
         raise ConnectionProblem(
@@ -92,18 +93,18 @@ def examine(connection: Connection) -> Report:
     has = run(connection, HAS).mappings().one()
     report = Report(has["database"], revision_of(connection))
     if report.revision is None or report.revision < "0004":
-        raise ConnectionProblem(
+        raise NotApplicable(
             f"revision {report.revision or '(base)'} has not merged anything yet; next: "
-            "python -m scripts.dry_run, then alembic upgrade head"
+            "python -m scripts.status"
         )
     if not has["bridge"]:
-        raise ConnectionProblem(
+        raise NotApplicable(
             f"at revision {report.revision} there are no legacy tables to merge from"
         )
     refuse_damage(connection)
     state = run(connection, STATE).mappings().one()
     if state["read_only"] or not state["merged"]:
-        raise ConnectionProblem(
+        raise NotApplicable(
             "a downgrade has begun, and the new tables are read-only; alembic downgrade base goes on "
             "with it, alembic upgrade head returns"
         )
@@ -178,10 +179,13 @@ def main(url: Url = None, as_json: Json = False) -> None:
 
     Example: python -m scripts.merge --url postgresql://localhost/workshop
     """
-    with database(url, "AUTOCOMMIT") as connection:
+    with database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection:
         report = examine(connection)
     # from here on a failure may come after chunks that were committed
-    with database(url, "AUTOCOMMIT", STAYS) as connection, progress("merging") as say:
+    with (
+        database(url, "AUTOCOMMIT", STAYS, COULD_NOT_DO) as connection,
+        progress("merging") as say,
+    ):
         merge(connection, report, say)
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=2))

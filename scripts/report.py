@@ -1,6 +1,6 @@
 """What the reporting commands share: a connection, plain tables, one way to give up.
 
-A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell).
+A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell, or could not do it).
 """
 
 import logging
@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, wraps
 from io import TextIOWrapper
 from pathlib import Path
@@ -21,6 +21,7 @@ from alembic.script import ScriptDirectory
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sqlalchemy import Connection, CursorResult, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -29,6 +30,7 @@ from scripts.connection import (
     VARIABLES,
     VERSION_TABLE_ADVICE,
     ConnectionProblem,
+    NotApplicable,
     connect,
     explain,
     make_engine,
@@ -112,29 +114,34 @@ WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = o.relation)
 
 
 def refuse_damage(connection: Connection) -> None:
-    """Raise ConnectionProblem where a table that the bridge joins was dropped or renamed by hand."""
+    """Raise NotApplicable where a table that the bridge joins was dropped or renamed by hand."""
     if dropped := run(connection, BY_HAND).scalars().all():
-        raise ConnectionProblem(
+        raise NotApplicable(
             f"{', '.join(dropped)}: the tables were dropped by hand; python -m scripts.status says what "
             "that means, and the way back"
         )
     if renamed := misnamed(connection, revision_of(connection)):
-        raise ConnectionProblem(
+        raise NotApplicable(
             f"a legacy name was changed by hand: {'; '.join(row['what'] for row in renamed)}; python -m "
             "scripts.status says what that means, and the way back"
         )
 
 
 UNCHANGED = "Nothing was changed; put that right, then run this again."
+COULD_NOT_TELL, COULD_NOT_DO = "error: could not tell", "error"
 
 
 @contextmanager
 def database(
-    url: str | None, isolation_level: IsolationLevel, advice: str = UNCHANGED
+    url: str | None,
+    isolation_level: IsolationLevel,
+    advice: str = UNCHANGED,
+    prefix: str = COULD_NOT_TELL,
 ) -> Iterator[Connection]:
     """Yield a connection; whatever goes wrong with the database in the block ends the command.
 
-    ``advice`` follows the reason: what was not changed, and what to do.
+    ``advice`` follows the reason: what was not changed, and what to do. ``prefix`` is
+    ``COULD_NOT_DO`` for commands that do something instead of telling something.
 
     ``REPEATABLE READ`` sees one moment of the database, and is rolled back at the end.
     ``AUTOCOMMIT`` is for what takes longer: the old application runs ALTER TABLE on every save, and
@@ -144,16 +151,18 @@ def database(
         named = url or Config(str(ROOT / "alembic.ini")).get_main_option("sqlalchemy.url")
         with connect(make_engine(resolve_url(named))) as connection:
             yield connection.execution_options(isolation_level=isolation_level)
+    except NotApplicable as problem:
+        give_up(str(problem), advice, COULD_NOT_DO)
     except ConnectionProblem as problem:
-        give_up(str(problem), advice)
+        give_up(str(problem), advice, prefix)
     except (DataError, IntegrityError) as error:
         # the server quotes the value that it objects to, which may be a secret
         kind = type(error.orig).__name__
-        give_up(f"the server refused a value ({kind}); its log says which", advice)
+        give_up(f"the server refused a value ({kind}); its log says which", advice, prefix)
     except DBAPIError as error:
         locked = isinstance(error.orig, psycopg.errors.LockNotAvailable)
         held = "somebody else holds a lock on a table: " if locked else ""
-        give_up(held + explain(error), advice)
+        give_up(held + explain(error), advice, prefix)
 
 
 def passes(error: DBAPIError) -> bool:
@@ -162,11 +171,11 @@ def passes(error: DBAPIError) -> bool:
     return sqlstate is None or sqlstate.startswith(("08", "40", "42501", "53", "55", "57", "58"))
 
 
-def give_up(reason: str, advice: str = UNCHANGED) -> NoReturn:
+def give_up(reason: str, advice: str, prefix: str) -> NoReturn:
     """End the command: one line on stderr, exit code 2."""
     if "nothing was changed" not in reason.lower():
         reason = f"{reason.rstrip('.')}. {advice}"
-    typer.echo(f"error: could not tell: {reason}", err=True)
+    typer.echo(f"{prefix}: {reason}", err=True)
     raise typer.Exit(2)
 
 
@@ -237,12 +246,15 @@ class _Progress(logging.Handler):
     def __init__(self, what: str) -> None:
         super().__init__(logging.INFO)
         out = Console(stderr=True, highlight=False)
-        self.status = out.status(escape(what)) if out.is_terminal else None
+        # the time goes on where a long statement says nothing
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        self.bar = Progress(*columns, console=out, transient=True) if out.is_terminal else None
+        self.task = self.bar.add_task(escape(what)) if self.bar else None
         self.said = time.monotonic()
 
     def say(self, line: str) -> None:
-        if self.status is not None:
-            self.status.update(escape(line))
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, description=escape(line))
         elif time.monotonic() - self.said > 2:
             self.said = time.monotonic()
             typer.echo(line, err=True)
@@ -260,11 +272,8 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
     log.setLevel(logging.INFO)
     log.addHandler(shown)
     try:
-        if shown.status is None:
+        with shown.bar or nullcontext():
             yield shown.say
-        else:
-            with shown.status:
-                yield shown.say
     finally:
         log.removeHandler(shown)
         log.setLevel(level)

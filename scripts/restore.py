@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 
 from scripts import dumps
 from scripts.dumps import Manifest, ProgramFailed, Refused, Relation, doing
-from scripts.report import Json, Url, console, database, run, run_app, table
+from scripts.report import COULD_NOT_DO, Json, Url, console, database, run, run_app, table
 
 TARGET = """
 SELECT current_database()::text AS database, pg_encoding_to_char(encoding)::text AS encoding,
@@ -366,7 +366,7 @@ def main(
         if schema is not None and replace:
             raise Refused("--schema and --replace exclude each other")
         manifest = Manifest.of(file)
-        with database(url, "AUTOCOMMIT") as connection:
+        with database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection:
             major = run(connection, TARGET).mappings().one()["major"]
             programs = dumps.programs_for(max(major, manifest.made_with_major))
             work = prepare(connection, file, manifest, programs, schema, replace)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from sqlalchemy import Connection, text
 
-from scripts.connection import ConnectionProblem
+from scripts.connection import ConnectionProblem, NotApplicable
 from scripts.obstacles import dependents
 from scripts.report import (
     HAS,
@@ -110,9 +110,9 @@ def examine(connection: Connection, target: str) -> Report:
     has = run(connection, HAS).mappings().one()
     report = Report(has["database"], revision_of(connection), target)
     if report.revision is None:
-        raise ConnectionProblem("the database is not migrated: there is nothing to take back")
+        raise NotApplicable("the database is not migrated: there is nothing to take back")
     if target != "base" and target >= report.revision:
-        raise ConnectionProblem(f"{target} is no way back from {report.revision}")
+        raise NotApplicable(f"{target} is no way back from {report.revision}")
     if has["bridge"]:
         refuse_damage(connection)
     below = "0000" if target == "base" else target
@@ -187,7 +187,7 @@ def show(report: Report, out: Console) -> None:
     if report.kept:
         out.print(
             table(
-                "Kept aside, and taken up again by the next upgrade",
+                "The downgrade keeps aside, and the next upgrade takes up again",
                 ("Of", "Values"),
                 ((f"{k['table_name']}.{k['column_name']}", k["values"]) for k in report.kept),
             )

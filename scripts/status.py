@@ -101,11 +101,19 @@ SELECT s.relation::text FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.
 WHERE s.signature IS DISTINCT FROM bridge.signature_of(s.relation)
 ORDER BY s.legacy_name DESC
 """
+# A large table takes long to count: what the last ANALYZE saw.
+ROWS = """
+SELECT n.name, c.oid IS NOT NULL AS is_there,
+       CASE WHEN pg_relation_size(c.oid) > 200000000 AND c.reltuples > 0 THEN c.reltuples::bigint END AS estimate
+FROM unnest(ARRAY['workshop_students', 'student_configs']) AS n(name)
+LEFT JOIN pg_class AS c ON c.oid = to_regclass('public.' || n.name)
+WHERE has_table_privilege(c.oid, 'SELECT') IS NOT FALSE
+"""
 PENDING = "SELECT count(DISTINCT token) FROM bridge.pending"
 # Ranges of tokens, each read in a transaction of its own. Done: what blocks say, told with the first range.
 MERGED = """
 WITH n AS MATERIALIZED (SELECT bridge.next_tokens(CAST(:after AS text), :size) AS tokens)
-SELECT n.tokens[cardinality(n.tokens)] AS last, cardinality(n.tokens) AS total,
+SELECT n.tokens[cardinality(n.tokens)] AS last, cardinality(n.tokens) AS sessions, cardinality(n.tokens) AS total,
        CASE WHEN CAST(:after AS text) = ''
             THEN (SELECT sum(b.sessions)::bigint FROM bridge.block AS b) ELSE 0 END AS done
 FROM n
@@ -124,7 +132,7 @@ found AS (
            (SELECT true FROM bridge.pending AS p WHERE p.token = k.token LIMIT 1) AS pending
     FROM n CROSS JOIN LATERAL unnest(n.tokens) AS k(token)
 )
-SELECT last,
+SELECT last, count(*) AS sessions,
        count(*) FILTER (WHERE unified IS NULL AND pending IS NULL) AS not_in_unified,
        count(*) FILTER (WHERE legacy IS NULL AND pending IS NULL) AS not_in_legacy
 FROM found
@@ -171,13 +179,22 @@ STAGES = {
     "0007": "all done: the old names are views over dated backups",
 }
 LAST_STAGE = "0007"
+MERGING = "the merge has begun, and is not finished"
+NOT_VERIFIED = "merged; not verified yet"
 DRAIN = "python -m scripts.status --drain"
 UPGRADE = "alembic upgrade head"
+BACKUP, DRY_RUN = "python -m scripts.backup", "python -m scripts.dry_run"
+VERIFY = "python -m scripts.verify"
+LOOK = "a look at the dashboard (python -m scripts.dashboard --out dashboard.html)"
 
 
 @dataclass
 class Status:
-    """``problems`` need a person; ``commands`` are what ``next`` says, in order, for a shell."""
+    """``problems`` need a person; ``commands`` are what ``next`` says, in order, for a shell.
+
+    ``columns_changed`` names legacy tables with columns that the bridge does not read yet. ``rows`` counts
+    the legacy tables while nothing is migrated; None: there is no such table.
+    """
 
     database: str
     revision: str | None
@@ -195,6 +212,8 @@ class Status:
     kept: int = 0
     tables: dict[str, str] = field(default_factory=dict)
     misnamed: list[str] = field(default_factory=list)
+    rows: dict[str, int | None] = field(default_factory=dict)
+    columns_changed: list[str] = field(default_factory=list)
     locks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -226,21 +245,25 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
         status.syncs_at_once, status.read_only = bridge["sync"], bridge["read_only"]
         status.pending = {"legacy": bridge["legacy"], "unified": bridge["unified"]}
         status.kept = bridge["kept"]
+        if status.stage == STAGES["0003"] and (bridge["merging"] or bridge["merged"]):
+            status.stage = NOT_VERIFIED if bridge["merged"] else MERGING
     sources = run(connection, SOURCES).mappings().all() if has["bridge"] else []
     status.tables = {source["name"]: source["relation"] for source in sources}
     # a step that is under way is seen in part, and is nothing to be mended
     if status.migrator is None:
         _find_damage(connection, status, unknown, has, bridge, sources)
-    if bridge and not status.problems and not has["missing"]:
-        try:
+    try:
+        if status.revision is None or status.revision < "0003":
+            status.rows = dict(_count_rows(connection))
+        elif bridge and not status.problems and not has["missing"]:
             _read_tables(connection, status, bridge, say)
-        except OperationalError as error:
-            if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
-                raise
-            status.problems.append(
-                "the sessions could not be counted: somebody holds a lock on a table. Look again when "
-                "that has ended"
-            )
+    except OperationalError as error:
+        if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            raise
+        status.problems.append(
+            "the sessions could not be counted: somebody holds a lock on a table. Look again when "
+            "that has ended"
+        )
     if status.problems:
         status.next = status.problems[0]
     else:
@@ -257,16 +280,26 @@ def _stage_of(revision: str | None) -> str | None:
     return revision and min(revision[:4], LAST_STAGE)
 
 
+def _count_rows(connection: Connection) -> Iterator[tuple[str, int | None]]:
+    """Yield the name of each legacy table with its rows."""
+    for name, is_there, estimate in run(connection, ROWS).all():
+        if is_there and estimate is None:
+            estimate = run(connection, f"SELECT count(*) FROM public.{name}").scalar_one()
+        yield name, estimate
+
+
 def _read_tables(
     connection: Connection, status: Status, bridge: RowMapping, say: Callable[[str], None]
 ) -> None:
     """What is found out from the old tables themselves, which may be locked."""
     if bridge["merging"]:
-        status.merge = _add_up(connection, MERGED, ("done", "total"), say, "merged so far")
+        status.merge = _add_up(connection, MERGED, ("done", "total"), say, "counted")
+        # sessions that were deleted meanwhile are done, and no longer there
+        status.merge["done"] = min(status.merge["done"], status.merge["total"])
     elif bridge["merged"]:
         names = ("not_in_unified", "not_in_legacy")
         status.drift = _add_up(connection, DRIFT, names, say, "compared")
-    changed = run(connection, CHANGED).scalars().all()
+    status.columns_changed = changed = [*run(connection, CHANGED).scalars()]
     # the revisions on the way read new columns by themselves
     if changed and status.revision == status.head and status.migrator is None:
         status.problems.append(
@@ -293,8 +326,8 @@ def _add_up(
         after = row["last"]
         for name in names:
             sums[name] += row[name]
-        seen += size
-        say(f"{what}: some {seen:,} sessions")
+        seen += row["sessions"]
+        say(f"{what}: {seen:,} sessions")
         took = time.monotonic() - began
         size = min(2 * size, 2_000, max(100, int(size * 0.04 / max(took, 0.001))))
 
@@ -435,28 +468,53 @@ def _what_next(status: Status, has: RowMapping) -> None:
     elif any(status.pending.values()) and status.syncs_at_once:
         status.next, status.commands = f"{DRAIN} carries over what is pending", [DRAIN]
     elif any(status.drift.values()):
-        status.next = "python -m scripts.verify shows what differs"
-        status.commands = ["python -m scripts.verify"]
+        status.next, status.commands = f"{VERIFY} shows what differs", [VERIFY]
     elif status.revision is None or status.revision < "0003":
-        aside = (
-            f"; {', '.join(has['kept_aside'])} will be taken up again" if has["kept_aside"] else ""
-        )
-        status.next = f"python -m scripts.dry_run, then alembic upgrade head{aside}"
-        status.commands = ["python -m scripts.dry_run", UPGRADE]
+        _first_steps(status, has)
     elif status.read_only:
         status.next = (
             "alembic downgrade base goes on with the way back, alembic upgrade head returns"
         )
         status.commands = ["alembic downgrade base"]
-    elif status.revision != status.head:
-        status.next, status.commands = UPGRADE, [UPGRADE]
+    elif status.revision < "0006" and status.tables:
+        status.next = step = "alembic upgrade 0006"
+        status.commands = [step]
         if status.merge:
             status.next += " goes on with the merge where it was"
+        elif status.revision < "0004":
+            status.next = f"{DRY_RUN} shows what will be merged, then {step}"
+            status.commands = [DRY_RUN, step]
+    elif status.revision < "0007" and status.tables and not status.columns_changed:
+        status.next, status.commands = f"{VERIFY}, {LOOK}, then {UPGRADE}", [VERIFY, UPGRADE]
+    elif status.revision != status.head:
+        status.next, status.commands = UPGRADE, [UPGRADE]
     else:
         endpoints = (
             "nothing: move endpoints at your pace; python -m scripts.verify compares every value"
         )
         status.next = endpoints if status.tables else "nothing"
+
+
+def _first_steps(status: Status, has: RowMapping) -> None:
+    """Before the bridge is there; a database without rows may be the wrong one."""
+    step = "alembic upgrade 0003"
+    if has["legacy"]:
+        status.next = f"{BACKUP}, then {DRY_RUN}, then {step}"
+        status.commands = [BACKUP, DRY_RUN, step]
+        if status.rows.keys() >= {*has["legacy"]} and not any(status.rows.values()):
+            status.next = (
+                f"the old tables have no rows: is this the right database? If so: {status.next}"
+            )
+    elif has["kept_aside"]:
+        status.next, status.commands = UPGRADE, [UPGRADE]
+    else:
+        status.commands = [UPGRADE]
+        status.next = (
+            "neither workshop_students nor student_configs is there: is this the right database? "
+            f"For a new installation: {UPGRADE}"
+        )
+    if has["kept_aside"]:
+        status.next += f"; {', '.join(has['kept_aside'])} will be taken up again"
 
 
 def carry_over(connection: Connection, say: Callable[[str], None]) -> tuple[str, bool]:
@@ -504,6 +562,8 @@ def _facts(status: Status) -> Iterator[tuple[str, str | int]]:
         )
     if status.merge:
         yield "Merged so far", f"{status.merge['done']:,} of {status.merge['total']:,} sessions"
+    for name, rows in status.rows.items():
+        yield name, "not there" if rows is None else f"{rows:,} rows"
     for name, relation in status.tables.items():
         gone = relation.isdigit()  # the number is all that is left of it
         view = "dropped by hand" if gone else f"a view over {escape(relation)}"
@@ -519,7 +579,8 @@ def _facts(status: Status) -> Iterator[tuple[str, str | int]]:
         yield "Sessions that only the old tables have", status.drift["not_in_unified"]
         yield "Sessions that only the new tables have", status.drift["not_in_legacy"]
     if status.tables:
-        yield "Values that the old tables cannot say", status.kept
+        # a downgrade adds those of students and events: rollback_check counts them
+        yield "Values that the bridge keeps now", status.kept
     if status.read_only:
         yield "New tables", "read-only: a downgrade has begun"
 
@@ -560,7 +621,7 @@ def show(status: Status, out: Console) -> None:
         for command in status.commands:
             out.print(f"    {escape(command)}", soft_wrap=True)
     else:
-        out.print(f"Next: {escape(status.next)}")
+        out.print(f"Next: {escape(status.next)}", soft_wrap=True)
 
 
 def main(

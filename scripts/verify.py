@@ -16,7 +16,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from sqlalchemy import Connection, text
 
-from scripts.connection import ConnectionProblem
+from scripts.connection import NotApplicable
 from scripts.moment import Moment, moment
 from scripts.report import (
     HAS,
@@ -35,6 +35,7 @@ from scripts.report import (
     table,
 )
 
+STATUS = "python -m scripts.status"
 CHECKS = "CALL bridge.run_checks(NULL)"
 MERGE = """
 SELECT merged_at IS NOT NULL AS done, (SELECT count(DISTINCT token) FROM bridge.pending) AS pending
@@ -78,7 +79,7 @@ SELECT s.legacy_name AS name, s.relation::text AS relation, s.token_expression A
 FROM bridge.source AS s ORDER BY s.legacy_name DESC
 """
 COPIES = """
-CREATE TEMPORARY TABLE told (source text, token text, student_email text, with_token boolean);
+CREATE TEMPORARY TABLE told (source text, token text, student_email text, with_token boolean, not_null boolean);
 CREATE TEMPORARY TABLE arrived (token text);
 CREATE TEMPORARY TABLE known (student_email text);
 CREATE TEMPORARY TABLE noted (token text);
@@ -88,6 +89,7 @@ BY_TABLE = """
 SELECT
     count(*) AS rows,
     count(*) FILTER (WHERE with_token) AS with_token,
+    count(*) FILTER (WHERE not_null) AS not_null,
     count(*) - count(DISTINCT token) AS repeated,
     count(DISTINCT student_email) AS addresses,
     count(DISTINCT student_email) FILTER (WHERE bridge.known_email(student_email) IS NULL) AS not_addresses,
@@ -145,7 +147,7 @@ FROM (
 # --- differences ---------------------------------------------------------------------------------------
 
 DIFFERENCES = """
-SELECT n.tokens[cardinality(n.tokens)] AS last, d.table_name, d.column_name, d.token
+SELECT n.tokens[cardinality(n.tokens)] AS last, cardinality(n.tokens) AS sessions, d.table_name, d.column_name, d.token
 FROM (SELECT bridge.next_tokens(CAST(:after AS text), 200, unified => true) AS tokens) AS n
 LEFT JOIN LATERAL bridge.diff(n.tokens) AS d ON true
 WHERE n.tokens IS NOT NULL
@@ -196,7 +198,7 @@ def examine(
 ) -> Report:
     """Run every check, in AUTOCOMMIT or in the caller's transaction; open so many differences.
 
-    ConnectionProblem says what comes first where there is nothing to check.
+    NotApplicable says what comes first where there is nothing to check.
     """
     run(connection, (ROOT / "alembic" / "sql" / "session.sql").read_text(encoding="utf-8"))
     has = run(connection, HAS).mappings().one()
@@ -206,21 +208,18 @@ def examine(
         refuse_damage(connection)
         merge = run(connection, MERGE).mappings().one()
         if not merge["done"]:
-            raise ConnectionProblem(
-                f"revision {revision} has not merged anything yet; next: alembic upgrade head"
-            )
+            raise NotApplicable(f"revision {revision} has not merged anything yet; next: {STATUS}")
         report.pending = merge["pending"]
         with moment(connection, say) as now:
             _count(now, report)
+        say("comparing every value")
         report.checks = run(connection, CHECKS).scalar_one()
     elif revision is None or not has["unified"]:
-        raise ConnectionProblem(
-            "the database is not migrated; next: python -m scripts.dry_run, then alembic upgrade head"
-        )
+        raise NotApplicable(f"the database is not migrated; next: {STATUS}")
     elif has["legacy"]:
-        raise ConnectionProblem(
+        raise NotApplicable(
             f"at revision {revision} nothing connects {' and '.join(has['legacy'])} with the "
-            "unified schema; next: python -m scripts.dry_run"
+            f"unified schema; next: {STATUS}"
         )
     report.counts = {name: run(connection, sql).scalar_one() for name, sql in COUNTS.items()}
     report.guide[" ".join(ORPHANS.split())] = report.counts["orphaned_sessions"]
@@ -249,6 +248,10 @@ def _count(now: Moment, report: Report) -> None:
             ),
             (
                 "with_token",
+                "t.session_token::text <> ''" if "session_token" in source["columns"] else "false",
+            ),
+            (
+                "not_null",
                 "t.session_token IS NOT NULL" if "session_token" in source["columns"] else "false",
             ),
         )
@@ -275,7 +278,7 @@ def _count(now: Moment, report: Report) -> None:
     for source in sources:
         query = f"SELECT COUNT(*) FROM {source['name']} WHERE session_token IS NOT NULL"
         has_column = "session_token" in source["columns"]
-        report.guide[query] = report.tables[source["name"]]["with_token"] if has_column else None
+        report.guide[query] = report.tables[source["name"]]["not_null"] if has_column else None
 
 
 def _judge(connection: Connection, report: Report) -> None:
@@ -327,7 +330,7 @@ def _differences(connection: Connection, say: Callable[[str], None]) -> Iterator
         if not found:
             return
         after = found[0]["last"]
-        looked += 200
+        looked += found[0]["sessions"]
         say(f"looked for differences in {looked:,} sessions")
         for cell in found:
             # of a student, a chunk may tell what another one has told

@@ -117,6 +117,7 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
             'BEGIN RETURN (SELECT count(*) FROM student_configs); END'
         """
     )
+    before_it = back_up(database, tmp_path / "before.dump")
     upgrade(database)
     plant(database)
     definition = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s"
@@ -158,6 +159,9 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     wrong = drop(database, "--confirm", "delete old tables", "--waive-dump")
     assert (wrong.returncode, "nothing was changed" in wrong.stderr) == (1, True)
     assert drop(database, *CONFIRM).returncode == 1
+    early = drop(database, *CONFIRM, "--dump", str(before_it))
+    assert early.returncode == 1
+    assert "was made at revision (base), and the database is at 0007" in early.stderr
     file = back_up(database, tmp_path / "last.dump")
     database.execute("UPDATE student_configs SET ivr_greeting = 'written after the dump'")
     stale = drop(database, *CONFIRM, "--dump", str(file))

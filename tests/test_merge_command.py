@@ -223,7 +223,7 @@ def test_what_was_merged_stays_where_the_rest_fails(migrated: Database) -> None:
     ("state", "clue"),
     [
         ("empty", "revision (base) has not merged anything yet"),
-        ("legacy", "next: python -m scripts.dry_run"),
+        ("legacy", "next: python -m scripts.status"),
         ("0003", "has not merged anything yet"),
         ("fresh", "no legacy tables to merge from"),
     ],

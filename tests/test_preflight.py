@@ -11,6 +11,7 @@ from conftest import Clone
 from databases import (
     ROOT,
     Database,
+    alembic_cli,
     changes,
     downgrade,
     dump,
@@ -19,6 +20,7 @@ from databases import (
     script_of,
     upgrade,
 )
+from eras import ERAS, load
 from scripts import obstacles
 from scripts.connection import make_engine, resolve_url
 from scripts.dry_run import Report, examine
@@ -273,6 +275,24 @@ DEPENDENTS = (
         "rule of leads",
     ),
 )
+
+
+@pytest.mark.parametrize("name", ["E", "B", "C2"])
+def test_columns_without_a_place_are_named_alike(clone: Clone, name: str) -> None:
+    database = clone("empty")
+    with database.connect() as connection:
+        load(connection, ERAS[name])
+    plan = dry_run(database)
+    done = alembic_cli("upgrade", "0001", url=database.url)
+    found = re.findall(
+        r"INFO +(\w+) lacks: (.*); kept in sessions.legacy_extra: (.*)",
+        done.stdout + done.stderr,
+    )
+    assert {t["name"] for t in plan.tables} >= {table for table, _, _ in found} != set()
+    for table, lacking, extra in found:
+        (told,) = (t for t in plan.tables if t["name"] == table)
+        assert [*filter("nothing".__ne__, lacking.split(", "))] == told["lacking"]
+        assert {*filter("nothing".__ne__, extra.split(", "))} == {*told["extra"]}, table
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from alembic.util import CommandError
 
 from conftest import Clone
-from databases import ROOT, Database, alembic_cli, downgrade, dump, upgrade
+from databases import ROOT, Database, Server, alembic_cli, downgrade, dump, upgrade
 
 
 def script(name: str, *args: str, url: str | None = None) -> "subprocess.CompletedProcess[str]":
@@ -78,7 +78,7 @@ def test_the_dry_run_says_what_then_happens(clone: Clone) -> None:
     assert report["counts"]["students"] == plan["totals"]["students"]
 
 
-def test_verify_says_what_is_wrong(clone: Clone) -> None:
+def test_verify_says_what_is_wrong(clone: Clone, server: Server) -> None:
     database = clone("head")
     database.execute(
         "SET bridge.pulling = 'on'; UPDATE sessions SET ivr_greeting = 'x' WHERE session_token = "
@@ -87,7 +87,12 @@ def test_verify_says_what_is_wrong(clone: Clone) -> None:
     done = script("verify", url=database.url)
     assert done.returncode == 1
     assert "sessions.ivr_greeting differs" in " ".join(done.stdout.split())
-    assert script("verify", url=clone("legacy").url).returncode == 2
+    unmigrated = script("verify", url=clone("legacy").url)
+    assert unmigrated.returncode == 2
+    # that much it can tell
+    assert unmigrated.stderr.startswith("error: the database is not migrated; next: python -m ")
+    nowhere = script("verify", url=server.url("not_there"))
+    assert (nowhere.returncode, nowhere.stderr[:24]) == (2, "error: could not tell: c")
 
 
 # --- status and rollback_check ----------------------------------------------------------------------
@@ -95,9 +100,11 @@ def test_verify_says_what_is_wrong(clone: Clone) -> None:
 
 def test_status_at_every_stage(clone: Clone) -> None:
     expected = {
-        "legacy": (1, "dry_run"),
-        "0003": (1, "alembic upgrade head"),
-        "0006": (1, "alembic upgrade head"),
+        "empty": (1, "is this the right database"),
+        "legacy": (1, "scripts.backup, then python -m scripts.dry_run, then alembic upgrade 0003"),
+        "0003": (1, "scripts.dry_run shows what will be merged, then alembic upgrade 0006"),
+        "0004": (1, "alembic upgrade 0006"),
+        "0006": (1, "scripts.verify, a look at the dashboard"),
         "head": (0, "nothing"),
         "fresh": (0, "nothing"),
     }
@@ -110,7 +117,23 @@ def test_status_at_every_stage(clone: Clone) -> None:
         assert status["problems"] == []
         shown = script("status", url=database.url)
         assert shown.returncode == code
-        assert "Next: " in shown.stdout
+        assert f"Next: {status['next']}" in shown.stdout
+        if state == "legacy":
+            assert status["rows"] == {"workshop_students": 153, "student_configs": 177}
+            assert re.search(r"workshop_students +153 rows", shown.stdout)
+        elif state == "empty":
+            assert re.search(r"student_configs +not there", shown.stdout)
+
+
+def test_a_database_without_rows_looks_wrong(legacy: Database) -> None:
+    legacy.execute("TRUNCATE workshop_students, student_configs")
+    done = script("status", url=legacy.url)
+    assert (done.returncode, "is this the right database?" in done.stdout) == (1, True)
+    done = script("dry_run", url=legacy.url)
+    assert done.returncode == 0
+    assert re.search(
+        r"MIND: database \S+ has no row to merge: is it the\s+right one\?", done.stdout
+    )
 
 
 def test_status_tells_and_drains_what_is_pending(clone: Clone) -> None:
@@ -274,4 +297,4 @@ def assert_status_is_pointed_at(database: Database) -> None:
     for command in others if unified else (*others, "drop_backups"):
         done = script(command, url=database.url)
         assert done.returncode == 2, done.stdout + done.stderr
-        assert re.match(r"error: could not tell: .*python -m scripts\.status", done.stderr)
+        assert re.match(r"error: .*python -m scripts\.status", done.stderr)

@@ -55,6 +55,9 @@ def follow(database: Database, commands: list[str]) -> None:
         if program == "alembic" and args[0] in ("upgrade", "downgrade"):
             # what alembic_cli does in a process of its own
             getattr(command, args[0])(alembic_config(database.url), *args[1:])
+        elif program == "python":
+            assert args == ["-m", "scripts.verify"]
+            assert failed_checks(database) == []
         elif program == "alembic":
             done = alembic_cli(*args, url=database.url)
             assert done.returncode == 0, (line, done.stdout)
@@ -261,7 +264,13 @@ def test_it_tells_of_a_migrator_and_of_the_merge(clone: Clone) -> None:
     assert "running" in said["next"]
     code, said = status(database)
     assert (code, said["migrator"]) == (1, None)
-    assert said["next"] == "alembic upgrade head goes on with the merge where it was"
+    assert said["next"] == "alembic upgrade 0006 goes on with the merge where it was"
+    assert said["stage"] == "the merge has begun, and is not finished"
+    # more than there is by now
+    database.execute("UPDATE bridge.block SET sessions = 300")
+    assert status(database)[1]["merge"] == {"done": 213, "total": 213}
+    database.execute("UPDATE bridge.state SET merged_at = now(); DELETE FROM bridge.block")
+    assert "nothing is merged" not in status(database)[1]["stage"]
 
 
 def test_it_tells_who_holds_and_who_waits(clone: Clone) -> None:

@@ -10,7 +10,7 @@ from conftest import Clone
 from databases import Database, dump, upgrade
 from eras import ERAS, load
 from scripts.sample_data import fill
-from test_dry_run import CANARY, LONGEST, planted, watched
+from test_dry_run import CANARY, LONGEST, planted, predicted, watched
 from test_scripts import script
 
 ANY = "(SELECT min(session_token) FROM student_configs WHERE session_token LIKE 'ws%')"
@@ -63,6 +63,23 @@ def test_the_counts_are_reconciled_in_every_era(clone: Clone, name: str) -> None
     students = found["addresses"] + found["placeholders"] + found["further_students"]
     counted = "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM students)"
     assert database.query(counted) == [(sessions, students - found["students_gone"])]
+
+
+def test_a_row_with_an_empty_token_is_counted_once(legacy: Database) -> None:
+    for table in ("workshop_students", "student_configs"):
+        legacy.execute(
+            f"INSERT INTO {table} (session_token, student_email) VALUES ('', '{table}@b.org')"
+        )
+    plan = predicted(legacy)
+    assert [(t["rows"], t["with_token"]) for t in plan.tables] == [(154, 153), (178, 177)]
+    assert [d["sessions"] for d in plan.decided if d["kind"] == "row_without_token"] == [2]
+    upgrade(legacy, "0004")
+    report = verified(legacy)
+    assert [(t["rows"], t["with_token"]) for t in report["tables"].values()] == [
+        (154, 153), (178, 177)
+    ]  # fmt: skip
+    for query, result in report["guide"].items():
+        assert legacy.query(query) == [(result,)], query
 
 
 @pytest.mark.parametrize(
