@@ -140,33 +140,34 @@ GROUP BY last
 """
 OLD_TABLES = "^(workshop_students|student_configs)(_backup_[0-9]{8}(_[0-9]+)?)?$"
 LOCKS = """
+WITH prepared AS (
+    SELECT t.virtualtransaction, x.gid, x.owner, x.prepared
+    FROM pg_locks AS t JOIN pg_prepared_xacts AS x ON x.transaction = t.transactionid
+    WHERE t.locktype = 'transactionid' AND t.pid IS NULL
+)
 SELECT c.relname::text AS "table", l.mode, l.granted, l.pid,
-       coalesce(nullif(a.application_name, ''), '-') AS application, a.usename::text AS "user",
-       round(extract(epoch FROM clock_timestamp() - a.xact_start))::integer AS seconds,
-       CASE WHEN NOT l.granted THEN pg_blocking_pids(l.pid) END AS waits_for
+       coalesce('prepared transaction ' || quote_literal(x.gid), nullif(a.application_name, ''), '-') AS application,
+       coalesce(x.owner, a.usename)::text AS "user",
+       round(extract(epoch FROM clock_timestamp() - coalesce(x.prepared, a.xact_start)))::integer AS seconds,
+       CASE WHEN NOT l.granted THEN pg_blocking_pids(l.pid) END AS waits_for,
+       'ROLLBACK PREPARED ' || quote_literal(x.gid) AS ended_by
 FROM pg_locks AS l
 JOIN pg_class AS c ON c.oid = l.relation
 LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
-WHERE l.pid <> pg_backend_pid()
+LEFT JOIN prepared AS x ON l.pid IS NULL AND x.virtualtransaction = l.virtualtransaction
+WHERE l.pid IS DISTINCT FROM pg_backend_pid()
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname ~ :tables
-  AND (NOT l.granted OR l.mode ~ 'Exclusive' OR a.xact_start < clock_timestamp() - interval '5 seconds')
+  AND (NOT l.granted OR l.mode ~ 'Exclusive'
+       OR coalesce(x.prepared, a.xact_start) < clock_timestamp() - interval '5 seconds')
 ORDER BY l.granted DESC, seconds DESC NULLS LAST
 LIMIT 20
 """
 # Who writes and has not committed: a row lock itself is to be seen in no catalog.
 WRITERS = """
-SELECT DISTINCT format('pid %s (%s, user %s, since %s)', l.pid, coalesce(nullif(a.application_name, ''), 'no name'),
-                       a.usename, date_trunc('second', a.xact_start))
-FROM pg_locks AS l
-JOIN pg_class AS c ON c.oid = l.relation
-JOIN pg_stat_activity AS a ON a.pid = l.pid
-WHERE l.pid <> pg_backend_pid() AND l.granted AND l.mode IN ('RowShareLock', 'RowExclusiveLock', 'ShareLock',
-          'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND c.relnamespace = 'public'::regnamespace AND c.relname ~ :tables
-  AND a.xact_start < clock_timestamp() - interval '1 second'
-ORDER BY 1
+SELECT public.lock_holders(ARRAY(
+    SELECT c.oid::regclass FROM pg_class AS c
+    WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname ~ :tables), readers => false)
 """
 STAGES = {
     None: "not migrated",
@@ -537,8 +538,7 @@ def carry_over(connection: Connection, say: Callable[[str], None]) -> tuple[str,
         left = run(observer, PENDING).scalar()
         if isinstance(error.orig, psycopg.errors.LockNotAvailable):
             tables = {"tables": f"{OLD_TABLES}|^(students|sessions|step_progress)$"}
-            holders = observer.execute(text(WRITERS), tables).scalars().all()
-            who = "; ".join(holders) or "nobody any more"
+            who = observer.execute(text(WRITERS), tables).scalar_one()
             return f"{left:,} sessions were locked for too long. Held by: {who}", False
         if isinstance(error, (DataError, IntegrityError)):
             # the server quotes the value that it objects to, which may be a secret
@@ -551,14 +551,19 @@ def carry_over(connection: Connection, say: Callable[[str], None]) -> tuple[str,
 # --- output ---------------------------------------------------------------------------------------
 
 
+def _pids(waits_for: list[int]) -> str:
+    """The sessions that are waited for; 0 stands for a prepared transaction."""
+    return ", ".join(str(pid) if pid else "a prepared transaction" for pid in waits_for)
+
+
 def _facts(status: Status) -> Iterator[tuple[str, str | int]]:
     yield "Stage", escape(status.stage)
     if status.migrator:
         pid, since = status.migrator["pid"], status.migrator["since"]
-        waits = ", ".join(str(other) for other in status.migrator["waits_for"])
+        waits = _pids(status.migrator["waits_for"])
         yield (
             "Migrator",
-            f"running, pid {pid}, since {since}{f', waits for pid {waits}' if waits else ''}",
+            f"running, pid {pid}, since {since}{f', waits for {waits}' if waits else ''}",
         )
     if status.merge:
         yield "Merged so far", f"{status.merge['done']:,} of {status.merge['total']:,} sessions"
@@ -601,10 +606,8 @@ def show(status: Status, out: Console) -> None:
                     (
                         escape(k["table"]),
                         k["mode"],
-                        "yes"
-                        if k["granted"]
-                        else f"[red]waits for {', '.join(map(str, k['waits_for']))}[/]",
-                        str(k["pid"]),
+                        "yes" if k["granted"] else f"[red]waits for {_pids(k['waits_for'])}[/]",
+                        str(k["pid"] or "-"),
                         escape(k["application"]),
                         escape(k["user"] or "-"),
                         str(k["seconds"]),
@@ -614,6 +617,11 @@ def show(status: Status, out: Console) -> None:
             )
         )
         out.print()
+        for ended_by in sorted({k["ended_by"] for k in status.locks if k["ended_by"]}):
+            out.print(
+                f"[red]MIND:[/] a prepared transaction keeps its locks until somebody ends it. {escape(ended_by)} "
+                "undoes it, COMMIT PREPARED keeps it"
+            )
     for problem in status.problems:
         out.print(f"[red]PROBLEM:[/] {escape(problem)}")
     if status.problems and status.commands:

@@ -91,7 +91,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         )
         return
     try:
-        with embedded_server(major=options.major) as embedded:
+        with embedded_server(
+            major=options.major, settings={"max_prepared_transactions": "5"}
+        ) as embedded:
             bin_dir = client_programs(embedded.version, [embedded.bin_dir, *program_folders()])
             if bin_dir is None:
                 pytest.fail(

@@ -1,5 +1,7 @@
 """Alembic's commands on real databases: up, down, up again, what they refuse, and how they say so."""
 
+import json
+import os
 import re
 import signal
 import subprocess
@@ -35,6 +37,7 @@ from databases import (
     script_of,
     upgrade,
 )
+from test_scripts import script as run_script
 
 ADVISORY_LOCK = 5_283_017_740_012_345
 ADVISORY_LOCKS = """
@@ -418,6 +421,98 @@ def test_a_killed_migrator_frees_its_locks_and_its_work_is_taken_up(legacy: Data
     upgrade(legacy)
     assert deviations(legacy) == []
     assert failed_checks(legacy) == []
+
+
+def interrupted(database: Database, *command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a terminal's place, and press Ctrl-C while it waits for a lock."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env={**os.environ, "POSTGRES_URL": database.url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"
+    deadline = time.monotonic() + 60
+    while database.query(waits) != [(True,)]:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def test_ctrl_c_ends_a_migration_with_one_line(legacy: Database) -> None:
+    with legacy.connect(autocommit=False) as application:
+        application.execute("UPDATE workshop_students SET total_time_spent = 1 WHERE false")
+        done = interrupted(legacy, "alembic", "upgrade", "head")
+        assert_refused(
+            done,
+            "interrupted",
+            f"at {REVISIONS[1]}, with 0 sessions",
+            "Type the command again",
+        )
+        assert legacy.query(ADVISORY_LOCKS) == [(0,)]
+
+
+def test_ctrl_c_ends_a_command_with_one_line(migrated: Database) -> None:
+    for name in ("merge", "dry_run"):
+        with migrated.connect(autocommit=False) as holder:
+            holder.execute("LOCK TABLE bridge.state")
+            done = interrupted(migrated, f"scripts.{name}")
+        assert (done.returncode, done.stdout) == (130, "")
+        assert done.stderr.splitlines()[-1].startswith("interrupted. What was committed stays")
+        assert "Traceback" not in done.stderr
+
+
+# --- who holds a lock ---------------------------------------------------------------------------------
+
+RETRY = "SELECT bridge.retry('LOCK TABLE public.student_configs IN ACCESS EXCLUSIVE MODE', {})"
+
+
+def test_a_wait_says_every_few_seconds_who_holds_the_lock(clone: Clone) -> None:
+    database = clone("0003")
+    heard: list[str] = []
+    with database.connect(autocommit=False) as holder, database.connect() as waiter:
+        holder.execute("UPDATE student_configs SET ivr_greeting = '' WHERE false")
+        waiter.execute("SET client_min_messages = notice; SET deadlock_timeout = '50ms'")
+
+        def hear(notice: psycopg.errors.Diagnostic) -> None:
+            heard.append(notice.message_primary or "")
+            holder.rollback()
+
+        waiter.add_notice_handler(hear)
+        waiter.execute(RETRY.format(200))
+        pid = holder.info.backend_pid
+    assert len(heard) == 1
+    assert heard[0].startswith(f"waiting for a lock, held by: pid {pid} (")
+
+
+def test_a_prepared_transaction_is_named_with_what_ends_it(clone: Clone) -> None:
+    database = clone("0006")
+    if database.query("SHOW max_prepared_transactions") == [("0",)]:
+        pytest.skip("this server has no prepared transactions")
+    gid = f"it's {database.name}"
+    quoted = gid.replace("'", "''")
+    ends = f"ROLLBACK PREPARED '{quoted}'"
+    with database.connect() as connection:
+        connection.execute("BEGIN")
+        connection.execute("UPDATE student_configs SET ivr_greeting = ''")
+        connection.execute(f"PREPARE TRANSACTION '{quoted}'")
+    try:
+        with database.connect() as waiter, pytest.raises(psycopg.errors.LockNotAvailable) as error:
+            waiter.execute(RETRY.format(1))
+        assert f"Held by: prepared transaction '{quoted}' (user " in str(error.value)
+        assert ends in str(error.value)
+        done = run_script("status", "--json", url=database.url)
+        locks = json.loads(done.stdout)["locks"]
+        assert {(lock["pid"], lock["ended_by"]) for lock in locks} == {(None, ends)}
+        assert ends in run_script("status", url=database.url).stdout
+    finally:
+        with database.connect() as connection:
+            connection.execute(ends)
 
 
 # --- refusals -----------------------------------------------------------------------------------------

@@ -313,6 +313,7 @@ class ProgressTracking(RevisionTest):
     def check_downgrade(self, connection: Connection) -> None:
         assert triggers(connection, TABLES) == set()
         assert names(connection, self.functions) == {
+            "lock_holders(regclass[],boolean)",
             "refuse_write()",
             "update_updated_at_column()",
             "update_session_progress(text)",

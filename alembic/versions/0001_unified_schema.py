@@ -502,6 +502,7 @@ def upgrade() -> None:
     )
     op.run_sql(revision, "02_copy_prior")
     op.run_sql(revision, "03_read_only")
+    op.run_sql(revision, "04_lock_holders")
 
 
 def downgrade() -> None:
@@ -511,5 +512,5 @@ def downgrade() -> None:
     op.run_sql(revision, "98_nothing_lost")
     # in one statement: they may refer to each other both ways
     op.execute("DROP TABLE IF EXISTS events, step_progress, sessions, students")
-    op.execute("DROP FUNCTION refuse_write()")
+    op.execute("DROP FUNCTION refuse_write(), lock_holders(regclass[], boolean)")
     op.run_sql(revision, "99_restore_prior")

@@ -2,9 +2,11 @@
 -- never let go, and one of the two would be chosen to die. Nobody waits for this longer than 50 ms at a time.
 DO $$
 DECLARE
-    there CONSTANT text := (
-        SELECT string_agg('public.' || n, ', ') FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n
+    tables CONSTANT regclass[] := ARRAY(
+        SELECT to_regclass('public.' || n) FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n
         WHERE to_regclass('public.' || n) IS NOT NULL);  -- somebody may have dropped some by hand
+    there CONSTANT text := (SELECT string_agg(t::text, ', ') FROM unnest(tables) AS t);
+    said timestamptz := clock_timestamp();
     before CONSTANT text := current_setting('lock_timeout');
     longer CONSTANT text := format('%sms', 500 + (
         1000 * extract(epoch FROM current_setting('deadlock_timeout')::interval))::integer);
@@ -20,10 +22,15 @@ BEGIN
                 IF attempt = 200 THEN
                     RAISE EXCEPTION 'gave up after 200 attempts to lock %', there
                         USING ERRCODE = 'lock_not_available',
+                              DETAIL = 'Held by: ' || public.lock_holders(tables),
                               HINT = 'This step changed nothing. Run it again at a quieter moment, or end the '
-                                     'transactions that hold locks on them: pg_locks names them.';
+                                     'transactions that hold the locks.';
                 END IF;
         END;
+        IF clock_timestamp() - said > interval '3 seconds' THEN
+            said := clock_timestamp();
+            RAISE NOTICE 'waiting for a lock, held by: %', public.lock_holders(tables);
+        END IF;
         -- an autovacuum gives way to whoever has waited for it that long; applications do not wait for this
         BEGIN
             PERFORM set_config('lock_timeout', longer, true);

@@ -82,7 +82,11 @@ CREATE FUNCTION bridge.retry(statement text, attempts integer DEFAULT 200) RETUR
 AS $$
 DECLARE
     reason text;
-    holders text;
+    tables CONSTANT regclass[] := ARRAY(
+        SELECT s.relation FROM bridge.source AS s
+        UNION
+        SELECT to_regclass('public.' || n) FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n);
+    said timestamptz := clock_timestamp();
 BEGIN
     FOR attempt IN 1 .. attempts LOOP
         BEGIN
@@ -92,26 +96,17 @@ BEGIN
             WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
                 reason := SQLERRM;
         END;
+        IF clock_timestamp() - said > interval '3 seconds' THEN
+            said := clock_timestamp();
+            RAISE NOTICE 'waiting for a lock, held by: %', public.lock_holders(tables);
+        END IF;
         PERFORM bridge.end_autovacuum();
         PERFORM pg_sleep(0.05 + 0.25 * random());
     END LOOP;
 
-    SELECT string_agg(DISTINCT format('pid %s (%s, user %s, %s, since %s)',
-                                      l.pid, coalesce(nullif(a.application_name, ''), 'no name'),
-                                      a.usename, a.state, date_trunc('second', a.xact_start)), '; ')
-    INTO holders
-    FROM pg_locks AS l
-    LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
-    WHERE l.granted AND l.pid <> pg_backend_pid()
-      AND l.relation IN (
-          SELECT s.relation FROM bridge.source AS s
-          UNION
-          SELECT to_regclass('public.' || n) FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n)
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database());
-
     RAISE EXCEPTION 'gave up after % attempts: %', attempts, reason
         USING ERRCODE = 'lock_not_available',
-              DETAIL = 'Held by: ' || coalesce(holders, 'nobody any more'),
+              DETAIL = 'Held by: ' || public.lock_holders(tables),
               HINT = 'This step changed nothing. Run it again at a quieter moment, or end the '
                      'transaction that holds the lock.';
 END

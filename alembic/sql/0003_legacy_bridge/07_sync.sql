@@ -567,6 +567,10 @@ DECLARE
     horizon CONSTANT bigint := (SELECT max(p.id) FROM bridge.pending AS p);
     total CONSTANT bigint := (SELECT count(DISTINCT p.token) FROM bridge.pending AS p);
     one_by_one CONSTANT boolean := (SELECT s.one_by_one FROM bridge.state AS s);
+    tables CONSTANT regclass[] := ARRAY(
+        SELECT s.relation FROM bridge.source AS s
+        UNION
+        SELECT to_regclass('public.' || n) FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n);
     began CONSTANT timestamptz := clock_timestamp();
     reported timestamptz := began;
     looked timestamptz;
@@ -621,6 +625,10 @@ BEGIN
         tokens := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p
                         WHERE p.id <= horizon AND NOT refused ? p.token);
         EXIT WHEN tokens = '{}';
+        IF clock_timestamp() - reported > interval '3 seconds' THEN
+            reported := clock_timestamp();
+            RAISE NOTICE '% sessions are locked, by: %', cardinality(tokens), public.lock_holders(tables, readers => false);
+        END IF;
         PERFORM pg_sleep(0.05 + 0.1 * random());
     END LOOP;
 
@@ -648,6 +656,7 @@ BEGIN
     PERFORM bridge.take(bridge.free(tokens));
     RAISE EXCEPTION 'sessions that are to be carried over have been locked for too long'
         USING ERRCODE = 'lock_not_available',
+              DETAIL = 'Held by: ' || public.lock_holders(tables, readers => false),
               HINT = 'What was carried over so far stays. End the long transactions on the workshop''s '
                      'tables, then run this again.';
 END
