@@ -199,6 +199,7 @@ def test_an_owner_needs_no_superuser(legacy: Database, role: str) -> None:
     url = legacy.server.url(legacy.name, role, role)
     done = alembic_cli("upgrade", "head", url=url)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "superuser" not in done.stderr
     assert deviations(legacy) == []
     owners = "SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid > 16384"
     assert legacy.query(owners) == [(role,)]

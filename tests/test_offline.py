@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from conftest import Clone
@@ -82,7 +83,11 @@ def test_what_alembic_cannot_write_is_refused_without_a_script(args: tuple[str, 
     done = alembic_cli(*args)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
-    assert [line for line in done.stdout.splitlines() if not line.startswith("FAILED: ")] == []
+    if args[0] == "downgrade":  # Alembic's own refusal, on stdout
+        assert done.stdout.startswith("FAILED: ")
+    else:
+        assert done.stdout == ""
+        assert done.stderr.splitlines()[-1].startswith("FAILED: ")
 
 
 # --- the same database as online ---------------------------------------------------------------------
@@ -127,8 +132,48 @@ def test_online_and_offline_take_turns(clone: Clone, tmp_path: Path) -> None:
 def test_a_fresh_install(clone: Clone, tmp_path: Path) -> None:
     online, offline = clone("empty"), clone("empty")
     upgrade(online)
-    assert_applied(psql(offline, script_of("upgrade", "head"), tmp_path))
+    # what a DBA may have set for psql
+    options = ("-v", "AUTOCOMMIT=off", "-v", "ON_ERROR_ROLLBACK=on", "-v", "ON_ERROR_STOP=off")
+    done = psql(offline, script_of("upgrade", "head"), tmp_path, "fresh.sql", *options)
+    assert_applied(done)
+    assert "postgres is a superuser" in done.stderr
+    assert done.stdout.splitlines()[-1] == f"Applied: the database is at {HEAD}"
     assert changes(dump(online), dump(offline)) == []
+
+
+def test_an_interactive_session_is_given_back_as_it_was(empty: Database, tmp_path: Path) -> None:
+    """The lock is free, the settings are those from before, and psql's own are too."""
+    (tmp_path / "upgrade.sql").write_text(script_of("upgrade", "0002"), encoding="utf-8")
+    typed = (
+        f"\\i {tmp_path}/upgrade.sql",
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid();",
+        "SELECT current_setting('lock_timeout'), current_setting('search_path'), pg_backend_pid() > 0;",
+        "\\echo :AUTOCOMMIT :ON_ERROR_STOP :ON_ERROR_ROLLBACK",
+    )
+    done = subprocess.run(
+        [empty.server.bin_dir / "psql", "-XAt", empty.url],
+        input="\n".join(typed) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-4:] == [
+        "Applied: the database is at 0002_progress_tracking",
+        "0",
+        '0|"$user", public|t',
+        "on off off",
+    ]
+
+
+def test_without_the_lines_of_psql_it_says_so(empty: Database) -> None:
+    """Pasted into a GUI: those lines were left out, or what they would fill in."""
+    lines = script_of("upgrade", "head").splitlines()
+    pasted = "\n".join(line for line in lines if not line.startswith("\\") and ":probe" not in line)
+    with empty.connect() as connection, pytest.raises(psycopg.Error) as error:
+        connection.execute(pasted.replace("\\gset", ";").encode())
+    assert "this is a script for psql" in str(error.value)
+    assert empty.query("SELECT FROM pg_class WHERE relname = 'students'") == []
 
 
 def test_from_base_after_an_online_downgrade(migrated: Database, tmp_path: Path) -> None:
