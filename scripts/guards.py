@@ -80,7 +80,8 @@ DO $alone$
 BEGIN
     IF NOT {function}({ADVISORY_LOCK}) THEN
         RAISE EXCEPTION 'another migration is running in this database'
-            USING HINT = 'Nothing was changed. Wait for it to end, then run this again.';
+            USING ERRCODE = 'lock_not_available',
+                  HINT = 'Nothing was changed. Wait for it to end, then run this again.';
     END IF;
 END
 $alone$"""
