@@ -19,6 +19,7 @@ from alembic.runtime.migration import MigrationStep, RevisionStep
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
+import scripts.own_columns  # noqa: F401  # op.add_column and op.drop_column lose no value
 from models import Base
 from scripts import guards
 from scripts.connection import (

@@ -78,6 +78,11 @@ KEPT = """
 SELECT table_name, column_name, count(*) AS "values" FROM bridge.remainder
 GROUP BY 1, 2 ORDER BY 1, 2
 """
+OWN = """
+SELECT table_name, name AS column_name, count(key) AS "values",
+       coalesce(bool_or(definition !~ '^ALTER TABLE \\S+ ADD COLUMN '), false) AS other
+FROM {} GROUP BY 1, 2 ORDER BY 1, 2
+"""
 UNSAVED = """
 SELECT jsonb_object_agg(name, rows) FROM (
     SELECT 'students' AS name, count(*) AS rows FROM students
@@ -102,6 +107,7 @@ class Report:
     written_back: list[dict[str, Any]] = field(default_factory=list)
     deleted_sessions: int = 0
     kept: list[dict[str, Any]] = field(default_factory=list)
+    definitions: list[str] = field(default_factory=list)
 
 
 def examine(connection: Connection, target: str) -> Report:
@@ -124,6 +130,8 @@ def examine(connection: Connection, target: str) -> Report:
     elif not has["bridge"] and below < "0001" and has["unified"]:
         rows = run(connection, UNSAVED).scalar() or {}
         report.would_be_lost = [f"{count:,} rows of {name}" for name, count in rows.items()]
+    if below < "0001" or report.revision >= "0008":
+        _own_columns(connection, report)
     report.ok = not report.in_the_way and not report.would_be_lost
     return report
 
@@ -169,6 +177,27 @@ def _way_back(connection: Connection, report: Report) -> None:
         ]
 
 
+def _own_columns(connection: Connection, report: Report) -> None:
+    """Others' columns and objects on the unified tables: kept aside, read, and rolled back."""
+    keep = (ROOT / "alembic" / "sql" / "own_columns" / "98_keep.sql").read_text(encoding="utf-8")
+    run(connection, "BEGIN")
+    try:
+        run(connection, keep)
+        kept = run(connection, "SELECT current_setting('bridge.kept')").scalar_one()
+        rows = run(connection, OWN.format(kept)).mappings().all() if kept else []
+    finally:
+        run(connection, "ROLLBACK")
+    report.kept += [
+        {name: row[name] for name in ("table_name", "column_name", "values")}
+        for row in rows
+        if not row["other"]
+    ]
+    if report.target == "base":
+        report.definitions = [
+            f"{row['column_name']} of {row['table_name']}" for row in rows if row["other"]
+        ]
+
+
 def show(report: Report, out: Console) -> None:
     """Print the report for people."""
     out.print(f"Database {escape(report.database)}: from {report.revision} back to {report.target}")
@@ -193,6 +222,10 @@ def show(report: Report, out: Console) -> None:
             )
         )
         out.print()
+    if report.definitions:
+        out.print(
+            f"Only the definitions are kept aside: {escape(', '.join(report.definitions))}.\n"
+        )
     for obstacle in report.in_the_way:
         out.print(f"[red]IN THE WAY:[/] {escape(obstacle)}")
     for lost in report.would_be_lost:

@@ -56,7 +56,7 @@ SELECT
           ORDER BY 1) AS names_back,
     ARRAY(SELECT relname::text FROM pg_class
           WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
-            AND relname ~ '^bridge_remainder_backup_[0-9]{8}(_[0-9]+)?$') AS kept_aside,
+            AND relname ~ '^(bridge_remainder|own_columns)_backup_[0-9]{8}(_[0-9]+)?$') AS kept_aside,
     to_regclass('public.legacy_tables_dropped') IS NOT NULL AS dropped,
     to_regprocedure('public.refuse_write()') IS NOT NULL AS of_0001,
     to_regprocedure('public.clean_sessions()') IS NOT NULL AS of_0002,

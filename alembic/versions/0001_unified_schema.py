@@ -26,7 +26,9 @@ An earlier attempt
 Downgrade
     Drops the four tables, and gives an earlier attempt its names back. What they held has been carried
     back by 0003 or 0004. Rows that were written while there was no bridge are nowhere else: then it
-    refuses, and ``-x drop_existing=true`` drops them.
+    refuses, and ``-x drop_existing=true`` drops them. Columns, indexes, triggers and policies that others
+    have added go to ``own_columns_backup_YYYYMMDD``: 0005 adds the columns again, with their values,
+    and names the rest.
 """
 
 import sqlalchemy as sa
@@ -510,6 +512,7 @@ def downgrade() -> None:
     op.expect_revision(revision)
     op.run_sql(revision, "97_lock")
     op.run_sql(revision, "98_nothing_lost")
+    op.run_sql("own_columns", "98_keep")
     # in one statement: they may refer to each other both ways
     op.execute("DROP TABLE IF EXISTS events, step_progress, sessions, students")
     op.execute("DROP FUNCTION refuse_write(), lock_holders(regclass[], boolean)")

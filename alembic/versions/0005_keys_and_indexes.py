@@ -6,6 +6,7 @@ Purpose
     downgrade of 0004 that stopped on its way, that one is taken up again before.
     Triggers keep completion_rate and exercises right on every change of a flag or a step. Then the
     bridge stops merely noting: each write, old or new, is carried over as its transaction commits.
+    Columns that others had added to the tables before a downgrade to base come back, with their values.
     Connections take turns to begin with that; what was noted until then is left to 0006.
 
 Mapping
@@ -38,6 +39,8 @@ def upgrade() -> None:
     op.expect_revision(down_revision)
     op.run_sql(revision, "00_take_up", commits=True)
     op.run_sql(revision, "01_orphans", commits=True)
+    op.run_sql("own_columns", "01_add")
+    op.run_sql("own_columns", "02_values")
     op.run_sql(revision, "02_indexes", commits=True)
     op.run_sql(revision, "03_keys", commits=True)
     op.run_sql(revision, "04_progress_triggers")

@@ -2,12 +2,15 @@
 -- clean row does not even call the function. BEFORE triggers fire in the order of their names:
 -- clean_..., completion_rate (0005), then touch_updated_at.
 
+-- *<> compares columns of every type, json too; a WHEN condition could not compare generated columns.
 CREATE FUNCTION touch_updated_at() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    NEW.updated_at := now();
+    IF OLD *<> NEW THEN
+        NEW.updated_at := now();
+    END IF;
     RETURN NEW;
 END
 $$;
@@ -15,17 +18,17 @@ COMMENT ON FUNCTION touch_updated_at() IS 'Trigger: updated_at follows a change 
 
 CREATE TRIGGER touch_updated_at BEFORE UPDATE ON students
     FOR EACH ROW
-    WHEN (OLD.* IS DISTINCT FROM NEW.* AND OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at)
+    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at)
     EXECUTE FUNCTION touch_updated_at();
 
 CREATE TRIGGER touch_updated_at BEFORE UPDATE ON sessions
     FOR EACH ROW
-    WHEN (OLD.* IS DISTINCT FROM NEW.* AND OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at)
+    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at)
     EXECUTE FUNCTION touch_updated_at();
 
 CREATE TRIGGER touch_updated_at BEFORE UPDATE ON step_progress
     FOR EACH ROW
-    WHEN (OLD.* IS DISTINCT FROM NEW.* AND OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at)
+    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at)
     EXECUTE FUNCTION touch_updated_at();
 
 CREATE FUNCTION refuse_student_id_change() RETURNS trigger

@@ -115,9 +115,10 @@ BEGIN
             SELECT st.student_email,
                    (st.student_name, st.created_at) IS NOT DISTINCT FROM (m.student_name, m.created_at) AS as_mapped
             FROM m
-            JOIN (SELECT s.* FROM public.students AS s WHERE s.student_email = ANY (emails)
+            JOIN (SELECT s.student_email, s.student_name, s.created_at FROM public.students AS s
+                  WHERE s.student_email = ANY (emails)
                   UNION ALL
-                  SELECT NULL, i.student_email, i.student_name, NULL, i.created_at, NULL FROM missing AS i) AS st
+                  SELECT i.student_email, i.student_name, i.created_at FROM missing AS i) AS st
               ON st.student_email = m.student_email
         )
         SELECT (SELECT count(*) FROM missing),
