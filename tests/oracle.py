@@ -385,9 +385,14 @@ def is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str | list | dict) and not value)
 
 
+def to_lower(text: str) -> str:
+    """The letters A to Z in lower case, whatever the locale; every other character stays."""
+    return "".join(c.lower() if c.isascii() else c for c in text)
+
+
 def clean_email(value: Any) -> str | None:
     """The address in its clean form; None where there is none."""
-    email = (to_text(value) or "").strip(BLANKS).lower()
+    email = to_lower((to_text(value) or "").strip(BLANKS))
     return None if email in ("", "unknown@example.com") else email
 
 
@@ -592,7 +597,7 @@ def _student(email: str, sources: list[Source]) -> dict[str, Any]:
     )
     names = [name for name in (source.text("student_name") for source in ordered) if name]
     names = [name for name in names if name.strip(BLANKS)]
-    real_names = [name for name in names if name.strip(BLANKS).lower() != email]
+    real_names = [name for name in names if to_lower(name.strip(BLANKS)) != email]
     return {
         "student_email": email,
         "student_name": next(iter(real_names + names), None),

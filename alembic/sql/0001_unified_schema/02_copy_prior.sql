@@ -40,7 +40,7 @@ BEGIN
             EXECUTE format(
                 'INSERT INTO public.students (student_email, %1$s) '
                 'SELECT DISTINCT ON (e.address) e.address, %2$s FROM %3$s AS o, '
-                'LATERAL (SELECT lower(btrim(o.student_email, E'' \t\r\n'')) AS address) AS e '
+                'LATERAL (SELECT lower(btrim(o.student_email::text, E'' \t\r\n'') COLLATE "C") AS address) AS e '
                 'WHERE e.address NOT IN ('''', ''unknown@example.com'') ORDER BY e.address, o.student_id',
                 columns, expressions, prior.relation);
         ELSIF prior.original_name = 'sessions' THEN
@@ -62,7 +62,7 @@ BEGIN
                 -- of two students with one address the first stays: its events are both's
                 CASE WHEN has_uuids AND 'student_id' = ANY (links) THEN format(
                     '(SELECT st.student_id FROM %s AS p JOIN public.students AS st '
-                    'ON st.student_email = lower(btrim(p.student_email, E'' \t\r\n'')) '
+                    'ON st.student_email = lower(btrim(p.student_email::text, E'' \t\r\n'') COLLATE "C") COLLATE "default" '
                     'WHERE p.student_id = o.student_id)',
                     (SELECT relation FROM public.prior_attempt WHERE original_name = 'students'))
                     ELSE 'NULL' END,

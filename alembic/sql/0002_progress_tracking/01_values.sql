@@ -1,5 +1,6 @@
 -- Readers for the values that the application writes: JSON inside JSON, time stamps as text,
 -- numbers as text. None of them ever raises an error: an unreadable value is NULL or stays as it is.
+-- COLLATE "C": letters, digits and blanks are those of ASCII, whatever the locale of database or column.
 
 -- The driver serialises values that the application has already stringified, so a JSON string that
 -- holds JSON is the normal case. Unwraps as often as needed; a string that holds none stays.
@@ -26,9 +27,9 @@ CREATE FUNCTION read_timestamp(value text) RETURNS timestamptz
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF value ~* '^\d{4,5}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*(Z|UTC|GMT|[-+]\d\d(:?\d\d(:?\d\d)?)?)\s*$' THEN
+    IF value COLLATE "C" ~* '^\d{4,5}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*(Z|UTC|GMT|[-+]\d\d(:?\d\d(:?\d\d)?)?)\s*$' THEN
         RETURN value::timestamptz;
-    ELSIF value ~* '^\d{4,5}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*$' THEN
+    ELSIF value COLLATE "C" ~* '^\d{4,5}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*$' THEN
         RETURN value::timestamp AT TIME ZONE 'UTC';
     END IF;
     RETURN NULL;
@@ -46,7 +47,7 @@ BEGIN
     EXECUTE format(
         'CREATE FUNCTION public.parse_timestamp(value text) RETURNS timestamptz LANGUAGE sql STABLE PARALLEL UNSAFE RETURN %s',
         CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN
-            'CASE WHEN value LIKE ''20__-__-__T__:__:__.___Z'' AND value ~ ''^[-0-9T:.Z]+$'''
+            'CASE WHEN value COLLATE "C" LIKE ''20__-__-__T__:__:__.___Z'' AND value COLLATE "C" ~ ''^[-0-9T:.Z]+$'''
             ' AND pg_input_is_valid(value, ''timestamp with time zone'')'
             ' THEN value::timestamptz ELSE public.read_timestamp(value) END'
         ELSE 'public.read_timestamp(value)' END);
@@ -61,7 +62,7 @@ RETURN CASE
     WHEN jsonb_typeof(value) = 'number'
     THEN least(greatest(trunc(value::numeric), 0), 2147483647)::integer
     WHEN length(value #>> '{}') < 400
-     AND (value #>> '{}') ~ '^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?\s*$'
+     AND (value #>> '{}') COLLATE "C" ~ '^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?\s*$'
     THEN least(greatest(trunc((value #>> '{}')::numeric), 0), 2147483647)::integer
     ELSE 0
 END;
@@ -72,12 +73,12 @@ CREATE FUNCTION parse_done(value jsonb) RETURNS boolean
 RETURN CASE jsonb_typeof(value)
     WHEN 'boolean' THEN value::boolean
     WHEN 'number' THEN value::numeric <> 0
-    WHEN 'string' THEN lower(btrim(value #>> '{}', E' \t\r\n')) IN ('true', '1')
+    WHEN 'string' THEN lower(btrim(value #>> '{}', E' \t\r\n') COLLATE "C") IN ('true', '1')
     ELSE false
 END;
 COMMENT ON FUNCTION parse_done(jsonb) IS 'true, a number other than 0, or "true" or "1" as text.';
 
 CREATE FUNCTION clean_email(value text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN nullif(lower(btrim(value, E' \t\r\n\f\x0B')), '');
-COMMENT ON FUNCTION clean_email(text) IS 'Lower case, no surrounding white space; NULL if empty.'
+RETURN nullif(lower(btrim(value, E' \t\r\n\f\x0B') COLLATE "C"), '');
+COMMENT ON FUNCTION clean_email(text) IS 'Lower case (ASCII), no surrounding white space; NULL if empty.'

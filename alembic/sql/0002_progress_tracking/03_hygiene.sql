@@ -166,7 +166,7 @@ BEGIN
         validation_passed, code_submitted, deployment_url, created_at, updated_at)
     SELECT t.session_token, (array_agg(t.student_id))[1], n.number, min(t.step_name), min(t.started_at),
            min(t.completed_at), max(t.time_spent), max(t.attempts), bool_or(t.validation_passed),
-           min(t.code_submitted), min(t.deployment_url), min(t.created_at), max(t.updated_at)
+           min(t.code_submitted COLLATE "C"), min(t.deployment_url COLLATE "C"), min(t.created_at), max(t.updated_at)
     FROM taken AS t
     CROSS JOIN LATERAL (SELECT coalesce(public.step_number_of(t.step_name), t.step_number) AS number) AS n
     GROUP BY t.session_token, n.number;
@@ -197,7 +197,8 @@ BEGIN
     UPDATE public.students AS st
     SET student_name = coalesce(st.student_name, k.student_name),
         github_username = coalesce(st.github_username, k.github_username)
-    FROM (SELECT s.stays, min(s.student_name) AS student_name, min(s.github_username) AS github_username
+    FROM (SELECT s.stays, min(s.student_name COLLATE "C") AS student_name,
+                 min(s.github_username COLLATE "C") AS github_username
           FROM surplus AS s GROUP BY s.stays) AS k
     WHERE st.student_id = k.stays;
     UPDATE public.students SET student_email = public.clean_email(student_email)

@@ -3,7 +3,7 @@
 -- The application stores unknown@example.com where it does not know the address.
 CREATE FUNCTION bridge.known_email(value text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN nullif(public.clean_email(value), 'unknown@example.com');
+RETURN nullif(public.clean_email(value) COLLATE "C", 'unknown@example.com');
 COMMENT ON FUNCTION bridge.known_email(text) IS 'Clean e-mail address; NULL where it is missing.';
 
 -- STABLE, here and below, because convert_to() is: as IMMUTABLE ones they would not be inlined, which takes twice as long.
@@ -29,18 +29,18 @@ COMMENT ON FUNCTION bridge.student_uuid(text, text) IS 'Identity of a student th
 CREATE FUNCTION bridge.to_integer(value text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
-    WHEN length(value) < 400 AND value ~ '^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?\s*$'
+    WHEN length(value) < 400 AND value COLLATE "C" ~ '^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?\s*$'
     THEN least(greatest(trunc(value::numeric), -2147483648), 2147483647)::integer
-    WHEN lower(value) IN ('infinity') THEN 2147483647
-    WHEN lower(value) IN ('-infinity') THEN -2147483648
+    WHEN lower(value COLLATE "C") IN ('infinity') THEN 2147483647
+    WHEN lower(value COLLATE "C") IN ('-infinity') THEN -2147483648
 END;
 COMMENT ON FUNCTION bridge.to_integer(text) IS 'Whole number, clamped to the range of integer.';
 
 CREATE FUNCTION bridge.to_boolean(value text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
-    WHEN lower(btrim(value)) IN ('t', 'tr', 'tru', 'true', 'y', 'ye', 'yes', 'on', '1') THEN true
-    WHEN lower(btrim(value)) IN ('f', 'fa', 'fal', 'fals', 'false', 'n', 'no', 'of', 'off', '0') THEN false
+    WHEN lower(btrim(value) COLLATE "C") IN ('t', 'tr', 'tru', 'true', 'y', 'ye', 'yes', 'on', '1') THEN true
+    WHEN lower(btrim(value) COLLATE "C") IN ('f', 'fa', 'fal', 'fals', 'false', 'n', 'no', 'of', 'off', '0') THEN false
 END;
 COMMENT ON FUNCTION bridge.to_boolean(text) IS 'Truth as PostgreSQL reads it; NULL: not a truth value.';
 

@@ -131,10 +131,10 @@ BEGIN
     mapped AS (
         SELECT
             s.student_email,
-            (array_agg(s.student_name ORDER BY s.is_address, s.row_at DESC NULLS LAST, s.rank, s.token, s.student_name)
+            (array_agg(s.student_name ORDER BY s.is_address, s.row_at DESC NULLS LAST, s.rank, s.token COLLATE "C", s.student_name COLLATE "C")
                 FILTER (WHERE s.is_address IS NOT NULL))[1] AS student_name,
             min(s.seen_at) AS created_at,
-            min(s.token) AS first_token,
+            min(s.token COLLATE "C") AS first_token,
             bool_or(s.is_session_s) AS has_session
         FROM (
             -- OFFSET 0: of a column all students are sorted at once, of an expression each one's sources
@@ -209,7 +209,7 @@ BEGIN
     RETURN ARRAY(
         SELECT ROW(s.step_number, public.step_name_of(s.step_number), min(s.started_at),
                    min(s.completed_at), max(s.time_spent), max(s.attempts), bool_or(s.validation_passed),
-                   min(s.code_submitted), min(s.deployment_url))::bridge.step
+                   min(s.code_submitted COLLATE "C"), min(s.deployment_url COLLATE "C"))::bridge.step
         FROM (
             SELECT e.step_number, NULL::timestamptz AS started_at, e.completed_at, e.time_spent,
                    e.attempts, e.validation_passed, NULL::text AS code_submitted,

@@ -105,7 +105,7 @@ BEGIN
         SELECT
             r.token,
             r.source,
-            lower(btrim(r.student_email, E' \t\r\n\f\x0B')) AS address,
+            lower(btrim(r.student_email, E' \t\r\n\f\x0B') COLLATE "C") COLLATE "default" AS address,
             coalesce(k.address, false) AS other_address,
             CASE WHEN r.openai_api_key <> '' AND k.api_key IS NOT TRUE THEN r.openai_api_key END AS api_key,
             CASE WHEN r.exercises LIKE '%completed%' AND k.steps IS NOT TRUE
