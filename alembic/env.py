@@ -127,6 +127,7 @@ PREFLIGHT = f"""\
 {guards.may_create(VERSION_SCHEMA)};
 SET client_min_messages = error;
 {sql_file("0001_unified_schema", "00_preflight")};
+{sql_file("rights", "preflight")};
 SET client_min_messages = notice"""
 
 

@@ -289,18 +289,15 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     if report.reasons:
         return report
     if revision is None:
-        try:
-            preflight = SQL / "0001_unified_schema" / "00_preflight.sql"
-            run(connection, preflight.read_text(encoding="utf-8"))
-        except DBAPIError as error:
-            if not isinstance(error.orig, psycopg.errors.RaiseException):
-                raise
-            report.reasons = [explain(error)]
+        _preflight(connection, report)
     else:
         report.reasons = list(run(connection, NOT_OWNED).scalars())
 
-    if any("event triggers" in reason for reason in report.reasons):
-        return report  # they see the temporary tables as well
+    # event triggers see the temporary tables as well; hidden rows cannot be copied
+    if any(
+        cause in r for r in report.reasons for cause in ("event triggers", "row security hides")
+    ):
+        return report
     prior = has["unified"] if revision is None else _has_prior(connection)
     if not has["legacy"] and not prior:
         report.go = not report.reasons
@@ -331,6 +328,26 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
                 0, f"database {report.database} has no row to merge: is it the right one?"
             )
     return report
+
+
+def _preflight(connection: Connection, report: Report) -> None:
+    """Run what 0001 runs first: its errors are reasons, its notices on rights are warnings."""
+    raw: Any = connection.connection.driver_connection
+
+    def hear(notice: psycopg.errors.Diagnostic) -> None:
+        report.warnings.append(notice.message_primary or "")
+
+    try:
+        run(connection, (SQL / "0001_unified_schema" / "00_preflight.sql").read_text("utf-8"))
+        raw.add_notice_handler(hear)
+        try:
+            run(connection, (SQL / "rights" / "preflight.sql").read_text("utf-8"))
+        finally:
+            raw.remove_notice_handler(hear)
+    except DBAPIError as error:
+        if not isinstance(error.orig, psycopg.errors.RaiseException):
+            raise
+        report.reasons = [explain(error)]
 
 
 def _has_prior(connection: Connection) -> bool:

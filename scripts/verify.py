@@ -34,6 +34,7 @@ from scripts.report import (
     run_app,
     table,
 )
+from scripts.rights import beyond
 
 STATUS = "python -m scripts.status"
 CHECKS = "CALL bridge.run_checks(NULL)"
@@ -176,7 +177,8 @@ class Report:
     """``criteria`` says yes, no, or (None) that the database cannot tell; ``notes`` say more on each.
 
     ``guide`` holds the guide's queries with their results, ``reconciled`` what makes them add up;
-    ``differences`` are filled where they are asked for, at most as many as asked for.
+    ``differences`` are filled where they are asked for, at most as many as asked for; ``rights`` are those
+    that no role should have.
     """
 
     database: str
@@ -191,6 +193,7 @@ class Report:
     tables: dict[str, dict[str, int]] = field(default_factory=dict)
     reconciled: dict[str, int] = field(default_factory=dict)
     differences: list[dict[str, Any]] = field(default_factory=list)
+    rights: list[str] = field(default_factory=list)
 
 
 def examine(
@@ -214,6 +217,15 @@ def examine(
             _count(now, report)
         say("comparing every value")
         report.checks = run(connection, CHECKS).scalar_one()
+        report.rights = beyond(connection)
+        report.checks.append(
+            {
+                "check_name": "rights that the legacy tables do not give",
+                "expected": 0,
+                "actual": len(report.rights),
+                "ok": not report.rights,
+            }
+        )
     elif revision is None or not has["unified"]:
         raise NotApplicable(f"the database is not migrated; next: {STATUS}")
     elif has["legacy"]:
@@ -446,6 +458,8 @@ def _parts(report: Report) -> Iterator[RenderableType]:
                 for c in report.checks
             ),
         )
+        if report.rights:
+            yield "\n".join(escape(line) for line in report.rights)
         yield f"{report.pending:,} sessions written meanwhile, left out until carried over"
     else:
         yield "No legacy table to compare with: a fresh install, or they were dropped for good."

@@ -263,9 +263,9 @@ def _normalised(lines: list[str]) -> list[str]:
 def _neutral_row(table: str, columns: list[str], line: str) -> str:
     values = dict(zip(columns, line.split("\t"), strict=True))
     of_run = set(RUN_COLUMNS.get(table, ()))
-    if table == "public.sessions" and values["last_activity"] == "\\N":
+    if table == "public.sessions" and values.get("last_activity") == "\\N":
         of_run.add("updated_at")
-        if values["created_at"] == "\\N":
+        if values.get("created_at") == "\\N":
             of_run.add("expires_at")
     return "\t".join(NEUTRAL if name in of_run else value for name, value in values.items())
 

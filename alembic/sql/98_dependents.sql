@@ -48,5 +48,14 @@ LEFT JOIN goes AS own ON own.class = d.classid AND own.object = d.objid
 WHERE g.revision > current_setting('bridge.target') AND (own.revision IS NULL OR own.revision < g.revision)
   -- a foreign key depends on the table as well
   AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS (SELECT FROM pg_index AS i WHERE i.indexrelid = g.object))
+  -- 0001 lets a foreign key refer to the table of an earlier attempt again
+  AND NOT (d.classid = 'pg_constraint'::regclass AND to_regclass('public.prior_attempt') IS NOT NULL AND EXISTS (
+      SELECT FROM pg_constraint AS k
+      JOIN pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = k.confkey[1]
+      JOIN pg_class AS t ON t.oid = k.confrelid
+      JOIN pg_class AS b ON b.relname ~ format('^%s_prior_backup_\d{8}(_\d+)?$', t.relname)
+      JOIN pg_attribute AS e ON e.attrelid = b.oid AND e.attname = a.attname AND e.atttypid = a.atttypid
+      JOIN pg_index AS i ON i.indrelid = b.oid AND i.indisunique AND i.indkey::text = e.attnum::text
+      WHERE k.oid = d.objid AND k.contype = 'f' AND cardinality(k.confkey) = 1))
 GROUP BY d.classid, d.objid, d.objsubid
 ORDER BY what

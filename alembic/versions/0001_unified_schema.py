@@ -45,6 +45,7 @@ def upgrade() -> None:
     """Create the four tables, keys and checks included."""
     op.expect_revision(down_revision)
     op.run_sql(revision, "00_preflight")
+    op.run_sql("rights", "preflight")
     op.run_sql(revision, "01_make_way")
     op.create_table(
         "students",
@@ -505,6 +506,12 @@ def upgrade() -> None:
     op.run_sql(revision, "02_copy_prior")
     op.run_sql(revision, "03_read_only")
     op.run_sql(revision, "04_lock_holders")
+    op.run_sql("rights", "carry_over")
+    op.run_sql("rights", "row_security")
+    op.execute(
+        "SET LOCAL bridge.created = 'students sessions step_progress events events_id_seq prior_attempt'"
+    )
+    op.run_sql("rights", "protect")
 
 
 def downgrade() -> None:
@@ -513,6 +520,7 @@ def downgrade() -> None:
     op.run_sql(revision, "97_lock")
     op.run_sql(revision, "98_nothing_lost")
     op.run_sql("own_columns", "98_keep")
+    op.run_sql("rights", "99_point_back")
     # in one statement: they may refer to each other both ways
     op.execute("DROP TABLE IF EXISTS events, step_progress, sessions, students")
     op.execute("DROP FUNCTION refuse_write(), lock_holders(regclass[], boolean)")

@@ -55,12 +55,16 @@ def upgrade() -> None:
     op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
     op.create_index("ix_events_session_token", "events", ["session_token"])
     op.run_sql(revision, "12_install")
+    op.run_sql("rights", "carry_over")
+    op.run_sql("rights", "prior_grants")
+    op.run_sql("rights", "owner_only")
 
 
 def downgrade() -> None:
     """Take the bridge off the legacy tables."""
     op.expect_revision(revision)
     op.run_sql(revision, "98_retire", commits=True)
+    op.run_sql("rights", "owner_only")
     op.run_sql(revision, "99_drop")
     op.drop_index("ix_events_session_token", if_exists=True)
     op.drop_index("ix_sessions_student_id", if_exists=True)

@@ -39,6 +39,7 @@ def upgrade() -> None:
     op.expect_revision(down_revision)
     op.run_sql("0005_keys_and_indexes", "01_orphans", commits=True)
     op.run_sql(revision, "01_merge", commits=True, helper="bridge.help()")
+    op.run_sql("rights", "owner_only")
 
 
 def downgrade() -> None:

@@ -45,6 +45,7 @@ def upgrade() -> None:
     op.run_sql(revision, "03_keys", commits=True)
     op.run_sql(revision, "04_progress_triggers")
     op.run_sql(revision, "05_sync_at_once")
+    op.run_sql("rights", "owner_only")
 
 
 def downgrade() -> None:

@@ -47,6 +47,10 @@ def upgrade() -> None:
     op.run_sql(revision, "04_step_funnel")
     op.run_sql(revision, "05_progress_by_day")
     op.run_sql(revision, "06_stuck_sessions")
+    op.run_sql("rights", "row_security")
+    op.execute(f"SET LOCAL bridge.created = '{' '.join(VIEWS)}'")
+    op.run_sql("rights", "protect")
+    op.run_sql("rights", "owner_only")
 
 
 def downgrade() -> None:

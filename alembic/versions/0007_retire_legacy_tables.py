@@ -39,6 +39,7 @@ def upgrade() -> None:
     op.run_sql(revision, "01_verify", commits=True, helper="bridge.help()")
     op.run_sql(revision, "02_functions")
     op.run_sql(revision, "03_cut_over")
+    op.run_sql("rights", "owner_only")
 
 
 def downgrade() -> None:

@@ -214,6 +214,13 @@ DECLARE
                                      THEN 'MEMBER' ELSE 'SET' END;
 BEGIN
     FOR command IN
+        -- what default privileges gave
+        SELECT format('REVOKE ALL ON %s FROM %s CASCADE', stand_in,
+                      CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
+        FROM pg_class AS s CROSS JOIN LATERAL aclexplode(s.relacl) AS a
+        WHERE s.oid = stand_in AND a.grantee <> s.relowner
+        GROUP BY a.grantee
+        UNION ALL
         SELECT format(CASE WHEN has_schema_privilege(o.relowner, 'public', 'CREATE')
                                 AND pg_has_role(o.relowner, can_become)
                            THEN 'ALTER TABLE %1$s OWNER TO %2$I'

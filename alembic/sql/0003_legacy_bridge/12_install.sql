@@ -132,10 +132,5 @@ BEGIN
             SELECT v.session_token FROM public.sessions AS v
             WHERE v.session_token NOT IN (SELECT a.token FROM bridge.brief_prior AS a)));
     END IF;
-    -- whoever could use the tables of an earlier attempt can use those that took their place
-    IF to_regclass('public.prior_attempt') IS NOT NULL THEN
-        PERFORM bridge.copy_access(p.relation, to_regclass('public.' || p.original_name), false)
-        FROM public.prior_attempt AS p;
-    END IF;
 END
 $$

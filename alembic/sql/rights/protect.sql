@@ -1,0 +1,42 @@
+-- Default privileges may have given roles rights on the relations that bridge.created names. A role keeps one only where
+-- it has it on each legacy table; where a legacy table has row security, the policies of an earlier attempt that the
+-- role is subject to have to look at the row, too.
+DO $$
+DECLARE
+    command text;
+    created CONSTANT oid[] := ARRAY(
+        SELECT to_regclass('public.' || n) FROM string_to_table(current_setting('bridge.created'), ' ') AS n);
+    legacy CONSTANT oid[] := ARRAY(
+        SELECT c.oid FROM pg_class AS c
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
+          AND c.relname IN ('workshop_students', 'student_configs', 'workshop_step_progress'));
+    hidden CONSTANT boolean := EXISTS (SELECT FROM pg_class AS c WHERE c.oid = ANY (legacy) AND c.relrowsecurity);
+BEGIN
+    FOR command IN
+        SELECT format('REVOKE ALL ON %s FROM %s CASCADE', c.oid::regclass, r.name)
+        FROM pg_class AS c
+        CROSS JOIN LATERAL (
+            SELECT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END AS name
+            FROM aclexplode(c.relacl) AS g WHERE g.grantee <> c.relowner GROUP BY g.grantee
+        ) AS r
+        WHERE c.oid = ANY (created)
+        UNION ALL
+        SELECT format('GRANT %s ON %s TO %s', g.privilege_type, c.oid::regclass,
+                      CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END)
+        FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS g
+        WHERE c.oid = ANY (created) AND c.relkind IN ('r', 'v') AND g.grantee <> c.relowner
+          AND NOT EXISTS (SELECT FROM unnest(legacy) AS l
+                          WHERE NOT has_table_privilege(g.grantee, l, g.privilege_type))
+          AND NOT (hidden AND EXISTS (
+              SELECT FROM pg_policy AS p
+              WHERE p.polrelid = c.oid AND p.polpermissive AND (g.grantee = 0 OR EXISTS (
+                    SELECT FROM unnest(p.polroles) AS r WHERE r = 0 OR pg_has_role(g.grantee, r, 'USAGE')))
+                AND NOT EXISTS (
+                    SELECT FROM pg_depend AS d
+                    WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid AND d.refobjsubid > 0)))
+    LOOP
+        EXECUTE command;
+    END LOOP;
+END
+$$
