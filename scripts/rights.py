@@ -16,7 +16,7 @@ WITH legacy AS (
 ),
 objects AS (
     SELECT c.*, CASE
-            WHEN c.relname ~ '^bridge_remainder' OR c.relnamespace <> 'public'::regnamespace THEN 'owner'
+            WHEN c.relname ~ '_backup_' OR c.relnamespace <> 'public'::regnamespace THEN 'owner'
             WHEN c.relname IN ('students', 'sessions', 'step_progress', 'events') THEN 'table'
             WHEN c.relkind = 'S' THEN 'sequence'
             WHEN s.legacy_name IS NOT NULL THEN 'stand_in'
@@ -30,7 +30,7 @@ objects AS (
         c.relnamespace = 'bridge'::regnamespace OR c.relnamespace = 'public'::regnamespace AND (
             c.relname IN ('students', 'sessions', 'step_progress', 'events', 'events_id_seq', 'session_overview',
                           'student_overview', 'step_funnel', 'progress_by_day', 'stuck_sessions')
-            OR c.relname ~ '^bridge_remainder_backup_\d{8}(_\d+)?$' OR s.legacy_name IS NOT NULL))
+            OR c.relname ~ '^(bridge_remainder|own_columns)_backup_\d{8}(_\d+)?$' OR s.legacy_name IS NOT NULL))
 ),
 grants AS (
     SELECT o.*, g.grantee, g.privilege_type AS privilege FROM objects AS o CROSS JOIN LATERAL aclexplode(o.relacl) AS g

@@ -83,7 +83,10 @@ BEGIN
                 (SELECT string_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE r::regrole::text END, ', ') FROM unnest(p.polroles) AS r),
                 ' USING (' || pg_get_expr(p.polqual, t.oid) || ')',
                 ' WITH CHECK (' || pg_get_expr(p.polwithcheck, t.oid) || ')')
-            FROM pg_policy AS p WHERE p.polrelid = t.oid
+            -- not one that 0001 copied: the table of the earlier attempt still has it
+            FROM pg_policy AS p WHERE p.polrelid = t.oid AND NOT EXISTS (
+                SELECT FROM pg_policy AS e JOIN pg_class AS b ON b.oid = e.polrelid
+                WHERE e.polname = p.polname AND b.relname ~ format('^%s_prior_backup_\d{8}(_\d+)?$', t.name))
             UNION ALL
             SELECT 'statistics ' || s.stxname, pg_get_statisticsobjdef(s.oid) FROM pg_statistic_ext AS s WHERE s.stxrelid = t.oid
             UNION ALL
