@@ -197,7 +197,7 @@ def make_engine(url: URL) -> Engine:
 def _begin(raw: psycopg.Connection[Any], _record: object) -> None:
     raw.add_notice_handler(log_notice)
     # Compiling a query over the adapters takes longer than running it. No start-up option: poolers refuse those.
-    raw.execute("SET jit = off")
+    raw.execute("SET jit = off; SET plpgsql.extra_errors = ''; SET plpgsql.extra_warnings = ''")
     raw.commit()
 
 

@@ -24,6 +24,7 @@ from eras import ERAS, load
 from scripts import obstacles
 from scripts.connection import make_engine, resolve_url
 from scripts.dry_run import Report, examine
+from writers import NewApplication, OldApplication
 
 SETTINGS = (ROOT / "alembic" / "sql" / "session.sql").read_text(encoding="utf-8")
 CREATED = """
@@ -38,6 +39,12 @@ CREATE TABLE ddl_log (tag text);
 CREATE FUNCTION log_ddl() RETURNS event_trigger LANGUAGE plpgsql AS
 $$ BEGIN INSERT INTO {} VALUES (tg_tag); END $$;
 CREATE EVENT TRIGGER log_ddl ON ddl_command_end EXECUTE FUNCTION log_ddl()
+"""
+REFUSES = """
+CREATE FUNCTION refuse_tables() RETURNS event_trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'no tables here'; END $$;
+CREATE EVENT TRIGGER refuse_tables ON ddl_command_start WHEN TAG IN ('CREATE TABLE')
+EXECUTE FUNCTION refuse_tables()
 """
 ALTERS = """
 CREATE FUNCTION add_tenant() RETURNS event_trigger LANGUAGE plpgsql AS
@@ -140,6 +147,7 @@ def test_every_name_that_is_taken_is_told_at_once(legacy: Database) -> None:
             "no rule: quiet on workshop_students",
         ),
         (LOGS.format("ddl_log"), 'search_path pg_catalog, pg_temp): relation "ddl_log" does not'),
+        (REFUSES, "(refuse_tables (refuse_tables()); search_path public): no tables here"),
         (ALTERS, "(add_tenant (add_tenant()); search_path public): a new table gets other columns"),
     ],
 )
@@ -352,3 +360,46 @@ def test_tables_that_refer_to_each_other_are_dropped_together(migrated: Database
     assert migrated.query("SELECT to_regclass('students'), to_regclass('sessions')") == [
         (None, None)
     ]
+
+
+def test_a_table_that_0003_created_stays_where_something_depends_on_it(legacy: Database) -> None:
+    legacy.execute("DROP TABLE workshop_students CASCADE")
+    upgrade(legacy, "0003")
+    legacy.execute("CREATE FUNCTION late(workshop_students) RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    downgrade(legacy)
+    assert legacy.query("SELECT count(*) FROM workshop_students") == [(0,)]
+
+
+# --- settings of a role or a database -------------------------------------------------------------------
+
+COMPILED = """
+SET plpgsql.extra_errors = 'all';
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN
+        SELECT p.oid FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
+        WHERE l.lanname = 'plpgsql' AND p.pronamespace IN ('public'::regnamespace, 'bridge'::regnamespace)
+    LOOP
+        EXECUTE pg_get_functiondef(f);
+    END LOOP;
+END
+$$
+"""
+
+
+def test_a_database_where_plpgsql_takes_warnings_for_errors(legacy: Database) -> None:
+    """The migration has settings of its own; what runs in an application's session needs none."""
+    for name in ("errors", "warnings"):
+        legacy.execute(f"ALTER DATABASE {legacy.name} SET plpgsql.extra_{name} = 'all'")
+    assert dry_run(legacy).go
+    upgrade(legacy)
+    legacy.execute(COMPILED)
+    tokens = [token for (token,) in legacy.query("SELECT session_token FROM sessions")]
+    for application in (OldApplication, NewApplication):
+        with closing(application(legacy.url, 1, tokens)) as writer:
+            assert len({writer.act() for _ in range(60)}) > 5
+    assert legacy.query("SELECT count(*) FROM bridge.pending") == [(0,)]
+    assert failed_checks(legacy) == []
+    downgrade(legacy)

@@ -13,6 +13,8 @@ SET default_transaction_isolation = 'read committed';
 SET default_transaction_read_only = off;
 SET standard_conforming_strings = on;
 SET quote_all_identifiers = off;
+SET plpgsql.extra_errors = '';
+SET plpgsql.extra_warnings = '';
 SET jit = off;
 -- What each revision creates in schema public. An upgrade looks whether a name is taken, a downgrade looks what
 -- depends on an object that it drops.

@@ -244,7 +244,7 @@ DECLARE
     tokenless text := 'true';
     one_row_a_token boolean;
     wanted record;
-    found record;
+    attribute record;
     reads text[];
     outputs text[] := '{}';
     brief text[] := '{}';
@@ -327,7 +327,7 @@ BEGIN
 
     -- 2. Values that none of these columns can say: of a column that the adapter does not have, unless
     --    it is the column's default; and of one whose type or content cannot be read as wanted.
-    FOR found IN
+    FOR attribute IN
         SELECT c.name, c.type, w.type AS wanted_type, d.constant_default
         FROM unnest(names, types) AS c(name, type)
         LEFT JOIN (SELECT k.name, max(k.constant_default) AS constant_default
@@ -340,32 +340,32 @@ BEGIN
         WHERE c.name <> 'completion_rate'  -- computed
         ORDER BY c.name
     LOOP
-        IF found.name = 'session_token' THEN
+        IF attribute.name = 'session_token' THEN
             tokenless := 'coalesce(t.session_token::text, '''') = ''''';
         END IF;
         condition := CASE
-            WHEN found.wanted_type IS NULL AND found.constant_default IS NULL
-                THEN format('t.%I IS NOT NULL', found.name)
-            WHEN found.wanted_type IS NULL
-                THEN format(CASE WHEN found.type IN ('boolean', 'integer') THEN 't.%I <> (%s)'
-                                 ELSE 't.%I::text <> (%s)::text' END, found.name, found.constant_default)
-            WHEN found.wanted_type = 'jsonb'
-                THEN format('bridge.json_left_over(j.%I, %L)', found.name, json_types ->> found.name)
+            WHEN attribute.wanted_type IS NULL AND attribute.constant_default IS NULL
+                THEN format('t.%I IS NOT NULL', attribute.name)
+            WHEN attribute.wanted_type IS NULL
+                THEN format(CASE WHEN attribute.type IN ('boolean', 'integer') THEN 't.%I <> (%s)'
+                                 ELSE 't.%I::text <> (%s)::text' END, attribute.name, attribute.constant_default)
+            WHEN attribute.wanted_type = 'jsonb'
+                THEN format('bridge.json_left_over(j.%I, %L)', attribute.name, json_types ->> attribute.name)
             -- always readable
-            WHEN found.wanted_type = 'timestamp with time zone' AND found.type IN ('timestamp without time zone', 'date')
+            WHEN attribute.wanted_type = 'timestamp with time zone' AND attribute.type IN ('timestamp without time zone', 'date')
                 THEN NULL
-            WHEN found.wanted_type <> found.type AND found.wanted_type <> 'text'
-                THEN format('t.%I::text <> '''' AND %s IS NULL', found.name,
-                            bridge.read_as(found.wanted_type, found.name, found.type))
+            WHEN attribute.wanted_type <> attribute.type AND attribute.wanted_type <> 'text'
+                THEN format('t.%I::text <> '''' AND %s IS NULL', attribute.name,
+                            bridge.read_as(attribute.wanted_type, attribute.name, attribute.type))
         END;
         CONTINUE WHEN condition IS NULL;
         conditions := conditions || condition;
         extras := extras || format('CASE WHEN %s THEN jsonb_build_object(%L, t.%I) ELSE ''{}'' END',
-                                   condition, found.name, found.name);
-        IF found.wanted_type IS NOT NULL THEN
+                                   condition, attribute.name, attribute.name);
+        IF attribute.wanted_type IS NOT NULL THEN
             odd := odd || condition;
             unreadables := unreadables || format('CASE WHEN %s THEN jsonb_build_object(%L, true) ELSE ''{}'' END',
-                                                 condition, found.name);
+                                                 condition, attribute.name);
         END IF;
     END LOOP;
     outputs := outputs || ARRAY[

@@ -181,21 +181,21 @@ CREATE FUNCTION bridge.untouched(p_of_students boolean, p_after text, since time
     SET jit = off
 AS $$
 DECLARE
-    found bridge.verified;
+    known bridge.verified;
     versions bigint;
 BEGIN
-    SELECT * INTO found FROM bridge.verified AS v WHERE v.of_students = p_of_students AND v.after = p_after;
-    IF found.last IS NULL OR EXISTS (SELECT FROM bridge.tracked_steps) THEN
+    SELECT * INTO known FROM bridge.verified AS v WHERE v.of_students = p_of_students AND v.after = p_after;
+    IF known.last IS NULL OR EXISTS (SELECT FROM bridge.tracked_steps) THEN
         RETURN NULL;
     END IF;
-    IF found.looked_at >= since THEN
-        RETURN found;
+    IF known.looked_at >= since THEN
+        RETURN known;
     END IF;
     versions := CASE
-        WHEN p_of_students THEN bridge.student_versions(p_after, found.last)
-        ELSE bridge.legacy_versions(p_after, found.last) # bridge.unified_versions(p_after, found.last)
+        WHEN p_of_students THEN bridge.student_versions(p_after, known.last)
+        ELSE bridge.legacy_versions(p_after, known.last) # bridge.unified_versions(p_after, known.last)
     END;
-    RETURN CASE WHEN found.versions = versions THEN found END;
+    RETURN CASE WHEN known.versions = versions THEN known END;
 END
 $$;
 COMMENT ON FUNCTION bridge.untouched(boolean, text, timestamptz) IS 'A verified range that nobody has written to since, else NULL.';

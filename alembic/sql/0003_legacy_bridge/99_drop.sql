@@ -5,6 +5,7 @@ DECLARE
     created record;
     in_use boolean;
     leftovers text[] := '{}';
+    leftover text;
     kept text;
 BEGIN
     IF to_regnamespace('bridge') IS NULL THEN
@@ -46,6 +47,13 @@ BEGIN
     DROP INDEX IF EXISTS public.bridge_token_of_workshop_students;
     DROP INDEX IF EXISTS public.bridge_token_of_student_configs;
     PERFORM set_config('client_min_messages', 'notice', true);
-    EXECUTE array_to_string(leftovers, '; ');
+    FOREACH leftover IN ARRAY leftovers LOOP
+        BEGIN
+            EXECUTE leftover;
+        EXCEPTION
+            WHEN dependent_objects_still_exist THEN
+                RAISE NOTICE 'it did not exist before, but other objects depend on it, and it stays: %', SQLERRM;
+        END;
+    END LOOP;
 END
 $$
