@@ -26,7 +26,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from models.steps import FLAGS
-from scripts import verify
+from scripts import limitations, verify
 from scripts.connection import ConnectionProblem, connect, explain
 from scripts.report import (
     HAS,
@@ -276,7 +276,10 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     has = run(connection, HAS).mappings().one()
     revision = revision_of(connection)
     report = Report(has["database"], revision)
-    report.warnings = list(run(connection, NAMED_BY_TRIGGERS).scalars())
+    report.warnings = [
+        *run(connection, NAMED_BY_TRIGGERS).scalars(),
+        *limitations.found(connection),
+    ]
     if revision and has["bridge"]:  # else the schema is somebody else's
         refuse_damage(connection)
     merged = run(connection, MERGED).mappings().first() if revision and has["bridge"] else None
