@@ -119,7 +119,9 @@ def test_what_another_session_has_is_waited_for(early: Database) -> None:
             assert cursor.fetchone() == (True,)
         merging = threading.Thread(target=merge, args=(early,))
         merging.start()
-        until(early, "SELECT count(*) = 1 FROM bridge.block WHERE stage = 'sources' AND NOT done")
+        # while the blocks are made their numbers are negative
+        left = "bridge.block WHERE stage = 'sources' AND number > 0 AND NOT done"
+        until(early, f"SELECT count(*) = 1 FROM {left}")
         time.sleep(0.2)
         assert early.query(f"{BLOCKS_LEFT} AND number > 0") == [(1,)]
         assert merging.is_alive()
