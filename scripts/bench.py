@@ -53,7 +53,10 @@ Figures = dict[str, float]
 
 
 class Bench:
-    """One database of ``sessions`` sessions; ``figures`` has seconds, bytes and rows by name."""
+    """One database of ``sessions`` sessions; ``figures`` has seconds, bytes and rows by name.
+
+    ``jit``: whether the server compiles queries, as a distribution's does and the embedded one cannot.
+    """
 
     def __init__(self, server: EmbeddedServer, sessions: int, say: Callable[[str], None]) -> None:
         self.server = server
@@ -61,6 +64,9 @@ class Bench:
         self.say = say
         self.figures: Figures = {"sessions": sessions}
         self.legacy, self.database = f"legacy_{sessions}", f"bench_{sessions}"
+        with self.connect("postgres") as admin:
+            row = admin.execute("SELECT pg_jit_available()").fetchone()
+            self.figures["jit"] = row is not None and row[0]
         self._create(self.legacy, "template0")
         with psycopg.connect(server.url(self.legacy)) as connection:
             fill(connection, sessions)
@@ -321,7 +327,8 @@ def main(
                 measured.append(figures)
                 out.print(
                     table(
-                        f"PostgreSQL {server.version}, {count:,} sessions",
+                        f"PostgreSQL {server.version}, {count:,} sessions, "
+                        f"{'JIT on' if figures['jit'] else 'no JIT'}",
                         ("", "Seconds", "x floor", "Aim", "Sessions/s", "WAL, MB"),
                         rows(figures),
                     )
