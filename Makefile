@@ -6,10 +6,10 @@ INSTALLED := .venv/.installed
 PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-matrix test-15 fuzz faults soak lint bench
+.PHONY: help install demo test test-matrix test-stock fuzz faults soak lint bench
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: $(INSTALLED) ## create .venv with everything in it, at the versions of constraints.txt
 
@@ -31,7 +31,7 @@ test-matrix: install ## the tests on PostgreSQL 16, and on 15, which has to be i
 	$(PYTEST) --major 16
 	$(PYTEST) --major 15
 
-test-15: install ## the most telling tests on an installed PostgreSQL 15
+test-stock: install ## the most telling tests on an installed PostgreSQL 15
 	$(PYTEST) --major 15 $(addprefix tests/test_,load.py merge.py offline.py revisions.py status.py)
 
 fuzz: install ## look for legacy databases and corrupted rows that nobody thought of; takes long
