@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from alembic import context
 from alembic.runtime.migration import MigrationStep, RevisionStep
 from alembic.util import CommandError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 import scripts.own_columns  # noqa: F401  # op.add_column and op.drop_column lose no value
 from models import Base
@@ -197,20 +197,32 @@ def run_online() -> None:
             if _mutates():
                 refuse_pooler(engine, connection)
             _migrate(connection, single_transaction=False)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, PendingRollbackError) as error:
+        if not isinstance(_first(error), KeyboardInterrupt):
+            raise
         raise CommandError(_interrupted(engine)) from None
 
 
+def _first(error: BaseException) -> BaseException:
+    """Return what broke the connection, where a later error only says that it is broken."""
+    while isinstance(error, PendingRollbackError) and error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
 def _interrupted(engine: sa.Engine) -> str:
+    """Say where a run that was interrupted has got to."""
+    at, rows = "base", 0
     with connect(engine) as connection:
-        merged = "SELECT count(*) FROM public.sessions"
-        there = "SELECT to_regclass('public.sessions') IS NOT NULL, to_regclass('{}') IS NOT NULL"
-        sessions, versioned = connection.exec_driver_sql(there.format(QUALIFIED)).one()
-        rows = connection.exec_driver_sql(merged).scalar_one() if sessions else 0
-        found = f"SELECT max(version_num) FROM {QUALIFIED}"
-        at = connection.exec_driver_sql(found).scalar() if versioned else None
+        connection.execute(ddl("SET lock_timeout = '1s'"))
+        there = sa.text("SELECT to_regclass(:name) IS NOT NULL")
+        if connection.scalar(there, {"name": QUALIFIED}):
+            query = f"SELECT coalesce(max(version_num), 'base') FROM {QUALIFIED}"
+            at = connection.execute(sa.text(query)).scalar_one()
+        if connection.scalar(there, {"name": "public.sessions"}):
+            rows = connection.execute(sa.text("SELECT count(*) FROM public.sessions")).scalar_one()
     return (
-        f"interrupted. The database is at {at or 'base'}, with {rows:,} sessions in the new tables; they stay, "
+        f"interrupted. The database is at {at}, with {rows:,} sessions in the new tables; they stay, "
         "and nothing is half done. Type the command again: it goes on"
     )
 
@@ -320,10 +332,11 @@ try:
         run_online()
     else:
         run_without_database()
-except (CommandError, ConnectionProblem, DBAPIError) as error:
-    reason = explain(error) if isinstance(error, DBAPIError) else str(error)
+except (CommandError, ConnectionProblem, DBAPIError, PendingRollbackError) as error:
+    first = _first(error)
+    reason = explain(first) if isinstance(first, DBAPIError) else str(first)
     if context.is_offline_mode() and context.config.cmd_opts is not None:
         # stdout is the script
         print(f"FAILED: {reason}", file=sys.stderr)
         sys.exit(1)
-    raise CommandError(reason) from error
+    raise CommandError(reason) from first

@@ -620,7 +620,8 @@ def show(status: Status, out: Console) -> None:
         for ended_by in sorted({k["ended_by"] for k in status.locks if k["ended_by"]}):
             out.print(
                 f"[red]MIND:[/] a prepared transaction keeps its locks until somebody ends it. {escape(ended_by)} "
-                "undoes it, COMMIT PREPARED keeps it"
+                "undoes it, COMMIT PREPARED keeps it",
+                soft_wrap=True,
             )
     for problem in status.problems:
         out.print(f"[red]PROBLEM:[/] {escape(problem)}")

@@ -424,8 +424,10 @@ def test_a_killed_migrator_frees_its_locks_and_its_work_is_taken_up(legacy: Data
     assert failed_checks(legacy) == []
 
 
-def interrupted(database: Database, *command: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command in a terminal's place, and press Ctrl-C while it waits for a lock."""
+def interrupted(
+    database: Database, *command: str, instead: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command, and press Ctrl-C while it waits for a lock, or run a statement instead."""
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=ROOT,
@@ -440,22 +442,38 @@ def interrupted(database: Database, *command: str) -> "subprocess.CompletedProce
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    if instead:
+        database.query(instead)
+    else:
+        process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
-def test_ctrl_c_ends_a_migration_with_one_line(legacy: Database) -> None:
-    with legacy.connect(autocommit=False) as application:
-        application.execute("UPDATE workshop_students SET total_time_spent = 1 WHERE false")
-        done = interrupted(legacy, "alembic", "upgrade", "head")
-        assert_refused(
-            done,
-            "interrupted",
-            f"at {REVISIONS[1]}, with 0 sessions",
-            "Type the command again",
-        )
-        assert legacy.query(ADVISORY_LOCKS) == [(0,)]
+@pytest.mark.parametrize(
+    ("state", "revision", "table"),
+    # in a step's transaction, and in a procedure that commits chunk by chunk
+    [("legacy", REVISIONS[1], "student_configs"), ("0003", REVISIONS[2], "students")],
+)
+def test_ctrl_c_ends_a_migration_with_one_line(
+    clone: Clone, state: str, revision: str, table: str
+) -> None:
+    database = clone(state)
+    with database.connect(autocommit=False) as application:
+        application.execute(f"LOCK TABLE {table}")
+        done = interrupted(database, "alembic", "upgrade", "head")
+        told = ("interrupted", f"at {revision}, with 0 sessions", "Type the command again")
+        assert_refused(done, *told)
+        assert database.query(ADVISORY_LOCKS) == [(0,)]
+
+
+def test_a_connection_that_is_ended_ends_a_migration_with_one_line(clone: Clone) -> None:
+    database = clone("0003")
+    end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted"
+    with database.connect(autocommit=False) as application:
+        application.execute("LOCK TABLE students")
+        done = interrupted(database, "alembic", "upgrade", "head", instead=end)
+        assert_refused(done, "terminating connection")
 
 
 def test_ctrl_c_ends_a_command_with_one_line(migrated: Database) -> None:
