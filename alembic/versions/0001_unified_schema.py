@@ -16,12 +16,19 @@ Mapping
 
 Locks
     Where a table of one of these names exists (an earlier attempt): ACCESS EXCLUSIVE on it for
-    the time of a rename and a copy of its rows; nothing on any other table.
+    the time of a rename and a copy of its rows, and on a table whose foreign key refers to it. Nothing
+    on any other table.
 
 An earlier attempt
     Moved aside as ``<name>_prior_backup_YYYYMMDD``; its uuids survive, and the merge combines with
     its rows. ``alembic -x drop_existing=true upgrade head`` drops it instead. A table whose shape
-    cannot be understood is refused, columns named, before anything changes.
+    cannot be understood is refused, columns named, before anything changes. Its row security and
+    policies go over to the new tables, foreign keys refer to them; what cannot be carried over is
+    refused by name.
+
+Rights
+    Where a legacy table has row security, the four tables have it, without a policy. A role keeps a right
+    from default privileges only if it has it on each legacy table.
 
 Downgrade
     Drops the four tables, and gives an earlier attempt its names back. What they held has been carried
@@ -508,9 +515,10 @@ def upgrade() -> None:
     op.run_sql(revision, "04_lock_holders")
     op.run_sql("rights", "carry_over")
     op.run_sql("rights", "row_security")
-    op.execute(
-        "SET LOCAL bridge.created = 'students sessions step_progress events events_id_seq prior_attempt'"
-    )
+    context = op.get_context()
+    created = ["students", "sessions", "step_progress", "events", "events_id_seq", "prior_attempt"]
+    created += [] if context.version_table_schema else [context.version_table]
+    op.execute(f"SET LOCAL bridge.created = '{' '.join(created)}'")
     op.run_sql("rights", "protect")
 
 

@@ -12,8 +12,10 @@ Mapping
 Who may read them
     Their owner, until somebody grants more. They read with their owner's rights, not with the
     reader's: so SELECT on a view is enough for a role that makes reports, and it needs none on the
-    tables with the API keys. Row security that is added to the tables later does not apply through
-    them unless they are altered to ``security_invoker``.
+    tables with the API keys. Where the four tables have row security, they are ``security_invoker``:
+    then the reader needs SELECT on the tables, and a policy. Row security that is added later needs
+    ``ALTER VIEW ... SET (security_invoker = true)``; ``scripts.verify`` says so. What default privileges
+    give is taken away from roles that lack it on a legacy table.
 
 Locks
     None that anybody waits for.

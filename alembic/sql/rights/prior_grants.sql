@@ -11,7 +11,7 @@ BEGIN
     IF to_regclass('public.prior_attempt') IS NULL OR to_regclass('bridge.source') IS NULL THEN
         RETURN;
     END IF;
-    EXECUTE 'SELECT array_agg(c.oid), bool_or(c.relrowsecurity) FROM pg_class AS c '
+    EXECUTE 'SELECT array_agg(c.oid), coalesce(bool_or(c.relrowsecurity), false) FROM pg_class AS c '
             'WHERE c.oid IN (SELECT s.relation FROM bridge.source AS s WHERE NOT s.created_here) '
             'OR c.oid = to_regclass(''public.workshop_step_progress'')' INTO legacy, hidden;
     FOR g IN

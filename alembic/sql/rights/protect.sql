@@ -5,7 +5,7 @@ DO $$
 DECLARE
     command text;
     created CONSTANT oid[] := ARRAY(
-        SELECT to_regclass('public.' || n) FROM string_to_table(current_setting('bridge.created'), ' ') AS n);
+        SELECT to_regclass(format('public.%I', n)) FROM string_to_table(current_setting('bridge.created'), ' ') AS n);
     legacy CONSTANT oid[] := ARRAY(
         SELECT c.oid FROM pg_class AS c
         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
