@@ -123,7 +123,7 @@ def _helped(engine: sa.Engine, procedure: str) -> Iterator[None]:
         try:
             # not through the engine: what the second session says of its progress is half of the truth
             arguments = engine.dialect.create_connect_args(engine.url)[1]
-            with psycopg.connect(**{**CONNECT_ARGS, **arguments}, autocommit=True) as session:
+            with psycopg.connect(**{**arguments, **CONNECT_ARGS}, autocommit=True) as session:
                 sessions.append(session)
                 session.execute(sql_file("session").encode())
                 while not over.wait(0.02):

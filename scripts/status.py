@@ -378,6 +378,10 @@ def _find_damage(
             f"{VERSION_TABLE} says {status.revision or 'nothing'}, but what is there is of revision "
             f"{is_at}: somebody changed it by hand"
         )
+        if is_at == LAST_STAGE and status.head[:4] > LAST_STAGE:
+            status.problems[-1] += (
+                f". A later revision, up to {status.head}, may be there as well: stamp that one instead"
+            )
         said = None if is_at == "base" else is_at
 
     gone = [source["name"] for source in sources if not source["exists"]]
