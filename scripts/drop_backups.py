@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from scripts import dumps
 from scripts.connection import ADVISORY_LOCK, ConnectionProblem, NotApplicable
 from scripts.dumps import Manifest, Refused, doing
-from scripts.report import HAS, Json, Url, console, database, revision_of, run, run_app, table
+from scripts.report import HAS, ROOT, Json, Url, console, database, revision_of, run, run_app, table
 
 CONFIRMATION = "DELETE OLD TABLES"
 DAYS = 30
@@ -119,6 +119,7 @@ CREATE TABLE public.legacy_tables_dropped (
 COMMENT ON TABLE public.legacy_tables_dropped IS
     'The old tables were dropped for good: 0007 cannot be taken back here. The dump still holds them.'
 """
+OWNER_ONLY = ROOT / "alembic" / "sql" / "rights" / "owner_only.sql"
 MARK = """
 INSERT INTO public.legacy_tables_dropped (tables, dump, dump_sha256)
 VALUES (CAST(:tables AS text[]), :dump, :sha256)
@@ -414,6 +415,7 @@ def _drop_all(connection: Connection, report: Report, manifest: Manifest | None)
     run(connection, "DROP TABLE IF EXISTS public.prior_attempt")
     if not report.done:
         run(connection, MARKER)
+        run(connection, OWNER_ONLY.read_text(encoding="utf-8"))
     told = {"name": manifest.file, "sha256": manifest.sha256} if manifest else None
     data = {
         "tables": {b.name: b.rows for b in report.backups},

@@ -364,6 +364,7 @@ def test_dropped_by_hand(clone: Clone, both: bool) -> None:
     """The guide's DROP TABLE ... CASCADE: V2 goes on, status explains, and the rest can be taken off."""
     database = clone("head")
     age(database)
+    database.execute("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC")
     for name in backups(database) if both else backups(database)[:1]:
         database.execute(f"DROP TABLE IF EXISTS {name} CASCADE")
     use_unified(database)
@@ -383,6 +384,8 @@ def test_dropped_by_hand(clone: Clone, both: bool) -> None:
         assert "--waive-dump" in done.stderr
         assert drop(database, *CONFIRM, "--waive-dump").returncode == 0
     use_unified(database)
+    open_to_all = "SELECT has_table_privilege('public', 'legacy_tables_dropped', 'SELECT')"
+    assert database.query(open_to_all) == [(False,)]
     assert database.query("SELECT to_regnamespace('bridge')") == [(None,)]
     assert run_command("status", url=database.url).returncode == 0
     with pytest.raises(CommandError, match="nothing here can bring them back"):

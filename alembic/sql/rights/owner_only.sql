@@ -14,7 +14,7 @@ BEGIN
             SELECT c.oid::regclass::text, c.relowner, c.relacl FROM pg_class AS c
             WHERE c.relkind NOT IN ('i', 'I', 'c') AND (
                 c.relnamespace = to_regnamespace('bridge') OR c.relnamespace = 'public'::regnamespace
-                AND c.relname ~ '^(bridge_remainder|own_columns)_backup_\d{8}(_\d+)?$')
+                AND c.relname ~ '^((bridge_remainder|own_columns)_backup_\d{8}(_\d+)?|legacy_tables_dropped)$')
             UNION ALL
             SELECT 'ROUTINE ' || p.oid::regprocedure, p.proowner, p.proacl FROM pg_proc AS p
             WHERE p.pronamespace = to_regnamespace('bridge')
