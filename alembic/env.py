@@ -122,13 +122,11 @@ def _full_revision(revision: Any) -> str | None:
     return None if found is None else found.revision
 
 
-# What could stop a later step, before the version table is created. 0001 runs it for the notices.
+# What could stop a later step, before the version table is created
 PREFLIGHT = f"""\
 {guards.may_create(VERSION_SCHEMA)};
-SET client_min_messages = error;
 {sql_file("0001_unified_schema", "00_preflight")};
-{sql_file("rights", "preflight")};
-SET client_min_messages = notice"""
+{sql_file("rights", "preflight")}"""
 
 
 # --- offline ----------------------------------------------------------------------------------------
@@ -146,7 +144,6 @@ def run_offline() -> None:
         **OPTIONS,
     )
     start = _full_revision(context.get_starting_revision_argument())
-    context.static_output(guards.HEADER)
     context.static_output(guards.NO_POOLER)
     context.static_output(f"SET application_name = 'workshop migration';\n{_settings()};")
     context.static_output(f"{_place()};\n{guards.alone(transaction=False)};")
@@ -157,7 +154,12 @@ def run_offline() -> None:
         context.run_migrations()
     context.static_output(guards.end(", ".join(REACHED) or "base"))
     output = context.config.output_buffer or sys.stdout
-    output.write(buffer.getvalue())
+    output.write(guards.readable(buffer.getvalue(), _modules()))
+
+
+def _modules() -> dict[str, Any]:
+    """Return the modules of the revisions, by revision."""
+    return {script.revision: script.module for script in context.script.walk_revisions()}
 
 
 def _needs_database() -> bool:
@@ -276,7 +278,6 @@ def _migrate(connection: sa.Connection, *, single_transaction: bool) -> None:
     finally:
         if mutates and not single_transaction and not connection.invalidated:
             connection.rollback()
-            connection.execute(ddl(guards.FREE_BLOCKS))
             connection.execute(sa.select(sa.func.pg_advisory_unlock(ADVISORY_LOCK)))
             connection.commit()
 

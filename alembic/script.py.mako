@@ -23,6 +23,8 @@ Revises: ${down_revision | comma,n}
 # - The first call is op.expect_revision(): a script applied at the wrong revision must not run.
 # - commits=True only for a CALL that commits chunk by chunk, and only if running it twice is safe:
 #   after an interruption the whole step runs again.
+# - A step that touches the legacy tables marks the statement with "LEGACY TABLES", and has legacy_locks
+#   = (upgrade, downgrade): strongest lock and how long, for the contents of the script.
 # - A data test in tests/ (load, check_upgrade, check_downgrade) comes with it.
 % if "sa." in f"{upgrades}{downgrades}":
 import sqlalchemy as sa

@@ -89,20 +89,20 @@ SELECT count(*) FROM {child} AS c
 WHERE c.{column} IS NOT NULL
   AND NOT EXISTS (SELECT FROM public.sessions AS s WHERE s.session_token = c.{column})
 """
-PENDING = "SELECT count(DISTINCT token) FROM bridge.pending"
+PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
 MERGED = "SELECT (merged_at AT TIME ZONE 'UTC')::date FROM bridge.state"
 TWIN = "workshop_twin_of_{}"
 HAS_TWIN = "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = CAST(:child AS regclass) AND conname = :name)"
 
-# In the last transaction, with everything locked: nobody writes any more, what is pending is the last.
+# In the last transaction, with everything locked: nobody writes any more, what is logged is the last.
 LAST_WRITES = """
 DO $$
 DECLARE
-    last_written CONSTANT text[] := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p);
+    last_written CONSTANT text[] := ARRAY(SELECT DISTINCT p.token FROM bridge.change_log AS p);
 BEGIN
     PERFORM set_config('bridge.single_transaction', 'on', true);
     CALL bridge.drain(rounds => 3);
-    IF EXISTS (SELECT FROM bridge.diff(last_written)) THEN
+    IF EXISTS (SELECT FROM unnest(last_written) AS t(token), bridge.differences(t.token, t.token)) THEN
         RAISE EXCEPTION 'verification failed for what was written last';
     END IF;
 END
@@ -196,7 +196,7 @@ def examine(connection: Connection, watch: float) -> Report:
             # before 0007 the legacy tables have the names that the application uses
             elif oid in tables and tables[oid]["name"] != was:
                 found.append((oid, kind, was))
-    found += [(oid, "remainder", "bridge.remainder") for oid, t in tables.items() if t["remainder"]]
+    found += [(oid, "remainder", "bridge.override") for oid, t in tables.items() if t["remainder"]]
 
     oids = [oid for oid, _, _ in found]
     before = _use(connection, oids)
@@ -335,8 +335,6 @@ def verify(connection: Connection, report: Report) -> None:
     if not report.bridge or report.gone:
         return  # what would be compared is gone
     run(connection, "SET search_path = public")
-    # its functions know a table by its name, and somebody may have renamed one
-    run(connection, "SELECT bridge.build_push(legacy_name) FROM bridge.source")
     run(connection, "CALL bridge.drain(strict => false)")
     failed = [
         check["check_name"]

@@ -72,7 +72,7 @@ WHY = {
     "token_shared_by_many_browsers": "the literal text null or undefined: kept, as one session",
     "written_on_both_sides": "written in the new tables as well: later values win, flags add up",
 }
-"""Kinds of ``merge_note``, as 04_mapping.sql and 07_sync.sql write them, for people."""
+"""Kinds of ``merge_note``, as the mapping, the backfill and apply write them, for people."""
 
 NOT_ORDINARY = f"""
 SELECT format('%s is not an ordinary table', relname) FROM pg_class
@@ -99,7 +99,7 @@ ORDER BY 1
 """
 MERGED = """
 SELECT to_char(s.merged_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') AS merged_at,
-       (SELECT count(DISTINCT p.token) FROM bridge.pending AS p) AS pending
+       (SELECT count(DISTINCT p.token) FROM bridge.change_log AS p) AS pending
 FROM bridge.state AS s WHERE s.merged_at IS NOT NULL
 """
 ARRIVED = """
@@ -111,7 +111,7 @@ WITH_TOKEN = "SELECT COUNT(*) FROM pg_temp.{} WHERE session_token::text <> ''"
 TABLES = """
 WITH r AS MATERIALIZED (
     SELECT source, token, student_email, bridge.known_email(student_email) AS email
-    FROM bridge.raw WHERE source <> 'sessions'
+    FROM bridge.raw('', bridge.last_token())
 ),
 known AS MATERIALIZED (
     SELECT DISTINCT source, token FROM r WHERE email IS NOT NULL
@@ -122,8 +122,8 @@ SELECT
     ARRAY(
         SELECT name FROM bridge.columns_of(s.relation)
         WHERE name <> 'completion_rate' AND name NOT IN (
-            SELECT attname FROM pg_attribute WHERE attrelid = 'bridge.legacy_row'::regclass
-            UNION SELECT legacy_column FROM bridge.synonyms())
+            SELECT attname FROM pg_attribute
+            WHERE attrelid = 'bridge.known_columns'::regclass AND NOT attisdropped)
     ) AS extra,
     count(r.source) AS rows,
     count(r.token) - count(DISTINCT r.token) AS repeated,
@@ -144,7 +144,7 @@ ORDER BY s.legacy_name DESC
 TOTALS = """
 WITH raw AS MATERIALIZED (
     SELECT source, token, bridge.known_email(student_email) AS email
-    FROM bridge.raw WHERE source <> 'sessions'
+    FROM bridge.raw('', bridge.last_token())
 ),
 tokens AS MATERIALIZED (
     SELECT token, bool_or(source = 'workshop_students') AS p, bool_or(source = 'student_configs') AS c

@@ -606,7 +606,9 @@ def created_by_revisions(kind: str) -> list[str]:
     for path in (ROOT / "alembic" / "sql").glob("*/*.sql"):
         text_of_file = path.read_text(encoding="utf-8")
         # some are put together by a DO block, in a string
-        names.update(re.findall(rf"\bCREATE {kind} (?:public\.)?(\w+)\b(?!\.)", text_of_file))
+        names.update(
+            re.findall(rf"\bCREATE (?:OR REPLACE )?{kind} (?:public\.)?(\w+)\b(?!\.)", text_of_file)
+        )
     return sorted(names)
 
 

@@ -3,7 +3,13 @@
 All of it is text, without a connection: ``alembic/env.py`` executes it, or writes it into the script.
 """
 
-from collections.abc import Iterable
+import inspect
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from pathlib import Path
+from types import ModuleType
 
 from scripts.connection import (
     ADVISORY_LOCK,
@@ -87,20 +93,6 @@ END
 $alone$"""
 
 
-# A CALL that ended with an error leaves these to the session, which may be the caller's.
-FREE_BLOCKS = """\
-DO $blocks$
-BEGIN
-    IF to_regclass('bridge.block') IS NOT NULL THEN
-        PERFORM pg_advisory_unlock(hashoid('bridge.block'::regclass), l.objid::integer)
-        FROM pg_locks AS l
-        WHERE l.pid = pg_backend_pid() AND l.locktype = 'advisory' AND l.objsubid = 2
-          AND l.classid = hashoid('bridge.block'::regclass)::bigint::bit(32)::bigint::oid;
-    END IF;
-END
-$blocks$"""
-
-
 def stamped(revision: str) -> str:
     """Return the block that refuses a stamp with a revision whose objects are not there."""
     return f"""\
@@ -114,7 +106,8 @@ BEGIN
         ('0001', to_regprocedure('public.refuse_write()') IS NOT NULL),
         ('0002', to_regprocedure('public.clean_sessions()') IS NOT NULL),
         ('0003', dropped OR to_regclass('public.ix_sessions_student_id') IS NOT NULL),
-        ('0005', to_regprocedure('public.follow_step_progress()') IS NOT NULL),
+        ('0004', to_regprocedure('public.follow_step_progress()') IS NOT NULL),
+        ('0005', dropped OR to_regclass('public.ix_sessions_last_activity') IS NOT NULL),
         ('0006', dropped OR to_regclass('public.session_overview') IS NOT NULL)
     ) AS made (revision, there)
     WHERE NOT there AND revision <= left({literal(revision)}, 4);
@@ -130,16 +123,68 @@ $stamp$"""
 
 # --- what only a script needs -----------------------------------------------------------------------
 
+TESTED = "15, 16 and 18"
+"""Versions of PostgreSQL that the tests run on."""
+
 # Interactive psql gets its own settings back at the end.
 HEADER = """\
 -- Run with: psql -X -f <this file> "$POSTGRES_URL_NON_POOLING"   (not with -1, not in a GUI: it commits in steps)
 -- It is whole, and has ended well, when its last line prints "Applied".
+-- {project}, tested with PostgreSQL {tested}. How to review it: docs/dba-review.md.
+--
+{contents}
 \\set workshop_stop :ON_ERROR_STOP
 \\set workshop_autocommit :AUTOCOMMIT
 \\set workshop_rollback :ON_ERROR_ROLLBACK
 \\set ON_ERROR_STOP on
 \\set AUTOCOMMIT on
-\\set ON_ERROR_ROLLBACK off"""
+\\set ON_ERROR_ROLLBACK off
+
+"""
+
+STEP = re.compile(r"^-- Running (upgrade|downgrade) (\S*) -> (\S*)\n", re.MULTILINE)
+"""The line with which Alembic begins a step in a script."""
+
+
+def readable(script: str, modules: Mapping[str, ModuleType]) -> str:
+    """Return a script with its header: contents, the docstring of each step, and its begin and end for psql's log.
+
+    ``modules`` are the revisions' modules. ``legacy_locks`` of a module is what the upgrade and the downgrade hold on
+    the legacy tables: the strongest lock and for how long.
+    """
+    before, *found = STEP.split(script)
+    parts, rows = [before], [("Checks, before anything is changed", "reads the catalog", 0)]
+    for direction, start, end, text in zip(*(found[i::4] for i in range(4)), strict=True):
+        name, upwards = f"{direction} {start or 'base'} -> {end or 'base'}", direction == "upgrade"
+        module = modules[end if upwards else start]
+        lock = getattr(module, "legacy_locks", ("none", "none"))[not upwards]
+        lines = inspect.cleandoc(module.__doc__ or "").splitlines()
+        told = "".join(f"-- {line}".rstrip() + "\n" for line in lines)
+        work, commit, after = text.rpartition("\nCOMMIT;\n")
+        parts.append(
+            f"-- Running {direction} {start} -> {end}\n{told}\\echo Begins: {name}\n"
+            f"{work}{commit}\\echo Done: {name}\n{after}"
+        )
+        rows.append((name, lock, 0))
+    about = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))[
+        "project"
+    ]
+    project = f"{about['name']} {about['version']}"
+    # the line of a section: after the header, whose length does not depend on what stands in it
+    header = _header(project, rows)
+    lengths = accumulate((part.count("\n") for part in parts), initial=header.count("\n") + 1)
+    rows = [(name, lock, line) for (name, lock, _), line in zip(rows, lengths, strict=False)]
+    return _header(project, rows) + "".join(parts)
+
+
+def _header(project: str, rows: list[tuple[str, str, int]]) -> str:
+    table = [("line", "section", "legacy tables: strongest lock, and for how long")]
+    table += [(str(line), name, lock) for name, lock, line in rows]
+    width = max(len(name) for _, name, _ in table)
+    contents = [f"--   {line:>5}  {name:<{width}}  {lock}" for line, name, lock in table]
+    contents.append('-- Each statement that touches the legacy tables is marked "LEGACY TABLES".')
+    return HEADER.format(project=project, tested=TESTED, contents="\n".join(contents))
+
 
 # What scripts.connection.refuse_pooler does online. The answer is brought into a DO block by two settings: where
 # the one of the session is lost at once, so is everything that the script sets.

@@ -1,13 +1,11 @@
 """Merge again: "Run the migration again, it will merge/update existing records".
 
-The procedures of 0004, called once more, at any revision from 0004 on: what the legacy tables say and
-the new ones lack arrives, for whatever reason it was lacking. What is newer in the new tables stays:
-it is noted, or in the old tables already, or in the remainder, and all three are what the merge reads.
+The procedures of 0004, called once more, at any revision from 0004 on. They compare every session, log
+those that differ, and apply the log. What is newer in the new tables stays: it is logged, or in the old
+tables already, or an override.
 """
 
 import json
-import logging
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -42,45 +40,30 @@ STATE = """
 SELECT
     s.merged_at IS NOT NULL AS merged,
     bridge.is_read_only() AS read_only,
-    (SELECT count(DISTINCT p.token) FROM bridge.pending AS p) AS pending
+    (SELECT count(DISTINCT p.token) FROM bridge.change_log AS p) AS pending
 FROM bridge.state AS s
 """
-PENDING = "SELECT count(DISTINCT token) FROM bridge.pending"
-STEPS = (
-    "CALL bridge.refresh_adapters()",
-    "CALL bridge.merge()",
-    "CALL bridge.drain(strict => false)",
-    "CALL bridge.drain(strict => false)",  # what came meanwhile: much less
-)
-"""As alembic/sql/0004_merge_legacy_data/01_merge.sql has them."""
+PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
+SESSIONS = "SELECT count(*) FROM public.sessions"
+DRAIN = "CALL bridge.drain(strict => false)"
 
 
 @dataclass
 class Report:
-    """What the run did. ``rows_written``: in the new tables, by the merge itself.
+    """What the run did.
 
-    ``sessions``: compared one by one; ranges that were verified, and not written to since, are not.
-    ``carried_over`` counts sessions that were noted before, ``pending`` those that still are.
+    ``sessions`` were compared, and ``differing`` of them differed though no trigger had logged it.
+    ``carried_over`` counts sessions that were logged before, ``pending`` those that still are.
     """
 
     database: str
     revision: str | None
     sessions: int = 0
-    rows_written: int = 0
+    differing: int = 0
     carried_over: int = 0
     pending: int = 0
     ok: bool = False
     checks: list[dict[str, Any]] = field(default_factory=list)
-
-
-class _Result(logging.Handler):
-    """Reads the procedure's last notice: how many sessions, how many rows."""
-
-    found = (0, 0)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if match := re.fullmatch(r"merged (\d+) sessions, (\d+) rows written", record.getMessage()):
-            self.found = (int(match[1]), int(match[2]))
 
 
 def examine(connection: Connection) -> Report:
@@ -124,18 +107,16 @@ def merge(connection: Connection, report: Report, say: Callable[[str], None]) ->
             "another migration is running in this database; nothing was changed. Wait for it to end, "
             "then run the command again"
         )
-    result = _Result(logging.INFO)
-    log = logging.getLogger("workshop.server")
-    log.addHandler(result)
-    try:
-        for step in STEPS:
-            run(connection, step)
-        say("verifying")
-        report.checks = run(connection, "CALL bridge.run_checks(NULL)").scalar_one()
-    finally:
-        log.removeHandler(result)
+    run(connection, DRAIN)
+    before = run(connection, PENDING).scalar_one()
+    run(connection, "CALL bridge.merge()")
+    report.differing = max(run(connection, PENDING).scalar_one() - before, 0)
+    run(connection, DRAIN)
+    run(connection, DRAIN)  # what came meanwhile: much less
+    report.sessions = run(connection, SESSIONS).scalar_one()
+    say("verifying")
+    report.checks = run(connection, "CALL bridge.run_checks(NULL)").scalar_one()
     run(connection, f"SELECT pg_advisory_unlock({ADVISORY_LOCK})")
-    report.sessions, report.rows_written = result.found
     report.pending = run(connection, PENDING).scalar_one()
     report.ok = all(check["ok"] for check in report.checks)
 
@@ -148,11 +129,8 @@ def show(report: Report, out: Console) -> None:
             "Merged again",
             ("What", "Number"),
             (
-                (
-                    "Sessions compared (those verified before, and not written to since, are not)",
-                    report.sessions,
-                ),
-                ("Rows written to the new tables", report.rows_written),
+                ("Sessions compared", report.sessions),
+                ("Sessions that differed, though nothing had logged it", report.differing),
                 ("Sessions that were noted before, and carried over", report.carried_over),
                 ("Sessions still noted: somebody is writing them", report.pending),
             ),

@@ -2,29 +2,22 @@
 
 ``op.expect_revision(revision)``
     First statement of every step: refuses unless the database is at that revision.
-``op.run_sql(revision, name, commits=False, helper=None)``
+``op.run_sql(revision, name, commits=False)``
     Runs ``alembic/sql/<revision>/<name>.sql`` as it stands. ``commits=True`` is for a CALL whose
-    procedure commits chunk by chunk, and runs outside the step's transaction. Online, a second
-    session calls the procedure ``helper`` again and again until the first one has ended.
+    procedure commits chunk by chunk, and runs outside the step's transaction.
 """
 
-import logging
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import MigrateOperation, Operations
 from alembic.util import CommandError
 
-from scripts.connection import CONNECT_ARGS, qualified
+from scripts.connection import qualified
 
 SQL_FOLDER = Path(__file__).parents[1] / "alembic" / "sql"
-log = logging.getLogger("workshop.migration")
 
 
 def ddl(text: str) -> sa.DDL:
@@ -84,22 +77,16 @@ $guard$"""
 class RunSql(MigrateOperation):
     """Run one SQL file of a revision, the same text online and offline."""
 
-    def __init__(self, revision: str, name: str, commits: bool, helper: str | None) -> None:
+    def __init__(self, revision: str, name: str, commits: bool) -> None:
         self.parts = (revision, name)
         self.commits = commits
-        self.helper = helper
 
     @classmethod
     def run_sql(
-        cls,
-        operations: Operations,
-        revision: str,
-        name: str,
-        commits: bool = False,
-        helper: str | None = None,
+        cls, operations: Operations, revision: str, name: str, commits: bool = False
     ) -> None:
         """Execute ``alembic/sql/<revision>/<name>.sql``; ``commits``: outside the transaction."""
-        operations.invoke(cls(revision, name, commits, helper))
+        operations.invoke(cls(revision, name, commits))
 
 
 @Operations.implementation_for(RunSql)
@@ -108,38 +95,4 @@ def _run_sql(operations: Operations, operation: RunSql) -> None:
     with ExitStack() as stack:
         if operation.commits and not migration.opts.get("single_transaction"):
             stack.enter_context(migration.autocommit_block())
-            if operation.helper is not None and not migration.as_sql:
-                stack.enter_context(_helped(operations.get_bind().engine, operation.helper))
         operations.execute(ddl(sql_file(*operation.parts)))
-
-
-@contextmanager
-def _helped(engine: sa.Engine, procedure: str) -> Iterator[None]:
-    """Let a second session do a share of the work meanwhile; where it cannot, one does it all."""
-    over = threading.Event()
-    sessions: list[psycopg.Connection[Any]] = []
-
-    def help_until_over() -> None:
-        try:
-            # not through the engine: what the second session says of its progress is half of the truth
-            arguments = engine.dialect.create_connect_args(engine.url)[1]
-            with psycopg.connect(**{**arguments, **CONNECT_ARGS}, autocommit=True) as session:
-                sessions.append(session)
-                session.execute(sql_file("session").encode())
-                while not over.wait(0.02):
-                    session.execute(f"CALL {procedure}".encode())
-        except psycopg.Error as error:
-            if not over.is_set():
-                state = error.sqlstate or "no connection"
-                log.info("a second session could not help (%s): one goes on alone", state)
-
-    helper = threading.Thread(target=help_until_over, name="helper")
-    helper.start()
-    try:
-        yield
-    finally:
-        over.set()
-        while helper.is_alive():
-            for session in sessions:
-                session.cancel_safe()
-            helper.join(0.2)

@@ -1,10 +1,12 @@
 """Before a downgrade: what it would write back, what it would keep aside, what stands in its way.
 
-Nothing is changed and nobody is kept waiting: every look at the old tables is a short transaction, and
-what a downgrade would keep of students and events is found out in one that is rolled back.
+Nothing is changed and nobody is kept waiting: every look at the old tables is a short transaction. Others'
+columns of the unified tables are kept aside in a transaction that is rolled back.
 """
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -36,48 +38,59 @@ DROPPED = """
 SELECT 'the old tables were dropped for good (scripts.drop_backups)'
 WHERE to_regclass('public.legacy_tables_dropped') IS NOT NULL
 """
-NEWS = """
-SELECT n.tokens[cardinality(n.tokens)] AS last, coalesce(f.found, '[]') AS found
-FROM (SELECT bridge.next_tokens(CAST(:after AS text), 500, unified => true) AS tokens) AS n
+# Sessions that are logged and not applied yet: the columns that differ, and the legacy columns that take them.
+WRITTEN_BACK = """
+SELECT c.token AS last, coalesce(f.found, '[]') AS found
+FROM (SELECT DISTINCT o.token FROM bridge.change_log AS o WHERE o.side = 'unified' AND o.token > :after
+      ORDER BY o.token LIMIT 1) AS c
 CROSS JOIN LATERAL (
-    SELECT jsonb_agg(jsonb_build_array(c.table_name, c.column_name, c.sessions)) AS found
-    FROM (
-        SELECT c.table_name, c.column_name, count(DISTINCT c.token) AS sessions
-        FROM bridge.cells(n.tokens) AS c
-        WHERE c.news AND c.column_name NOT IN ('expires_at', 'is_active', 'updated_at')
-        GROUP BY 1, 2
-    ) AS c
+    SELECT jsonb_agg(DISTINCT d.name) AS found
+    FROM bridge.diff(c.token, c.token) AS d WHERE d.name <> 'completion_rate'
 ) AS f
-WHERE n.tokens IS NOT NULL
 """
-BEHIND = """
-SELECT column_name, string_agg(legacy_name || '.' || legacy_column, ', ' ORDER BY legacy_name DESC)
-FROM bridge.behind GROUP BY column_name
+INTO = """
+SELECT column_name, string_agg(legacy_name || '.' || legacy_column, ', ' ORDER BY legacy_name DESC, legacy_column)
+FROM bridge.legacy_column GROUP BY column_name
 """
 DELETED = """
 SELECT count(*) FROM bridge.tokens AS t
 WHERE t.token = ANY (ARRAY(
-    SELECT p.token FROM bridge.pending AS p
-    WHERE p.deleted AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p.token)))
+    SELECT c.token FROM bridge.change_log AS c
+    WHERE c.side = 'unified' AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = c.token)))
 """
-# In short transactions: the old tables are not locked while students are worked out.
-COLLECT = """
-SELECT n.tokens[cardinality(n.tokens)] AS last, (
-    SELECT jsonb_agg(jsonb_build_array(s.token, s.student_email))
-    FROM bridge.student_sources(n.tokens) AS s
-) AS found
-FROM (SELECT ARRAY(SELECT DISTINCT o.token FROM bridge.other_address AS o WHERE o.token > :after
-                   ORDER BY o.token LIMIT 500) AS tokens) AS n
-WHERE n.tokens <> '{}'
+# What hand_back() keeps aside of sessions. What is logged goes to the legacy tables first, where they have the column.
+OWN_VALUES = """
+SELECT r.last_token AS last, coalesce(f.found, '[]') AS found
+FROM bridge.next_range(CAST(:after AS text), 500) AS r
+CROSS JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_array(k.table_name, k.column_name, k.n)) AS found
+    FROM (
+        SELECT o.table_name, o.column_name, count(*) AS n
+        FROM bridge.own_values(r.first_token, r.last_token) AS o
+        WHERE o.table_name <> 'sessions' OR NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = o.key)
+           OR o.column_name <> '(row)' AND o.column_name NOT IN (SELECT l.column_name FROM bridge.legacy_column AS l)
+        GROUP BY 1, 2
+    ) AS k
+) AS f
+WHERE r.last_token IS NOT NULL
 """
-COLLECTED = """
-INSERT INTO bridge.collected_source (token, student_email)
-SELECT f ->> 0, f ->> 1 FROM jsonb_array_elements(CAST(:found AS jsonb)) AS f
+OWN_ROWS = """
+SELECT k.table_name, k.column_name, count(*) AS n
+FROM (
+    SELECT o.table_name, o.column_name, o.key FROM bridge.own_rows() AS o
+    UNION
+    SELECT o.table_name, o.column_name, o.key FROM bridge.override AS o
+    WHERE o.table_name = 'students' AND o.column_name NOT IN ('student_id', 'github_username')
+      AND NOT (o.column_name = '(row)' AND o.key LIKE 'anonymous+%@workshop.invalid')
+) AS k
+GROUP BY 1, 2
 """
-KEPT = """
-SELECT table_name, column_name, count(*) AS "values" FROM bridge.remainder
-GROUP BY 1, 2 ORDER BY 1, 2
+# A downgrade has handed back already: 0003 keeps what is there.
+HANDED_BACK = """
+SELECT regexp_replace(table_name, '^kept ', '') AS table_name, column_name, count(*) AS n
+FROM bridge.override WHERE table_name NOT LIKE 'prior %' GROUP BY 1, 2
 """
+STATE = "SELECT merged_at IS NOT NULL AS merged, retired_at IS NOT NULL AS handed_back FROM bridge.state"
 OWN = """
 SELECT table_name, name AS column_name, count(key) AS "values",
        coalesce(bool_or(definition !~ '^ALTER TABLE \\S+ ADD COLUMN '), false) AS other
@@ -136,41 +149,36 @@ def examine(connection: Connection, target: str) -> Report:
     return report
 
 
-def _way_back(connection: Connection, report: Report) -> None:
-    behind = {column: where for column, where in run(connection, BEHIND)}
-    # told by the exercises
-    behind["step_progress"] = behind.get("exercises")
-    found: dict[tuple[str, str], int] = {}
+def _ranges(connection: Connection, query: str) -> Iterator[list[Any]]:
+    """Yield what a query finds in each range of tokens; each range is a transaction of its own."""
     after = ""
-    while True:
-        row = connection.execute(text(NEWS), {"after": after}).mappings().first()
-        if row is None:
-            break
+    while row := connection.execute(text(query), {"after": after}).mappings().first():
         after = row["last"]
-        for name, column, sessions in row["found"]:
-            found[name, column] = found.get((name, column), 0) + sessions
-    for (name, column), sessions in sorted(found.items()):
-        where = behind.get("step_progress" if name == "step_progress" else column)
-        report.written_back.append(
-            {"table": name, "column": column, "sessions": sessions, "into": where or "remainder"}
-        )
+        yield row["found"]
+
+
+def _way_back(connection: Connection, report: Report) -> None:
+    state = run(connection, STATE).mappings().one()
+    into = {column: where for column, where in run(connection, INTO)}
+    columns = Counter(name for found in _ranges(connection, WRITTEN_BACK) for name in found)
+    report.written_back = [
+        {"table": "sessions", "column": name, "sessions": n, "into": into.get(name, "kept aside")}
+        for name, n in sorted(columns.items())
+    ]
     report.deleted_sessions = run(connection, DELETED).scalar_one()
 
-    # what the remainder would get of students and events: done, read, and rolled back
-    sources: list[list[str]] = []
-    after = ""
-    while row := connection.execute(text(COLLECT), {"after": after}).mappings().first():
-        after = row["last"]
-        sources += row["found"] or []
-    run(connection, "BEGIN")
-    try:
-        connection.execute(text(COLLECTED), {"found": json.dumps(sources)})
-        run(connection, "SELECT bridge.remember_students(), bridge.remember_events()")
-        report.kept = [dict(row) for row in run(connection, KEPT).mappings()]
-    finally:
-        run(connection, "ROLLBACK")
-
-    if run(connection, "SELECT merged_at IS NOT NULL FROM bridge.state").scalar():
+    kept: Counter[tuple[str, str]] = Counter()
+    if not state["handed_back"]:
+        for found in _ranges(connection, OWN_VALUES):
+            for name, column, n in found:
+                kept[name, column] += n
+    for name, column, n in run(connection, HANDED_BACK if state["handed_back"] else OWN_ROWS):
+        kept[name, column] += n
+    report.kept = [
+        {"table_name": name, "column_name": column, "values": n}
+        for (name, column), n in sorted(kept.items())
+    ]
+    if state["merged"]:
         checks = run(connection, "CALL bridge.run_checks(NULL)").scalar_one()
         report.would_be_lost = [
             f"a check does not hold: {check['check_name']}" for check in checks if not check["ok"]

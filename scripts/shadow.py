@@ -1,9 +1,9 @@
 """The merge, done for real on temporary tables: what a dry run counts.
 
 The legacy tables, and what else the merge reads, are copied as they were at one moment (``moment``).
-Over the copies run the SQL files of 0001 to 0003 and the procedures of 0004, the same text that an
-upgrade runs, with the schemas ``public`` and ``bridge`` replaced by the session's temporary one (and the
-views of the mapping that have the name of a table renamed, there being but one schema for both).
+Over the copies run the SQL files of 0001 to 0003, the step triggers of 0004 and the procedures that 0004
+calls: the same text that an upgrade runs. The session's temporary schema replaces the schemas ``public``
+and ``bridge``; the two views of the mapping that have the name of a table get another name.
 After the copy no transaction of it touches a table of anybody else. All of it goes when the
 connection ends.
 """
@@ -26,9 +26,11 @@ from scripts.report import ROOT, passes, run
 
 SQL = ROOT / "alembic" / "sql"
 LEGACY = ("workshop_students", "student_configs")
+MERGE = SQL / "0004_merge_legacy_data"
 UNIFIED = ("students", "sessions", "step_progress", "events")
 # of 0003, which creates them before the bridge; the others come with 0005
 EARLY_INDEXES = ("ix_sessions_student_id", "ix_events_session_token")
+OF_0001 = ("01_make_way.sql", "02_copy_prior.sql")
 FUNCTIONS = re.compile(r"CREATE (?:OR REPLACE )?FUNCTION (?:public\.)?(\w+)\(")
 OF_SCHEMA = re.compile(r"^(?:CREATE|COMMENT ON) SCHEMA bridge\b[^;]*;\n", re.MULTILINE)
 
@@ -53,6 +55,8 @@ LIKE = """
 CREATE TEMPORARY TABLE {name} (LIKE public.{name}
     INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY INCLUDING INDEXES)
 """
+# The next row gets the next number.
+NUMBERS = "SELECT setval(pg_get_serial_sequence('pg_temp.{0}', 'id'), max(id)) FROM pg_temp.{0}"
 PRIOR = "SELECT original_name, relation::text FROM public.prior_attempt"
 PRIOR_TABLE = """
 CREATE TEMPORARY TABLE prior_attempt (original_name text PRIMARY KEY, relation regclass NOT NULL)
@@ -61,13 +65,8 @@ READ_ONLY = """
 SELECT EXISTS (SELECT FROM pg_trigger
                WHERE tgrelid = to_regclass('public.sessions') AND tgname = 'read_only')
 """
-MEMORY = {
-    "remainder": ("table_name", "key", "step_number", "column_name", "value", "over"),
-    "other_address": ("token", "student_email"),
-    "pending": ("side", "token", "at", "xact", "deleted"),
-    "state": ("only_row", "sync", "merged_at", "retired_at"),
-}
-"""Tables of the bridge, and columns, that a merge which goes on has to know."""
+MEMORY = ("state", "change_log", "student_source", "override")
+"""Tables of the bridge that a merge needs to continue where an earlier one stopped."""
 
 
 @dataclass
@@ -108,6 +107,7 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
         for name in ("0001_unified_schema", "0002_progress_tracking", "0003_legacy_bridge")
         for path in sorted((SQL / name).glob("[01]*.sql"))
     ]
+    files.append((MERGE.name, MERGE / "01_steps.sql"))
     names = {name for _, path in files for name in FUNCTIONS.findall(path.read_text("utf-8"))}
     run(connection, "SET client_min_messages = warning; SET temp_buffers = '64MB'")
     with moment(connection, say) as now:
@@ -122,14 +122,9 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
 
         read_only = run(connection, READ_ONLY).scalar_one()
         for folder, path in files:
-            if path.name == "00_preflight.sql" or (
-                unified
-                and path.name
-                in (
-                    "01_make_way.sql",
-                    "02_copy_prior.sql",
-                )
-            ):
+            if path.name == "00_preflight.sql" or (unified and path.name in OF_0001):
+                continue
+            if path.name == "11_adopt.sql" and bridge:
                 continue
             if path.name == "02_copy_prior.sql":
                 _create_unified(shadow)
@@ -139,9 +134,14 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
             if not _succeeds(shadow, path.read_text("utf-8")):
                 return shadow
         if bridge:
-            for name, columns in MEMORY.items():
+            # the log is copied as it is: an old snapshot does not see that the state forbids a sync
+            shadow.run("SET bridge.applying = 'on'")
+            for name in MEMORY:
                 shadow.run(f"DELETE FROM bridge.{name}")
+                columns = run(connection, COLUMNS.format(name)).scalars()
                 now.copy(f"bridge.{name}", name, [(c, f"t.{c}") for c in columns])
+            shadow.run("SET bridge.applying = ''")
+            run(connection, NUMBERS.format("change_log"))
     _merge(shadow)
     return shadow
 
@@ -171,11 +171,7 @@ def _copy_unified(shadow: Shadow) -> None:
     for name in UNIFIED:
         columns = list(run(now.connection, COLUMNS.format(name)).scalars())
         now.copy(f"public.{name}", name, [(c, f"t.{c}") for c in columns])
-    # the next event gets the next number
-    run(
-        now.connection,
-        "SELECT setval(pg_get_serial_sequence('pg_temp.events', 'id'), max(id)) FROM pg_temp.events",
-    )
+    run(now.connection, NUMBERS.format("events"))
     if run(now.connection, "SELECT to_regclass('public.prior_attempt') IS NOT NULL").scalar():
         prior = run(now.connection, PRIOR).all()
         run(now.connection, PRIOR_TABLE)

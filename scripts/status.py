@@ -61,7 +61,8 @@ SELECT
     to_regprocedure('public.refuse_write()') IS NOT NULL AS of_0001,
     to_regprocedure('public.clean_sessions()') IS NOT NULL AS of_0002,
     to_regclass('public.ix_sessions_student_id') IS NOT NULL AS of_0003,
-    to_regprocedure('public.follow_step_progress()') IS NOT NULL AS of_0005,
+    to_regprocedure('public.follow_step_progress()') IS NOT NULL AS of_0004,
+    to_regclass('public.ix_sessions_last_activity') IS NOT NULL AS of_0005,
     to_regclass('public.session_overview') IS NOT NULL AS of_0006,
     to_regprocedure('bridge.cut_over()') IS NOT NULL AS of_0007
 """
@@ -82,11 +83,13 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 BRIDGE = """
 SELECT
     s.sync,
-    EXISTS (SELECT FROM bridge.block AS b WHERE b.sessions > 0) AS merging,
+    s.stage IS NOT NULL AS merging,
+    s.sessions AS done,
     s.merged_at IS NOT NULL AS merged,
-    (SELECT count(DISTINCT p.token) FROM bridge.pending AS p WHERE p.side = 'legacy') AS legacy,
-    (SELECT count(DISTINCT p.token) FROM bridge.pending AS p WHERE p.side = 'unified') AS unified,
-    (SELECT count(*) FROM bridge.remainder) AS kept,
+    s.retired_at IS NOT NULL AS handed_back,
+    (SELECT count(DISTINCT p.token) FROM bridge.change_log AS p WHERE p.side = 'legacy') AS legacy,
+    (SELECT count(DISTINCT p.token) FROM bridge.change_log AS p WHERE p.side = 'unified') AS unified,
+    (SELECT count(*) FROM bridge.override) AS kept,
     to_regprocedure('bridge.is_read_only()') IS NOT NULL AND bridge.is_read_only() AS read_only
 FROM bridge.state AS s
 """
@@ -109,34 +112,27 @@ FROM unnest(ARRAY['workshop_students', 'student_configs']) AS n(name)
 LEFT JOIN pg_class AS c ON c.oid = to_regclass('public.' || n.name)
 WHERE has_table_privilege(c.oid, 'SELECT') IS NOT FALSE
 """
-PENDING = "SELECT count(DISTINCT token) FROM bridge.pending"
-# Ranges of tokens, each read in a transaction of its own. Done: what blocks say, told with the first range.
-MERGED = """
-WITH n AS MATERIALIZED (SELECT bridge.next_tokens(CAST(:after AS text), :size) AS tokens)
-SELECT n.tokens[cardinality(n.tokens)] AS last, cardinality(n.tokens) AS sessions, cardinality(n.tokens) AS total,
-       CASE WHEN CAST(:after AS text) = ''
-            THEN (SELECT sum(b.sessions)::bigint FROM bridge.block AS b) ELSE 0 END AS done
-FROM n
-WHERE n.tokens IS NOT NULL
+PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
+# Ranges of tokens, each read in a transaction of its own.
+TOTAL = """
+SELECT r.last_token AS last, r.sessions, r.sessions AS total
+FROM bridge.next_range(CAST(:after AS text), :size) AS r
+WHERE r.last_token IS NOT NULL
 """
-# Sessions by their tokens alone: what each world has that the other one lacks, pending ones left out.
+# Sessions by their tokens alone: what one schema has and the other one lacks, logged ones left out.
 DRIFT = """
-WITH n AS MATERIALIZED (
-    SELECT bridge.next_tokens(CAST(:after AS text), :size, unified => true) AS tokens
-),
-found AS (
-    -- LIMIT: looked up one by one, whatever the planner thinks of the array
-    SELECT n.tokens[cardinality(n.tokens)] AS last,
-           (SELECT true FROM public.sessions AS v WHERE v.session_token = k.token LIMIT 1) AS unified,
-           (SELECT true FROM bridge.tokens AS t WHERE t.token = k.token LIMIT 1) AS legacy,
-           (SELECT true FROM bridge.pending AS p WHERE p.token = k.token LIMIT 1) AS pending
-    FROM n CROSS JOIN LATERAL unnest(n.tokens) AS k(token)
-)
-SELECT last, count(*) AS sessions,
-       count(*) FILTER (WHERE unified IS NULL AND pending IS NULL) AS not_in_unified,
-       count(*) FILTER (WHERE legacy IS NULL AND pending IS NULL) AS not_in_legacy
-FROM found
-GROUP BY last
+SELECT r.last_token AS last, r.sessions, d.*
+FROM bridge.next_range(CAST(:after AS text), :size) AS r
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE v.session_token IS NULL) AS not_in_unified,
+           count(*) FILTER (WHERE t.token IS NULL) AS not_in_legacy
+    FROM (SELECT o.token FROM bridge.tokens AS o WHERE o.token >= r.first_token AND o.token <= r.last_token) AS t
+    FULL JOIN (SELECT o.session_token FROM public.sessions AS o
+               WHERE o.session_token >= r.first_token AND o.session_token <= r.last_token) AS v
+        ON v.session_token = t.token
+    WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = coalesce(t.token, v.session_token))
+) AS d
+WHERE r.last_token IS NOT NULL
 """
 OLD_TABLES = "^(workshop_students|student_configs)(_backup_[0-9]{8}(_[0-9]+)?)?$"
 LOCKS = """
@@ -185,7 +181,7 @@ NOT_VERIFIED = "merged; not verified yet"
 DRAIN = "python -m scripts.status --drain"
 UPGRADE = "alembic upgrade head"
 BACKUP, DRY_RUN = "python -m scripts.backup", "python -m scripts.dry_run"
-VERIFY = "python -m scripts.verify"
+VERIFY, MERGE = "python -m scripts.verify", "python -m scripts.merge"
 LOOK = "a look at the dashboard (python -m scripts.dashboard --out dashboard.html)"
 
 
@@ -294,7 +290,10 @@ def _read_tables(
 ) -> None:
     """What is found out from the old tables themselves, which may be locked."""
     if bridge["merging"]:
-        status.merge = _add_up(connection, MERGED, ("done", "total"), say, "counted")
+        status.merge = {
+            "done": bridge["done"],
+            **_add_up(connection, TOTAL, ("total",), say, "counted"),
+        }
         # sessions that were deleted meanwhile are done, and no longer there
         status.merge["done"] = min(status.merge["done"], status.merge["total"])
     elif bridge["merged"]:
@@ -305,9 +304,9 @@ def _read_tables(
     if changed and status.revision == status.head and status.migrator is None:
         status.problems.append(
             f"columns of {' and '.join(changed)} changed, and the bridge does not read the new ones yet: "
-            "CALL bridge.refresh_adapters(), then CALL bridge.merge()"
+            f"{MERGE} reads them"
         )
-        status.commands = [_psql("CALL bridge.refresh_adapters()"), _psql("CALL bridge.merge()")]
+        status.commands = [MERGE]
 
 
 def _add_up(
@@ -357,7 +356,7 @@ def _find_damage(
     """Say what was dropped, renamed or stamped by hand, and how to get back on track from there."""
     names_back = [_psql("SET lock_timeout = 200", *has["names_back"])] if has["names_back"] else []
     whole = not has["missing"]
-    possible = _revisions_of(has, bridge is not None, bridge is not None and bridge["merged"])
+    possible = _revisions_of(has, bridge)
     said = _stage_of(status.revision)
     stamp: list[str] = []
     is_at = possible[0 if whole else -1] or "base"
@@ -440,21 +439,24 @@ def _find_damage(
             status.commands.append(_psql("SET lock_timeout = 200", *renamed["way_back"]))
 
 
-def _revisions_of(has: RowMapping, bridge: bool, merged: bool) -> list[str | None]:
+def _revisions_of(has: RowMapping, bridge: RowMapping | None) -> list[str | None]:
     """The revisions that the database may be at, by what is there; the lowest one first."""
     if not has["of_0001"]:
         return [None]
     if not has["of_0002"]:
         return ["0001"]
-    if not has["of_0005"]:
-        if bridge:
-            return ["0003", "0004"] if merged else ["0003"]
-        if has["missing"]:
-            return ["0002", "0003", "0004"]
-        # without legacy tables nothing tells these two apart
-        return ["0003", "0004"] if has["of_0003"] else ["0002"]
     # with a bridge the view of a legacy name may be somebody's own
     cut_over = has["of_0007"] or (has["names_back"] and not bridge)
+    # the indexes of 0005 go with the tables, the state of the bridge does not
+    if not (bridge["sync"] if bridge and has["missing"] else has["of_0005"]):
+        if bridge:
+            return ["0003", "0004"] if bridge["merged"] or bridge["handed_back"] else ["0003"]
+        if has["missing"] and has["of_0004"]:
+            return ["0007"] if cut_over else ["0004", "0005", "0006"]
+        if has["missing"]:
+            return ["0002", "0003"]
+        # without legacy tables nothing tells these two apart
+        return ["0003", "0004"] if has["of_0003"] else ["0002"]
     if has["missing"]:
         return ["0007"] if cut_over else ["0005", "0006"]
     if not has["of_0006"]:

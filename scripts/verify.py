@@ -39,7 +39,7 @@ from scripts.rights import beyond
 STATUS = "python -m scripts.status"
 CHECKS = "CALL bridge.run_checks(NULL)"
 MERGE = """
-SELECT merged_at IS NOT NULL AS done, (SELECT count(DISTINCT token) FROM bridge.pending) AS pending
+SELECT merged_at IS NOT NULL AS done, (SELECT count(DISTINCT token) FROM bridge.change_log) AS pending
 FROM bridge.state
 """
 ORPHANS = """
@@ -148,11 +148,16 @@ FROM (
 # --- differences ---------------------------------------------------------------------------------------
 
 DIFFERENCES = """
-SELECT n.tokens[cardinality(n.tokens)] AS last, cardinality(n.tokens) AS sessions, d.table_name, d.column_name, d.token
-FROM (SELECT bridge.next_tokens(CAST(:after AS text), 200, unified => true) AS tokens) AS n
-LEFT JOIN LATERAL bridge.diff(n.tokens) AS d ON true
-WHERE n.tokens IS NOT NULL
+SELECT r.last_token AS last, r.sessions, d.table_name, d.column_name, d.token
+FROM bridge.next_range(CAST(:after AS text), 200) AS r
+LEFT JOIN LATERAL bridge.differences(r.first_token, r.last_token) AS d ON true
+WHERE r.last_token IS NOT NULL
 ORDER BY d.token, d.table_name, d.column_name
+"""
+STUDENT_DIFFERENCES = """
+SELECT table_name, column_name, token
+FROM bridge.student_differences('', (SELECT max(student_email) FROM bridge.student_source))
+ORDER BY token, column_name
 """
 SESSION = """
 SELECT coalesce(st.student_email, m.student_email) AS student, to_jsonb(v) AS new, to_jsonb(m) AS old,
@@ -160,14 +165,14 @@ SELECT coalesce(st.student_email, m.student_email) AS student, to_jsonb(v) AS ne
 FROM (SELECT CAST(:token AS text) AS token) AS k
 LEFT JOIN public.sessions AS v ON v.session_token = k.token
 LEFT JOIN public.students AS st ON st.student_id = v.student_id
-LEFT JOIN LATERAL (SELECT * FROM bridge.sessions WHERE session_token = k.token OFFSET 0) AS m ON true
+LEFT JOIN bridge.mapped(k.token, k.token) AS m ON true
 """
 STUDENT = """
 SELECT m.student_email AS student, to_jsonb(st) AS new, to_jsonb(m) AS old
-FROM (SELECT ARRAY[CAST(:token AS text)] AS tokens) AS k
-CROSS JOIN LATERAL bridge.map_students(bridge.family(k.tokens, bridge.emails_of(k.tokens))) AS m
+FROM bridge.students AS m
 LEFT JOIN public.students AS st USING (student_email)
-WHERE m.first_token = k.tokens[1]
+WHERE m.first_token = :token AND m.student_email = ANY (
+    ARRAY(SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = :token))
 """
 WIDTH = 60
 
@@ -270,9 +275,9 @@ def _count(now: Moment, report: Report) -> None:
         now.copy(source["relation"], "told", columns)
     now.copy("public.sessions", "arrived", [("token", "t.session_token")])
     now.copy("public.students", "known", [("student_email", "t.student_email")])
-    now.copy("bridge.pending", "noted", [("token", "t.token")])
+    now.copy("bridge.change_log", "noted", [("token", "t.token")])
     kept = [(name, f"t.{name}") for name in ("table_name", "key", "column_name")]
-    now.copy("bridge.remainder", "kept", kept)
+    now.copy("bridge.override", "kept", kept)
 
     for source in sources:
         counted = dict(run(connection, BY_TABLE.format(source["name"])).mappings().one())
@@ -336,20 +341,17 @@ def _judge(connection: Connection, report: Report) -> None:
 def _differences(connection: Connection, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """One entry for each value that differs, the secrets masked."""
     after, looked = "", 0
-    seen: set[tuple[str, str, str]] = set()
-    while True:
-        found = connection.execute(text(DIFFERENCES), {"after": after}).mappings().all()
-        if not found:
-            return
+    while found := connection.execute(text(DIFFERENCES), {"after": after}).mappings().all():
         after = found[0]["last"]
         looked += found[0]["sessions"]
         say(f"looked for differences in {looked:,} sessions")
         for cell in found:
-            # of a student, a chunk may tell what another one has told
-            key = (cell["table_name"], cell["column_name"], cell["token"])
-            if cell["token"] is not None and key not in seen:
-                seen.add(key)
-                yield from _opened(connection, *key)
+            if cell["token"] is not None:
+                yield from _opened(
+                    connection, cell["table_name"], cell["column_name"], cell["token"]
+                )
+    for cell in run(connection, STUDENT_DIFFERENCES).mappings():
+        yield from _opened(connection, cell["table_name"], cell["column_name"], cell["token"])
 
 
 def _opened(connection: Connection, name: str, column: str, token: str) -> Iterator[dict[str, Any]]:

@@ -207,7 +207,7 @@ RUN_COLUMNS = {
     "public.step_progress": {"created_at", "updated_at"},
     "public.events": {"id", "created_at"},
     "bridge.state": {"merged_at", "retired_at"},
-    "bridge.pending": {"id", "at", "xact"},
+    "bridge.change_log": {"id", "at", "xact"},
 }
 NEUTRAL = "(of the run)"
 
@@ -220,8 +220,6 @@ def dump(database: Database, *, without: tuple[str, ...] = ()) -> list[str]:
         [
             pg_dump,
             *options,
-            # ranges by time, and row versions: of the run
-            "--exclude-table-data=bridge.verified",
             *(f"--exclude-table={name}" for name in without),
             database.url,
         ],

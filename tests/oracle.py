@@ -503,11 +503,9 @@ def predict(
     With ``further``, a step has all its columns; without, those that `exercises` can give it.
     """
     beside = further or Further()
-    sources = [
-        *_newest_first(PROGRESS, progress),
-        *_newest_first(ATTEMPT, _with_students(beside)),
-        *_newest_first(CONFIG, config),
-    ]
+    if beside.students is not None or beside.sessions is not None or beside.steps is not None:
+        return _combined(predict(progress, config, Further(beside.progress_steps)), beside)
+    sources = [*_newest_first(PROGRESS, progress), *_newest_first(CONFIG, config)]
     by_token: dict[str, list[Source]] = {}
     for source in sources:
         by_token.setdefault(source.token, []).append(source)
@@ -525,16 +523,99 @@ def predict(
     for source in sources:
         email = source.email or prediction.sessions[source.token]["student_email"]
         by_email.setdefault(email, []).append(source)
+    for email, of_student in by_email.items():
+        prediction.students[email] = _student(email, of_student)
+    prediction.events = _events(beside)
+    return prediction
+
+
+def _combined(legacy: Prediction, beside: Further) -> Prediction:
+    """What the legacy tables say, combined once with the rows of an attempt that were there first."""
     known: dict[str, list[Source]] = {}
     for source in _newest_first(ATTEMPT_STUDENTS, beside.students):
         if source.email:
             known.setdefault(source.email, []).append(source)
-            by_email.setdefault(source.email, []).append(source)
-    for email, of_student in by_email.items():
-        prediction.students[email] = _student(email, of_student)
-    prediction.identities = {email: _identity(rows) for email, rows in known.items()}
-    prediction.events = _events(beside)
-    return prediction
+    attempt = _newest_first(ATTEMPT, _with_students(beside))
+    rows = _step_rows(attempt, beside)
+    named: dict[str, list[Source]] = {}
+    for source in attempt:
+        session, steps = _session(source.token, [source], rows.get(source.token, []))
+        named.setdefault(session["student_email"], []).append(source)
+        told = {
+            number: step for (token, number), step in legacy.steps.items() if token == source.token
+        }
+        if source.token in legacy.sessions:
+            placeholder = placeholder_email(source.token)
+            if (
+                legacy.sessions[source.token]["student_email"]
+                == placeholder
+                != session["student_email"]
+            ):
+                del legacy.students[placeholder]
+            session, steps = _combined_session(legacy.sessions[source.token], told, session, steps)
+        legacy.sessions[source.token] = session
+        for number, step in steps.items():
+            legacy.steps[source.token, number] = {
+                name: step[name] for name in (*STEP_COLUMNS, *STEP_DETAILS)
+            }
+    for email in {**known, **named}:
+        sources = known.get(email) or named[email]
+        names = [source.text("student_name") or "" for source in sources]
+        first = min(_moments(sources, "created_at"), default=None)
+        if email not in known:
+            times = [*_moments(sources, "created_at"), *_moments(sources, "started_at")]
+            first = min(times, default=None)
+        mine = {
+            "student_email": email,
+            "student_name": next((name for name in names if name.strip(BLANKS)), None),
+            "created_at": first,
+        }
+        theirs = legacy.students.get(email)
+        if theirs is not None:
+            mine["student_name"] = theirs["student_name"] or mine["student_name"]
+            mine["created_at"] = _pick(min, theirs["created_at"], mine["created_at"])
+        legacy.students[email] = mine
+    legacy.identities = {email: _identity(of_student) for email, of_student in known.items()}
+    legacy.events = _events(beside)
+    return legacy
+
+
+def _pick(choose: Any, left: Any, right: Any) -> Any:
+    return choose((value for value in (left, right) if value is not None), default=None)
+
+
+def _combined_session(
+    legacy: dict[str, Any],
+    told: dict[int, dict[str, Any]],
+    own: dict[str, Any],
+    steps: dict[int, dict[str, Any]],
+) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    """A session of both, and its steps: the legacy value where there is one, else the row's own."""
+    session = dict(own)
+    for column in TEXT_COLUMNS:
+        session[column] = legacy[column] or own[column]
+    for column in JSON_COLUMNS:
+        session[column] = legacy[column] or own[column]
+    for column in ("demo_mode", *FLAGS):
+        session[column] = legacy[column] or own[column]
+    for column in NUMBERS:
+        session[column] = max(legacy[column], own[column])
+    for column in ("started_at", "created_at"):
+        session[column] = _pick(min, legacy[column], own[column])
+    session["last_activity"] = _pick(max, legacy["last_activity"], own["last_activity"])
+    session["legacy_extra"] = own["legacy_extra"] | legacy["legacy_extra"]
+    if legacy["student_email"] != placeholder_email(own["session_token"]):
+        session["student_email"] = legacy["student_email"]
+    merged = _steps([*told.items(), *steps.items()])
+    session["exercises"] = _following(session["exercises"], merged)
+    done = [
+        number
+        for number, (_, flags) in STEPS.items()
+        if all(session[flag] for flag in flags)
+        or (number in merged and merged[number]["validation_passed"])
+    ]
+    session["completion_rate"] = math.floor(100 * len(done) / 9 + 0.5)
+    return session, merged
 
 
 def _with_students(beside: Further) -> Table | None:

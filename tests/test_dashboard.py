@@ -148,7 +148,7 @@ def test_where_there_is_nothing_to_show(clone: Clone, tmp_path: Path) -> None:
     assert "not verified: " in done.stdout
     wrong = clone("head")
     wrong.execute(
-        "SET bridge.pulling = 'on'; UPDATE sessions SET ivr_greeting = 'x' WHERE session_token = "
+        "SET bridge.applying = 'on'; UPDATE sessions SET ivr_greeting = 'x' WHERE session_token = "
         "(SELECT min(session_token) FROM sessions)"
     )
     done = script("dashboard", "--out", out, url=wrong.url)

@@ -423,12 +423,12 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
         # cleaned up: the old names are closed, the bridge still writes behind them
         if state == "before":
             upgrade(database)
-        moved.by_owner("no more old writes")
+        moved.by_owner("no more legacy writes")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             moved.connection.execute(save)
         moved.save("ws_full", None, None, ivr_greeting="new")
         assert old(database, CONFIG_ROW, "ws_full")[0]["ivr_greeting"] == "new"
-        assert database.query("SELECT count(*) FROM bridge.pending") == [(0,)]
+        assert database.query("SELECT count(*) FROM bridge.change_log") == [(0,)]
         assert failed_checks(database) == []
         reads = {"list", "further"}
         assert moved.used | reads == moved.statements.keys()
@@ -447,6 +447,15 @@ def test_moved_endpoints_need_no_bridge(clone: Clone, role: str) -> None:
         assert database.query(owners) == [(True,)]
         moved("delete", student_email="ada@example.com")
         assert moved("list", limit=5) == []
+
+
+def test_the_queries_of_the_review_run(clone: Clone) -> None:
+    """Its other blocks make roles: test_roles.py."""
+    queries = [block for block in blocks(DBA_REVIEW, "sql") if "\nSELECT " in block]
+    assert len(queries) == 4
+    database = clone("head")
+    for query in queries:
+        database.query(query)
 
 
 # --- the merge rules ------------------------------------------------------------------------------
@@ -478,7 +487,7 @@ def test_every_new_column_has_its_rule_in_its_place() -> None:
     rule = {name: row[1] for row in rules["sessions"] for name in names(row[0])}
     first = {name: CONFIG for name in TEXT_COLUMNS} | {n: t for n, (_, t) in JSON_COLUMNS.items()}
     for name, table_name in (first | {"student_id": PROGRESS}).items():
-        order = "c, a, p" if table_name == CONFIG else "p, a, c"
+        order = "c, p" if table_name == CONFIG else "p, c"
         assert f"`coalesce({order})`" in rule[name]
 
 

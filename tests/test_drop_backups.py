@@ -163,7 +163,10 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     assert early.returncode == 1
     assert "was made at revision (base), and the database is at 0007" in early.stderr
     file = back_up(database, tmp_path / "last.dump")
-    database.execute("UPDATE student_configs SET ivr_greeting = 'written after the dump'")
+    database.execute(
+        "UPDATE student_configs SET ivr_greeting = 'written after the dump' WHERE session_token = "
+        "(SELECT min(session_token) FROM student_configs)"
+    )
     stale = drop(database, *CONFIRM, "--dump", str(file))
     assert stale.returncode == 1
     assert "does not hold student_configs_backup" in stale.stderr
@@ -190,7 +193,9 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     assert [
         name for name in after if name not in unified and "legacy_tables_dropped" not in name
     ] == []
-    assert not [definition for definition in after.values() if "bridge." in definition]
+    # a trigger may ask for a setting of that name, which needs no schema
+    setting = re.compile(r"current_setting\('bridge\.\w+'")
+    assert not [d for d in after.values() if "bridge." in setting.sub("", d)]
     assert database.query("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'bridge%'") == [(0,)]
     ((moved,),) = database.query(definition, "of_session")
     assert moved == re.sub(r"student_configs_backup_\d+", "sessions", key)
@@ -304,7 +309,7 @@ def test_a_failed_check_or_a_lock_changes_nothing(clone: Clone) -> None:
     )
     ((token,),) = database.query("SELECT min(session_token) FROM student_configs")
     database.execute(
-        f"SET bridge.pulling = 'on'; UPDATE sessions SET ivr_greeting = 'x' WHERE session_token = '{token}'"
+        f"SET bridge.applying = 'on'; UPDATE sessions SET ivr_greeting = 'x' WHERE session_token = '{token}'"
     )
     before = undated(database)
     done = drop(database, *CONFIRM, "--waive-dump")

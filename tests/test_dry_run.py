@@ -129,7 +129,9 @@ def test_on_the_way_and_back_again(clone: Clone) -> None:
         """
     )
     plan = predicted(target)
-    assert plan.totals["students"] >= at_0002.totals["students"]
+    # a session that an endpoint wrote with an address needs no placeholder any more
+    known, before_that = (p.totals["students"] - p.totals["placeholders"] for p in (plan, at_0002))
+    assert known >= before_that
     assert plan.totals["sessions"] == at_0002.totals["sessions"] + 1
     upgrade(target, "0004")
     assert_it_happened(plan, target)
@@ -175,7 +177,7 @@ def test_where_there_is_nothing_left_to_merge(clone: Clone, state: str) -> None:
 def test_where_a_downgrade_has_begun_or_tables_came_late(clone: Clone) -> None:
     begun = clone("0004")
     with begun.connect() as connection:
-        connection.execute("CALL bridge.retire()")
+        connection.execute("CALL bridge.hand_back()")
     late = clone("fresh")
     with late.connect() as connection:
         fill(connection)

@@ -1,6 +1,6 @@
-"""Endpoints that moved too early: they write to the new tables while the merge and the keys are on their way.
+"""Endpoints that moved too early: they write to the unified tables before the backfill and the keys are done.
 
-The stages of a merge are gone through by hand, so that a write falls between two of them.
+The tests run the stages of the backfill by hand, so that a write falls between two of them.
 """
 
 import threading
@@ -22,12 +22,12 @@ from databases import Database, alembic_config, downgrade, failed_checks, upgrad
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 ONE_OF_TWO_ROWS = """
-    SELECT student_email, min(s.token) FROM bridge.collected_source AS s
+    SELECT student_email, min(s.token) FROM bridge.student_source AS s
     WHERE student_email !~ '^anonymous' AND s.student_name IS NOT NULL
-    GROUP BY 1 HAVING bool_and(s.is_session_s) AND count(DISTINCT s.token) = 1 AND count(*) = 2
+    GROUP BY 1 HAVING bool_and(s.of_session) AND count(DISTINCT s.token) = 1 AND count(*) = 2
     ORDER BY 1
 """
-"""Students of one session that both old tables tell of."""
+"""Students of one session that both legacy tables hold."""
 RENAME = "UPDATE students SET student_name = 'Renamed' WHERE student_email = %s"
 MOVE = "UPDATE students SET student_email = 'moved@example.net' WHERE student_email = %s"
 BEFORE_HYGIENE = """
@@ -53,39 +53,42 @@ TOUCH_STEP = "UPDATE step_progress SET attempts = attempts + 1 WHERE step_number
 
 
 def sources(merging: Connection) -> None:
-    merging.execute("CALL bridge.make_blocks(2000)")
-    merging.execute("CALL bridge.do_blocks('sources', false, 2000)")
+    merging.execute("UPDATE bridge.state SET stage = 'sources', cursor_at = ''")
+    merging.execute("CALL bridge.backfill_stage('sources', bridge.last_token())")
+    merging.execute("UPDATE bridge.state SET stage = 'students', cursor_at = ''")
 
 
 def students(merging: Connection) -> None:
-    merging.execute("SELECT bridge.make_student_blocks(4000)")
-    merging.execute("CALL bridge.do_blocks('students', false, 2000)")
-    merging.execute(
-        "INSERT INTO bridge.block (stage, number, after, last, cursor_at) "
-        "SELECT 'sessions', number, after, last, after FROM bridge.block WHERE stage = 'sources'"
-    )
+    merging.execute("CALL bridge.backfill_stage('students', NULL)")
+    merging.execute("UPDATE bridge.state SET stage = 'sessions', cursor_at = ''")
 
 
 def sessions(merging: Connection) -> None:
+    """All of them in one chunk: the procedure would commit."""
     merging.execute(
-        "SELECT bridge.merge_chunk(b.after, b.last, bridge.next_tokens(b.after, 2000)) "
-        "FROM bridge.block AS b WHERE b.stage = 'sessions'"
+        "SELECT bridge.backfill_chunk('sessions', r.first_token, r.last_token, NULL) "
+        "FROM bridge.next_range('', 2000) AS r"
     )
+    merging.execute("UPDATE bridge.state SET cursor_at = bridge.last_token()")
 
 
-def take_until_blocked(
-    threads: ThreadPoolExecutor, carrier: Connection, token: str, watching: Connection
+HOLD_STUDENTS = b"ALTER VIEW bridge.students SET (security_barrier = false)"
+"""Locks the view alone, not the tables behind it: apply() reads it after the legacy rows."""
+
+
+def apply_until_blocked(
+    threads: ThreadPoolExecutor, applying: Connection, token: str, watching: Connection
 ) -> Future[Any]:
-    """Carries a session over on a thread, until somebody else's lock is in its way."""
-    taking = threads.submit(carrier.execute, "SELECT bridge.take_free(%s)", ([token],))
+    """Apply a session on a thread, until a lock of another transaction is in its way."""
+    running = threads.submit(applying.execute, "SELECT bridge.try_apply(%s)", (token,))
     blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
-    while watching.execute(blocked, (carrier.info.backend_pid,)).fetchall() == [(False,)]:
-        assert not taking.done()
-    return taking
+    while watching.execute(blocked, (applying.info.backend_pid,)).fetchall() == [(False,)]:
+        assert not running.done()
+    return running
 
 
 def names(database: Database, email: str) -> list[str | None]:
-    """Whatever name either world gives the student."""
+    """The names that either side gives the student."""
     found = database.query(
         "SELECT student_name FROM students WHERE student_email = %s "
         "UNION SELECT student_name FROM student_configs WHERE lower(student_email) = %s "
@@ -97,7 +100,7 @@ def names(database: Database, email: str) -> list[str | None]:
 
 @pytest.mark.parametrize("when", ["before its sessions arrive", "while they arrive"])
 def test_a_student_who_is_changed_during_the_merge(clone: Clone, when: str) -> None:
-    """No session of the student is there yet that the trigger could see and note."""
+    """No session of the student is there yet that the trigger could log."""
     database = clone("0003")
     with closing(database.connect()) as merging, closing(database.connect()) as v2:
         sources(merging)
@@ -126,7 +129,7 @@ def test_a_student_who_is_changed_during_the_merge(clone: Clone, when: str) -> N
 
 @pytest.mark.parametrize("way", ["students written after it", "GitHub name stored after it"])
 def test_a_name_that_the_old_application_changed_is_the_newer_one(clone: Clone, way: str) -> None:
-    """The student's row in V2 is younger, but nobody has changed the name there."""
+    """The student's row in V2 is younger, but the name has not been changed there."""
     database = clone("0003")
     with closing(database.connect()) as merging, closing(database.connect()) as app:
         sources(merging)
@@ -157,7 +160,7 @@ def test_a_second_address_is_renamed(clone: Clone) -> None:
         for table, number in (("workshop_students", "one"), ("student_configs", "two")):
             query = f"INSERT INTO {table} (session_token, student_email, student_name) VALUES ('ws_two', %s, %s)"
             merging.execute(query.encode(), (f"{number}@example.org", number))
-        merging.execute("DELETE FROM bridge.pending")  # as if they had been there before 0003
+        merging.execute("DELETE FROM bridge.change_log")  # as if they had been there before 0003
         sources(merging)
         students(merging)
         sessions(merging)
@@ -169,7 +172,7 @@ def test_a_second_address_is_renamed(clone: Clone) -> None:
 
 @pytest.mark.parametrize("stage", ["0003", "0004"])
 def test_a_rename_after_a_new_session_in_the_old_tables(clone: Clone, stage: str) -> None:
-    """That one is carried over first, and with it the name that the old tables still have."""
+    """That one is applied first, and with it the name that the legacy tables still have."""
     database = clone(stage)
     with closing(database.connect()) as merging, closing(database.connect()) as app:
         if stage == "0003":
@@ -193,13 +196,13 @@ def test_a_rename_after_a_new_session_in_the_old_tables(clone: Clone, stage: str
 
 
 def two_sessions(connection: Connection) -> tuple[str, list[str]]:
-    """A student of two sessions, of a name that both worlds know: student_id, tokens."""
+    """A student of two sessions, of a name that both sides know: student_id, tokens."""
     ((student, tokens),) = connection.execute(
         "SELECT student_id::text, array_agg(session_token ORDER BY session_token) "
         "FROM students JOIN sessions USING (student_id) "
         "WHERE student_email !~ '^anonymous' AND student_name IS NOT NULL "
-        "AND session_token NOT IN (SELECT token FROM bridge.pending) "
-        "AND session_token NOT IN (SELECT token FROM bridge.other_address) "
+        "AND session_token NOT IN (SELECT token FROM bridge.change_log) "
+        "AND session_token NOT IN (SELECT token FROM bridge.student_source WHERE NOT of_session) "
         "GROUP BY 1 HAVING count(*) = 2 ORDER BY 1 LIMIT 1"
     ).fetchall()
     return student, tokens
@@ -238,9 +241,9 @@ def test_a_name_is_not_kept_by_a_session_that_has_left_the_student(clone: Clone)
             (student,),
         )
         app.execute(RENAME_ID, (None, student))
-        app.execute("SELECT bridge.take_free(ARRAY[%s])", (stayed,))
+        app.execute("SELECT bridge.apply(%s)", (stayed,))
         assert app.execute(
-            "SELECT count(*) FROM bridge.pending WHERE token = %s", (left,)
+            "SELECT count(*) FROM bridge.change_log WHERE token = %s", (left,)
         ).fetchone() != (0,)
     upgrade(database)
     assert database.query(NAME_OF_ID, student) == [(None,)]
@@ -255,17 +258,17 @@ def test_a_name_is_not_kept_by_a_session_that_has_left_the_student(clone: Clone)
         "UPDATE sessions SET ivr_greeting = 'V2', exercises = '{}' WHERE session_token = %s",
     ],
 )
-def test_a_name_that_comes_while_something_is_carried_back_stays(clone: Clone, write: str) -> None:
-    """By another session of the student: nothing of the one that is carried back is written meanwhile."""
+def test_a_name_that_comes_while_legacy_rows_are_written_stays(clone: Clone, write: str) -> None:
+    """By another session of the student: nothing of the one that is applied is written meanwhile."""
     database = clone("0004")
     with (
         closing(database.connect()) as app,
-        closing(database.connect()) as carrier,
+        closing(database.connect()) as applier,
         closing(database.connect(autocommit=False)) as holder,
         ThreadPoolExecutor() as threads,
     ):
         app.execute("CALL bridge.drain()")
-        student, (carried, other) = two_sessions(app)
+        student, (applied, other) = two_sessions(app)
         app.execute(
             "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$ "
             "BEGIN PERFORM pg_advisory_xact_lock(77); RETURN NULL; END $$"
@@ -275,24 +278,24 @@ def test_a_name_that_comes_while_something_is_carried_back_stays(clone: Clone, w
                 sql.SQL(
                     "CREATE TRIGGER pause AFTER UPDATE ON {} FOR EACH ROW WHEN (NEW.session_token = {}) "
                     "EXECUTE FUNCTION pause()"
-                ).format(sql.Identifier(table), sql.Literal(carried))
+                ).format(sql.Identifier(table), sql.Literal(applied))
             )
-        app.execute(write.encode(), (carried,))
+        app.execute(write.encode(), (applied,))
         holder.execute("SELECT pg_advisory_xact_lock(77)")
-        taking = take_until_blocked(threads, carrier, carried, app)
+        applying = apply_until_blocked(threads, applier, applied, app)
         for table in ("student_configs", "workshop_students"):
             later = f"UPDATE {table} SET student_name = 'Later', updated_at = now() WHERE session_token = %s"
             app.execute(later.encode(), (other,))
         holder.rollback()
-        taking.result()
+        applying.result()
         app.execute("DROP FUNCTION pause() CASCADE")
     upgrade(database)
     assert database.query(NAME_OF_ID, student) == [("Later",)]
     assert failed_checks(database) == []
 
 
-def test_a_downgrade_carries_a_name_back_whose_sessions_have_not_arrived(clone: Clone) -> None:
-    """By then the new tables are read-only, also for what would only be noted in them."""
+def test_a_downgrade_hands_back_a_name_whose_sessions_have_not_arrived(clone: Clone) -> None:
+    """By then the unified tables are read-only."""
     database = clone("0003")
     with closing(database.connect()) as merging, closing(database.connect()) as v2:
         sources(merging)
@@ -308,11 +311,11 @@ def test_a_downgrade_carries_a_name_back_whose_sessions_have_not_arrived(clone: 
 
 
 def test_a_session_that_has_not_arrived_is_not_taken_for_deleted(clone: Clone) -> None:
-    """Its address is changed while it is carried over together with the name of the student that it leaves."""
+    """Its address is changed while it is applied together with the name of the student that it leaves."""
     database = clone("0003")
     with (
         closing(database.connect()) as application,
-        closing(database.connect()) as carrier,
+        closing(database.connect()) as applier,
         closing(database.connect(autocommit=False)) as moving,
         closing(database.connect(autocommit=False)) as holder,
         ThreadPoolExecutor() as threads,
@@ -320,7 +323,7 @@ def test_a_session_that_has_not_arrived_is_not_taken_for_deleted(clone: Clone) -
         sources(application)
         students(application)
         ((email, token),) = application.execute(
-            "SELECT s.student_email, s.token FROM bridge.collected_source AS s "
+            "SELECT s.student_email, s.token FROM bridge.student_source AS s "
             "JOIN student_configs ON session_token = token "
             "WHERE token NOT IN (SELECT session_token FROM workshop_students WHERE session_token > '') "
             "AND s.student_email !~ '^anonymous' ORDER BY 1 LIMIT 1"
@@ -331,12 +334,11 @@ def test_a_session_that_has_not_arrived_is_not_taken_for_deleted(clone: Clone) -
             (token,),
         )
         application.execute(RENAME, (email,))
-        # the view is first read when the address has been
-        holder.execute("LOCK TABLE bridge.prior_students IN ACCESS EXCLUSIVE MODE")
-        taking = take_until_blocked(threads, carrier, token, application)
+        holder.execute(HOLD_STUDENTS)  # read after the address
+        applying = apply_until_blocked(threads, applier, token, application)
         moving.commit()
         holder.rollback()
-        taking.result()
+        applying.result()
     upgrade(database)
     found = database.query(
         "SELECT student_email FROM sessions JOIN students USING (student_id) WHERE session_token = %s "
@@ -347,19 +349,6 @@ def test_a_session_that_has_not_arrived_is_not_taken_for_deleted(clone: Clone) -
     kept = "SELECT count(*) FROM student_configs WHERE session_token = %s"
     assert database.query(kept, token) == [(1,)]
     assert failed_checks(database) == []
-
-
-def test_a_rename_before_a_crash_of_the_server(clone: Clone) -> None:
-    """Students are merged once more, from the old tables."""
-    database = clone("0003")
-    with closing(database.connect()) as merging, closing(database.connect()) as v2:
-        sources(merging)
-        ((email, _),) = merging.execute(ONE_OF_TWO_ROWS.encode()).fetchmany(1)
-        students(merging)
-        v2.execute(RENAME, (email,))
-        merging.execute("TRUNCATE bridge.collected_source")  # what recovery does to it
-    upgrade(database)
-    assert names(database, email) == ["Renamed"]
 
 
 def test_a_student_deleted_between_merge_and_verification(clone: Clone) -> None:
@@ -375,50 +364,82 @@ def test_a_student_deleted_between_merge_and_verification(clone: Clone) -> None:
     assert failed_checks(database) == []
 
 
-def test_a_session_without_a_student_before_the_merge(clone: Clone) -> None:
+def test_a_session_without_a_student_that_the_legacy_tables_hold(clone: Clone) -> None:
+    """They name the student: nothing is left to refuse."""
     database = clone("0003")
+    ((token, email),) = database.query(
+        "SELECT session_token, lower(student_email) FROM workshop_students "
+        "WHERE student_email ~ '@' AND student_email !~ 'unknown' ORDER BY 1 LIMIT 1"
+    )
+    database.execute(ORPHAN.replace("ws_orphan", token))
+    upgrade(database)
+    assert database.query(
+        "SELECT student_email FROM sessions JOIN students USING (student_id) WHERE session_token = %s",
+        token,
+    ) == [(email,)]
+    assert failed_checks(database) == []
+
+
+@pytest.mark.parametrize("written", ["0003", "0004"])
+def test_a_session_without_a_student_that_no_legacy_table_holds(clone: Clone, written: str) -> None:
+    """It is applied like every other one: a legacy row without an address is a session of a placeholder."""
+    database = clone(written)
     database.execute(ORPHAN)
+    upgrade(database)
+    query = "SELECT count(*) FROM workshop_students WHERE session_token = 'ws_orphan'"
+    assert database.query(query) == [(1,)]
+    assert database.query(
+        "SELECT student_email LIKE 'anonymous+%@workshop.invalid' "
+        "FROM sessions JOIN students USING (student_id) WHERE session_token = 'ws_orphan'"
+    ) == [(True,)]
+    assert failed_checks(database) == []
+
+
+def test_a_session_without_a_student_is_refused_at_the_keys(clone: Clone) -> None:
+    """Where no trigger has logged it: by name, with the query that finds it, until it has a student."""
+    database = clone("0004")
+    database.execute("SET session_replication_role = replica; " + ORPHAN)
+    for _ in range(2):
+        with pytest.raises(CommandError, match=r"1 sessions without a student \(\.\.\.phan\)"):
+            upgrade(database)
+    assert database.query("SELECT version_num ~ '^0004' FROM alembic_version") == [(True,)]
+    database.execute(
+        "UPDATE sessions SET student_id = (SELECT student_id FROM students ORDER BY 1 LIMIT 1) "
+        "WHERE session_token = 'ws_orphan'"
+    )
     upgrade(database)
     query = "SELECT count(*) FROM workshop_students WHERE session_token = 'ws_orphan'"
     assert database.query(query) == [(1,)]
     assert failed_checks(database) == []
 
 
-@pytest.mark.parametrize("owner", ["old tables", "nobody"])
-def test_a_session_without_a_student_of_which_the_old_tables_tell(clone: Clone, owner: str) -> None:
-    """They say whose it is; what was made for it in between is no address that somebody gave."""
-    database = clone("0003")
-    ((token, email),) = database.query(
-        "SELECT session_token, lower(student_email) FROM workshop_students "
-        "WHERE student_email ~ '@' AND student_email !~ 'unknown' ORDER BY 1 LIMIT 1"
+@pytest.mark.parametrize("written", ["0003", "0004"])
+def test_steps_that_come_before_their_session(clone: Clone, written: str) -> None:
+    """No foreign key forbids it before 0005; a session that is deleted takes its steps along."""
+    database = clone(written)
+    step = (
+        "INSERT INTO step_progress (session_token, student_id, step_number, step_name, attempts) "
+        "SELECT 'ws_{}', student_id, n, 'x', n FROM students, generate_series(3, 5) AS n "
+        "WHERE student_email = 'early@example.org'"
     )
-    token = token if owner == "old tables" else "ws_orphan"
-    database.execute(ORPHAN.replace("ws_orphan", token))
+    session = (
+        "INSERT INTO sessions (session_token, student_id) SELECT 'ws_{}', student_id FROM students "
+        "WHERE student_email = 'early@example.org'"
+    )
+    database.execute("INSERT INTO students (student_email) VALUES ('early@example.org')")
+    for token in ("early", "deleted"):
+        database.execute(step.format(token))
+        database.execute(session.format(token))
+    database.execute("DELETE FROM sessions WHERE session_token = 'ws_deleted'")
     upgrade(database)
-    ((found,),) = database.query(
-        "SELECT student_email FROM sessions JOIN students USING (student_id) WHERE session_token = %s",
-        token,
-    )
-    assert found == email if owner == "old tables" else found.startswith("orphan+")
+    assert database.query(
+        "SELECT session_token, step_number, attempts FROM step_progress "
+        "WHERE session_token IN ('ws_early', 'ws_deleted') ORDER BY 2"
+    ) == [("ws_early", n, n) for n in (3, 4, 5)]
     assert failed_checks(database) == []
 
 
 # --- keys and indexes --------------------------------------------------------------------------------
-
-
-def test_an_orphan_that_moves_on_between_two_runs(clone: Clone) -> None:
-    """The student that was made for it has the address; the next one needs another."""
-    database = clone("0004")
-    database.execute(ORPHAN)
-    database.execute("CREATE TABLE ix_events_event_type ()")
-    with pytest.raises(CommandError, match="already exists"):
-        upgrade(database, "0005")
-    database.execute("DROP TABLE ix_events_event_type")
-    database.execute(
-        "UPDATE sessions SET student_id = gen_random_uuid() WHERE session_token = 'ws_orphan'"
-    )
-    upgrade(database, "0005")
-    assert failed_checks(database) == []
 
 
 @pytest.mark.parametrize(
@@ -429,7 +450,7 @@ def test_an_orphan_that_moves_on_between_two_runs(clone: Clone) -> None:
         ("0001", downgrade, "base", "students"),
     ],
 )
-def test_nobody_dies_of_a_deadlock_with_a_change_of_the_new_tables(
+def test_no_endpoint_is_the_victim_of_a_deadlock_with_a_revision(
     clone: Clone, begin: str, change: Callable[[Database, str], None], end: str, held: str
 ) -> None:
     """An endpoint that has one of them goes on to the next."""
@@ -508,7 +529,7 @@ def test_students_without_an_address_are_not_one_student(clone: Clone) -> None:
     assert database.query("SELECT count(*) FROM students") == [(2,)]
 
 
-def test_a_key_of_somebody_else_stays(clone: Clone) -> None:
+def test_a_key_of_another_owner_stays(clone: Clone) -> None:
     """Its name is how one of ours begins."""
     database = clone("0004")
     database.execute(
@@ -519,8 +540,8 @@ def test_a_key_of_somebody_else_stays(clone: Clone) -> None:
     assert database.query(query) == [(False,)]
 
 
-def test_keys_end_nobody_s_request(clone: Clone) -> None:
-    """Two tables, in the opposite order: whoever waits, it is not the application that gives up."""
+def test_keys_end_no_request(clone: Clone) -> None:
+    """Two tables, in the opposite order: it is not the application that gives up."""
     database = clone("0004")
     database.execute(MISPLACED_STEP)
     database.execute("INSERT INTO events (session_token, event_type) VALUES ('nowhere', 'odd')")
@@ -600,8 +621,8 @@ def test_a_session_written_before_the_bridge_keeps_what_only_it_says(clone: Clon
     assert failed_checks(database) == []
 
 
-def test_a_step_that_comes_while_its_session_is_carried_over_stays(clone: Clone) -> None:
-    """Before 0005 nothing makes it wait: it is committed between the look at the notes and the pull."""
+def test_a_step_that_comes_while_its_session_is_applied_stays(clone: Clone) -> None:
+    """It waits for the session; neither it nor the legacy change is lost."""
     database = clone("0004")
     ((token,),) = database.query(
         "SELECT session_token FROM student_configs JOIN sessions USING (session_token) "
@@ -610,31 +631,34 @@ def test_a_step_that_comes_while_its_session_is_carried_over_stays(clone: Clone)
     change = "UPDATE student_configs SET ivr_greeting = 'old' WHERE session_token = %s"
     with (
         closing(database.connect()) as application,
-        closing(database.connect()) as carrier,
+        closing(database.connect()) as watching,
+        closing(database.connect()) as applier,
         closing(database.connect(autocommit=False)) as holder,
         ThreadPoolExecutor() as threads,
     ):
         application.execute(change.encode(), (token,))
-        # the view is first read when a pull looks for the student
-        holder.execute("LOCK TABLE bridge.prior_students IN ACCESS EXCLUSIVE MODE")
-        taking = take_until_blocked(threads, carrier, token, application)
-        application.execute(
+        holder.execute(HOLD_STUDENTS)
+        applying = apply_until_blocked(threads, applier, token, watching)
+        step = threads.submit(
+            application.execute,
             "INSERT INTO step_progress (session_token, student_id, step_number, step_name, attempts) "
             "SELECT session_token, student_id, 9, 'x', 7 FROM sessions WHERE session_token = %s",
             (token,),
         )
+        time.sleep(0.2)
         holder.rollback()
-        taking.result()
+        applying.result()
+        step.result()
     upgrade(database, "0006")
-    step = "SELECT attempts FROM step_progress WHERE session_token = %s AND step_number = 9"
-    assert database.query(step, token) == [(7,)]
+    attempts = "SELECT attempts FROM step_progress WHERE session_token = %s AND step_number = 9"
+    assert database.query(attempts, token) == [(7,)]
     greeting = "SELECT ivr_greeting FROM sessions WHERE session_token = %s"
     assert database.query(greeting, token) == [("old",)]
     assert failed_checks(database) == []
 
 
 def test_endpoints_go_on_writing_while_rows_are_checked_against_the_keys(clone: Clone) -> None:
-    """Nobody waits for the look at all rows, and from its begin nobody adds what leads nowhere."""
+    """No write waits for the check of all rows, and from its begin none adds what leads nowhere."""
     database = clone("0004")
     database.execute("""
         CREATE FUNCTION hold() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -679,7 +703,7 @@ def test_a_key_of_a_run_that_was_killed_is_built_anew(clone: Clone) -> None:
     assert database.query(query) == complete
 
 
-def test_an_index_of_somebody_else_stays(clone: Clone) -> None:
+def test_an_index_of_another_table_stays(clone: Clone) -> None:
     database = clone("0004")
     database.execute(
         "CREATE TABLE audit (at timestamptz); CREATE INDEX ix_events_event_type ON audit (at)"
@@ -698,7 +722,7 @@ def test_an_upgrade_after_a_refused_downgrade(clone: Clone) -> None:
     with closing(database.connect(autocommit=False)) as holder:
         holder.execute("SELECT FROM student_configs WHERE session_token = %s FOR UPDATE", (token,))
         database.execute(greet.format("V2", token))
-        with pytest.raises(CommandError, match="could not be carried back"):
+        with pytest.raises(CommandError, match="could not be handed back"):
             downgrade(database, "0003")
         holder.rollback()
     upgrade(database)
@@ -710,25 +734,35 @@ def test_an_upgrade_after_a_refused_downgrade(clone: Clone) -> None:
 # --- nothing is taken on trust -----------------------------------------------------------------------
 
 
-def test_rows_that_are_changed_behind_the_merge_are_found(clone: Clone) -> None:
-    """0004 refuses, before V2 can carry them back into the old tables."""
+@pytest.mark.parametrize(
+    ("column", "reached", "named"),
+    [
+        ("openai_api_key", "0003", "API keys: byte for byte"),
+        ("ivr_greeting", "0006", r"sessions\.ivr_greeting differs"),
+    ],
+)
+def test_rows_that_are_changed_behind_the_backfill_are_found(
+    clone: Clone, column: str, reached: str, named: str
+) -> None:
+    """Counts in 0004 find a key that is not the same; the values, before the cut-over, find the rest."""
     database = clone("0003")
-    database.execute("""
+    database.execute(f"""
         CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF pg_trigger_depth() = 1 THEN
-                UPDATE public.sessions SET ivr_greeting = 'SPOILT' WHERE session_token = NEW.session_token;
+                UPDATE public.sessions SET {column} = 'SPOILT' WHERE session_token = NEW.session_token;
             END IF;
             RETURN NULL;
         END $$;
-        CREATE TRIGGER spoil AFTER INSERT ON sessions FOR EACH ROW WHEN (NEW.ivr_greeting IS NOT NULL)
+        CREATE TRIGGER spoil AFTER INSERT ON sessions FOR EACH ROW WHEN (NEW.{column} IS NOT NULL)
             EXECUTE FUNCTION spoil()
     """)
-    with pytest.raises(CommandError, match=r"sessions\.ivr_greeting differs"):
-        upgrade(database, "0004")
+    with pytest.raises(CommandError, match=named):
+        upgrade(database)
+    assert database.query("SELECT left(version_num, 4) FROM alembic_version") == [(reached,)]
 
 
 def test_an_old_row_that_is_changed_with_triggers_off_is_found(clone: Clone) -> None:
-    """Between the chunk that read it and the verification."""
+    """Between the chunk that read it and the verification of the values, before the cut-over."""
     database = clone("0003")
     ((token,),) = database.query(
         "SELECT max(session_token) FROM student_configs WHERE ivr_greeting > 'A'"
@@ -745,89 +779,75 @@ def test_an_old_row_that_is_changed_with_triggers_off_is_found(clone: Clone) -> 
         CREATE TRIGGER meanwhile AFTER UPDATE ON bridge.state FOR EACH ROW EXECUTE FUNCTION meanwhile()
     """)
     with pytest.raises(CommandError, match=r"sessions\.ivr_greeting differs"):
-        upgrade(database, "0004")
+        upgrade(database)
 
 
 ARRIVALS = """
-    CREATE FUNCTION arrive() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+    CREATE OR REPLACE FUNCTION bridge.next_size(size integer, most integer, took interval) RETURNS integer
+        LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS $$
     BEGIN
         INSERT INTO public.student_configs (session_token)
         SELECT 'zz' || lpad((1 + count(*))::text, 9, '0') FROM public.student_configs;
-        RETURN NULL;
+        RETURN 20;
     END
-    $$;
-    CREATE TRIGGER arrive AFTER {} FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION arrive()
+    $$
 """
 """A session comes, the last one in key order, whenever a chunk has been done."""
 
 
 @pytest.mark.parametrize(
-    ("chunk", "action"),
+    ("state", "action"),
     [
-        ("UPDATE ON bridge.block", "CALL bridge.merge(20)"),
-        ("INSERT ON bridge.verified", "CALL bridge.run_checks(NULL, 20)"),
-        ("INSERT ON bridge.pending", "CALL bridge.retire(20)"),
+        ("0003", "CALL bridge.merge()"),
+        ("0004", "CALL bridge.merge()"),
+        ("0004", "CALL bridge.run_checks(NULL)"),
+        ("0004", "CALL bridge.hand_back()"),
     ],
 )
 def test_sessions_that_come_meanwhile_do_not_keep_it_from_its_end(
-    clone: Clone, chunk: str, action: str
+    clone: Clone, state: str, action: str
 ) -> None:
-    database = clone("0004")
+    database = clone(state)
     database.execute("CALL bridge.drain()")
-    database.execute(ARRIVALS.format(chunk))
+    ((definition,),) = database.query(
+        "SELECT pg_get_functiondef('bridge.next_size'::regproc::regprocedure)"
+    )
+    database.execute(ARRIVALS)
     with closing(database.connect()) as migrator:
-        # so that there is something to do in each chunk
-        database.execute("DELETE FROM bridge.verified")
         migrator.execute("SET statement_timeout = '30s'")
         migrator.execute(action.encode())
     arrived = (
         "SELECT count(*) > 3, count(*) < 1000 FROM student_configs WHERE session_token LIKE 'zz0%'"
     )
     assert database.query(arrived) == [(True, True)]
-    database.execute("DROP FUNCTION arrive() CASCADE")
-    if "retire" not in action:
+    database.execute(definition)
+    if "hand_back" not in action:
         upgrade(database)
         assert failed_checks(database) == []
 
 
-def test_connections_take_turns_to_begin_with_syncing(clone: Clone) -> None:
-    """0005 turns it on for all: who is not next leaves the note to the drain of 0006."""
+def test_what_was_logged_before_syncing_began_goes_with_the_first_write(clone: Clone) -> None:
+    """From 0005 on each write is applied at once, and applies what is older."""
     database = clone("0004")
-    upgrade(database, "0005")
     greet = "UPDATE student_configs SET ivr_greeting = '{}' WHERE session_token = '{}'"
-    pending = "SELECT count(*) FROM bridge.pending"
+    logged = "SELECT count(*) FROM bridge.change_log"
     tokens = [
-        token for (token,) in database.query("SELECT session_token FROM student_configs LIMIT 3")
+        token for (token,) in database.query("SELECT session_token FROM student_configs LIMIT 2")
     ]
-    turn = "(hashoid('bridge.pending'::regclass), 0)"
-    with closing(database.connect()) as somebody, closing(database.connect()) as application:
-        somebody.execute(f"SELECT pg_advisory_lock{turn}")
-        application.execute(greet.format("left", tokens[0]).encode())
-        assert database.query(pending) == [(1,)]
-        somebody.execute(f"SELECT pg_advisory_unlock{turn}")
-        application.execute(greet.format("mine", tokens[1]).encode())
-        assert database.query(pending) == [(1,)]
-        # who has begun asks nobody
-        somebody.execute(f"SELECT pg_advisory_lock{turn}")
-        application.execute(greet.format("again", tokens[1]).encode())
-        assert database.query(pending) == [(1,)]
-        database.execute(greet.format("left", tokens[2]))
-        assert database.query(pending) == [(2,)]
-        upgrade(database, "0006")
-        assert database.query(pending) == [(0,)]
-        database.execute(greet.format("at once", tokens[2]))
-        assert database.query(pending) == [(0,)]
+    upgrade(database, "0005")
+    database.execute("UPDATE bridge.state SET sync = false")
+    database.execute(greet.format("left", tokens[0]))
+    database.execute("UPDATE bridge.state SET sync = true")
+    assert database.query(logged) == [(1,)]
+    database.execute(greet.format("at once", tokens[1]))
+    assert database.query(logged) == [(0,)]
     query = "SELECT ivr_greeting FROM sessions WHERE session_token = %s"
-    assert [database.query(query, token) for token in tokens] == [
-        [("left",)],
-        [("again",)],
-        [("at once",)],
-    ]
+    assert [database.query(query, token) for token in tokens] == [[("left",)], [("at once",)]]
     assert failed_checks(database) == []
 
 
 def test_what_was_left_goes_with_writers_of_new_connections(migrated: Database) -> None:
-    """Each makes its plans first, as functions without a pool do, and takes others' notes along all the same."""
+    """Each makes its plans first, as functions without a pool do, and applies older changes all the same."""
     tokens = [
         token
         for (token,) in migrated.query(
@@ -840,8 +860,8 @@ def test_what_was_left_goes_with_writers_of_new_connections(migrated: Database) 
         holder.execute("SELECT FROM sessions WHERE session_token = %s FOR UPDATE", (tokens[0],))
         migrated.execute(spend.format(77, tokens[0]))
         holder.rollback()
-    pending = "SELECT count(*) FROM bridge.pending"
-    assert migrated.query(pending) == [(1,)]
+    logged = "SELECT count(*) FROM bridge.change_log"
+    assert migrated.query(logged) == [(1,)]
     for number, token in enumerate(tokens[1:]):
         migrated.execute(spend.format(number, token))
-    assert migrated.query(pending) == [(0,)]
+    assert migrated.query(logged) == [(0,)]

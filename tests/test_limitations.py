@@ -10,7 +10,7 @@ from databases import ROOT, Database, failed_checks
 from test_dry_run import predicted
 
 DOCUMENT = (ROOT / "docs" / "limitations.md").read_text(encoding="utf-8")
-AFTER_0007, FROM_0003 = DOCUMENT.split("\n## ")[1:]
+AFTER_0007, FROM_0003 = DOCUMENT.split("\n## ")[1:3]
 LINE = re.compile(r"^\| `([A-Z].*?)` \| (.*?) \|(?: (.*) \|)?$", re.M)
 KEYWORDS = ("SELECT", "INSERT", "UPDATE", "DELETE", "COPY", "CREATE")
 BADGE = "CREATE FUNCTION badge({}) RETURNS text LANGUAGE sql RETURN ($1).current_step::text"

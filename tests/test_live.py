@@ -243,7 +243,7 @@ def test_a_day_of_the_application(legacy: Database, role: str, stage: str, owner
                 assert deviations(legacy) == [], what
         assert legacy.query(relations) == before, "something was created"
         if stage in SYNCS_AT_ONCE:
-            assert legacy.query("SELECT count(*) FROM bridge.pending") == [(0,)]
+            assert legacy.query("SELECT count(*) FROM bridge.change_log") == [(0,)]
         upgrade(legacy)
 
         # the application sees what it wrote, through the old names
@@ -299,7 +299,8 @@ def test_the_applications_role_reaches_nothing_else(legacy: Database, role: str)
     denied = psycopg.errors.InsufficientPrivilege
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("UPDATE workshop_students SET total_time_spent = 12345")
-        for relation in ("students", "sessions", "student_configs", "bridge.pending"):
+        legacy.execute("CALL bridge.drain()")
+        for relation in ("students", "sessions", "student_configs", "bridge.change_log"):
             with pytest.raises(denied):
                 connection.execute(f"SELECT * FROM {relation}".encode())
         with pytest.raises(denied):
@@ -319,6 +320,7 @@ def test_tables_that_refer_to_a_legacy_table_go_on_working(legacy: Database) -> 
     )
     upgrade(legacy)
     legacy.execute("DELETE FROM student_configs WHERE twilio_connected")
+    legacy.execute("CALL bridge.drain()")
     counts = "SELECT (SELECT count(*) FROM student_configs), (SELECT count(*) FROM conversation_sessions)"
     ((configs, conversations),) = legacy.query(counts)
     assert 0 < configs == conversations < 177
@@ -337,11 +339,11 @@ def test_a_locked_session_is_left_for_later(migrated: Database) -> None:
             holder.execute("SELECT FROM sessions WHERE session_token = %s FOR UPDATE", (locked,))
             began = time.monotonic()
             application.progress(locked, "-", done("step-4"), 4321)
-            assert time.monotonic() - began < 2, "the application waited for somebody else"
-            assert migrated.query("SELECT token FROM bridge.pending") == [(locked,)]
+            assert time.monotonic() - began < 2, "the application waited for another transaction"
+            assert migrated.query("SELECT token FROM bridge.change_log") == [(locked,)]
             assert failed_checks(migrated) == []
         application.progress(other, "-", done("step-4"), 4321)
-    assert migrated.query("SELECT count(*) FROM bridge.pending") == [(0,)]
+    assert migrated.query("SELECT count(*) FROM bridge.change_log") == [(0,)]
     assert deviations(migrated) == []
 
 
@@ -350,10 +352,10 @@ def test_an_error_inside_the_bridge_never_fails_the_application(migrated: Databa
     with closing(Application(migrated.url, owner=True)) as application:
         application.save("ws_new", ivr_greeting="odd", student_email="new@example.com")
         assert application.read("ws_new")[0]["ivr_greeting"] == "odd"
-        assert migrated.query("SELECT token FROM bridge.pending") == [("ws_new",)]
+        assert migrated.query("SELECT token FROM bridge.change_log") == [("ws_new",)]
         migrated.execute("ALTER TABLE sessions DROP CONSTRAINT odd")
         migrated.execute("CALL bridge.drain()")
-    assert migrated.query("SELECT count(*) FROM bridge.pending") == [(0,)]
+    assert migrated.query("SELECT count(*) FROM bridge.change_log") == [(0,)]
     assert deviations(migrated) == []
 
 
@@ -406,7 +408,7 @@ SLOW_VACUUM = """
 
 
 def test_an_autovacuum_gives_way(clone: Clone, server: Server) -> None:
-    """It does to whoever waits for it for long, which nobody else has to."""
+    """It ends for a lock that waits longer than any other lock here may wait."""
     database = clone("0004")
     database.execute(SLOW_VACUUM)
     server.execute(sql.SQL("ALTER SYSTEM SET autovacuum_naptime = 1"))
@@ -545,47 +547,58 @@ def test_grants_of_single_columns_go_on_to_be_enough(legacy: Database, role: str
                 reader.execute(f"SELECT {closed}".encode())
 
 
-def test_a_session_deleted_while_it_is_carried_over_goes(clone: Clone) -> None:
-    """It is not in the new table yet: whoever deletes its last old row finds no row to lock there."""
+def test_a_session_deleted_while_it_is_applied_goes(clone: Clone) -> None:
+    """Its row is not committed yet: the deletion finds no session that it could lock."""
     database = clone("head")
     token = "ws_1790000000000_gone"
-    with database.connect() as connection, database.connect(autocommit=False) as carrier:
+    with database.connect() as connection, database.connect(autocommit=False) as first:
         connection.execute("UPDATE bridge.state SET sync = false")
         connection.execute("INSERT INTO student_configs (session_token) VALUES (%s)", (token,))
         connection.execute("UPDATE bridge.state SET sync = true")
-        noted = "SELECT id FROM bridge.pending WHERE token = %s"
-        ids = [found for (found,) in carrier.execute(noted, (token,))]
-        carrier.execute("SELECT bridge.free(ARRAY[%s])", (token,))
-        carrier.execute("SELECT bridge.pull(ARRAY[%s])", (token,))
+        first.execute("SELECT bridge.apply(%s)", (token,))
         connection.execute("DELETE FROM student_configs WHERE session_token = %s", (token,))
-        carrier.execute("DELETE FROM bridge.pending WHERE id = ANY (%s)", (ids,))
-        carrier.commit()
+        first.commit()
         connection.execute("CALL bridge.drain()")
     assert (
         database.query("SELECT session_token FROM sessions WHERE session_token = %s", token) == []
     )
+    assert failed_checks(database) == []
 
 
-def test_two_that_bring_the_same_new_student_know_of_each_other(clone: Clone) -> None:
+LATE, EARLY = "ws_1790000000000_late", "ws_1790000000001_early"
+
+
+def insert_at(connection: psycopg.Connection[Any], token: str, email: str, day: str) -> None:
+    """A session of a new student in the legacy tables."""
+    connection.execute(
+        "INSERT INTO student_configs (session_token, student_email, created_at) VALUES (%s, %s, %s)",
+        (token, email, day),
+    )
+
+
+def insert_logged(database: Database, token: str, email: str, day: str) -> None:
+    """The same, in the change log only."""
+    with database.connect() as connection:
+        connection.execute("UPDATE bridge.state SET sync = false")
+        insert_at(connection, token, email, day)
+        connection.execute("UPDATE bridge.state SET sync = true")
+
+
+def test_two_that_insert_the_same_new_student_are_both_counted(clone: Clone) -> None:
     """Neither sees the other's session: the second one must not leave the student as the first one made it."""
     database = clone("head")
     address = "two.at.once@example.edu"
-    insert = (
-        "INSERT INTO student_configs (session_token, student_email, created_at) VALUES (%s, %s, %s)"
-    )
-    with database.connect() as connection, database.connect(autocommit=False) as carrier:
-        connection.execute("UPDATE bridge.state SET sync = false")
-        connection.execute(insert, ("ws_1790000000000_late", address, "2025-11-02"))
-        connection.execute("UPDATE bridge.state SET sync = true")
-        carrier.execute("SELECT bridge.take_free(ARRAY['ws_1790000000000_late'])")
+    insert_logged(database, LATE, address, "2025-11-02")
+    with database.connect() as connection, database.connect(autocommit=False) as first:
+        first.execute("SELECT bridge.apply(%s)", (LATE,))
 
         def commit_soon() -> None:
             time.sleep(0.02)
-            carrier.commit()
+            first.commit()
 
         committing = threading.Thread(target=commit_soon)
         committing.start()
-        connection.execute(insert, ("ws_1790000000001_early", address, "2025-11-01"))
+        insert_at(connection, EARLY, address, "2025-11-01")
         committing.join()
         connection.execute("CALL bridge.drain()")
     query = "SELECT created_at::date::text FROM students WHERE student_email = %s"
@@ -593,28 +606,26 @@ def test_two_that_bring_the_same_new_student_know_of_each_other(clone: Clone) ->
     assert failed_checks(database) == []
 
 
-def test_a_student_that_came_since_the_sessions_were_looked_up_is_left_alone(clone: Clone) -> None:
-    """Its first session may be one that was not there when this one's family was looked up."""
+def test_a_student_that_came_since_the_sources_were_read_is_left_alone(clone: Clone) -> None:
+    """The first session of the student may be one that an older snapshot does not show."""
     database = clone("head")
     address = "came.since@example.edu"
-    insert = (
-        "INSERT INTO student_configs (session_token, student_email, created_at) VALUES (%s, %s, %s)"
-    )
-    with database.connect() as connection:
-        connection.execute("UPDATE bridge.state SET sync = false")
-        connection.execute(insert, ("ws_1790000000000_late", address, "2025-11-02"))
-        family = ["ws_1790000000000_late"]
-        connection.execute("UPDATE bridge.state SET sync = true")
-        connection.execute(insert, ("ws_1790000000001_early", address, "2025-11-01"))
-        with pytest.raises(psycopg.errors.UniqueViolation):
-            connection.execute("SELECT bridge.put_students(%s, %s, '{}')", ([address], family))
+    insert_logged(database, LATE, address, "2025-11-02")
+    with database.connect() as connection, database.connect(autocommit=False) as older:
+        older.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        older.execute("SELECT FROM bridge.change_log")
+        insert_at(connection, EARLY, address, "2025-11-01")
+        # the insertion of EARLY has applied what was logged before it
+        assert older.execute("SELECT bridge.try_apply(%s)", (LATE,)).fetchall() == [("busy",)]
+        older.commit()
         connection.execute("CALL bridge.drain()")
     query = "SELECT created_at::date::text FROM students WHERE student_email = %s"
     assert database.query(query, address) == [("2025-11-01",)]
+    assert failed_checks(database) == []
 
 
 def test_a_placeholder_does_not_beat_an_address(clone: Clone) -> None:
-    """Both worlds wrote the session at the same time: the new one had no address, the old one learnt it."""
+    """Both sides wrote the session at once: only the legacy one had learnt the address."""
     database = clone("head")
     token = "ws_1790000000000_whose"
     with database.connect() as connection:

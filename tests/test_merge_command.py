@@ -42,7 +42,7 @@ def test_what_is_missing_arrives_and_a_second_run_writes_nothing(clone: Clone, s
     # lost, and changed, by somebody whom no trigger saw
     database.execute(
         f"""
-        SET bridge.pulling = 'on';
+        SET bridge.applying = 'on';
         DELETE FROM sessions WHERE session_token = {ANY};
         DELETE FROM step_progress WHERE session_token = {ANY};
         DELETE FROM step_progress WHERE step_number = 2;
@@ -53,12 +53,12 @@ def test_what_is_missing_arrives_and_a_second_run_writes_nothing(clone: Clone, s
     report = merged(database)
     assert report["ok"]
     assert report["sessions"] == 213
-    assert report["rows_written"] > 10
+    assert report["differing"] > 10
     assert deviations(database) == []
 
     before = rows(database)
     report = merged(database)
-    assert (report["rows_written"], report["pending"]) == (0, 0)
+    assert (report["differing"], report["pending"]) == (0, 0)
     assert rows(database) == before
     shown = script("merge", url=database.url)
     assert shown.returncode == 0
@@ -153,7 +153,7 @@ def test_what_somebody_is_writing_meanwhile_survives(clone: Clone, committed: bo
     newer = f"UPDATE sessions SET system_prompt = 'newer', ivr_greeting = NULL WHERE session_token = {ANY}"
     # somebody else's change, so that the sessions around it are looked at
     database.execute(
-        "SET bridge.pulling = 'on'; UPDATE sessions SET ivr_greeting = 'unseen' "
+        "SET bridge.applying = 'on'; UPDATE sessions SET ivr_greeting = 'unseen' "
         f"WHERE session_token <> {ANY}"
     )
     with database.connect(autocommit=False) as holder, database.connect(autocommit=False) as writer:
@@ -188,7 +188,7 @@ def test_it_never_runs_beside_a_migrator(migrated: Database) -> None:
     assert dump(migrated) == before
     # and the other way round
     with migrated.connect(autocommit=False) as holder:
-        holder.execute("LOCK TABLE bridge.verified IN ACCESS EXCLUSIVE MODE")
+        holder.execute("LOCK TABLE bridge.override IN ACCESS EXCLUSIVE MODE")
         merging = subprocess.Popen(
             [sys.executable, "-m", "scripts.merge", "--url", migrated.url],
             cwd=ROOT,
@@ -212,7 +212,7 @@ def test_it_never_runs_beside_a_migrator(migrated: Database) -> None:
 
 def test_what_was_merged_stays_where_the_rest_fails(migrated: Database) -> None:
     with migrated.connect(autocommit=False) as holder:
-        holder.execute("LOCK TABLE bridge.verified IN ACCESS EXCLUSIVE MODE")
+        holder.execute("LOCK TABLE bridge.override IN ACCESS EXCLUSIVE MODE")
         done = script("merge", url=migrated.url)
     assert done.returncode == 2
     assert "somebody else holds a lock" in done.stderr
@@ -252,7 +252,7 @@ def test_tables_dropped_by_hand(clone: Clone) -> None:
 def test_a_downgrade_that_has_begun(clone: Clone) -> None:
     database = clone("0004")
     with database.connect() as connection:
-        connection.execute("CALL bridge.retire()")
+        connection.execute("CALL bridge.hand_back()")
     done = script("merge", url=database.url)
     assert done.returncode == 2
     assert "a downgrade has begun" in done.stderr

@@ -1,7 +1,9 @@
 """The scripts of ``--sql``, run by the real psql, do exactly what the online commands do."""
 
+import ast
 import itertools
 import os
+import re
 import subprocess
 import sys
 import time
@@ -52,12 +54,44 @@ def test_a_script_needs_no_database_and_stdout_is_nothing_but_sql(args: tuple[st
     assert done.returncode == 0, done.stderr
     lines = done.stdout.rstrip().splitlines()
     assert lines[0].startswith("-- Run with: psql -X -f ")
-    assert lines.index("\\set ON_ERROR_STOP on") < 10
+    assert lines.index("\\set ON_ERROR_STOP on") < 25
     assert lines[-1].startswith("\\echo Applied: ")
     assert "INFO" not in done.stdout
     assert "INFO" in done.stderr
     # in this process, and on every run: the same text
     assert done.stdout == script_of(*args)
+
+
+@pytest.mark.parametrize("args", [("upgrade", "head"), ("downgrade", "head:base")])
+def test_a_script_can_be_read_alone(args: tuple[str, str]) -> None:
+    """Contents that lead to each section, which begins with the docstring of its revision."""
+    script = script_of(*args)
+    lines = script.splitlines()
+    header = script[: script.index("\\set ")]
+    assert re.search(
+        r"^-- workshop-migration \d+\.\d+\.\d+, tested with PostgreSQL 15, 16 and 18\.",
+        header,
+        re.M,
+    )
+    contents = re.findall(r"^-- +(\d+)  ((?:up|down)grade \S+ -> \S+) +(\S.*)$", header, re.M)
+    assert len(contents) == len(REVISIONS)
+    steps = STEPS if args[0] == "upgrade" else [pair[::-1] for pair in reversed(STEPS)]
+    for (line, name, lock), (start, end) in zip(contents, steps, strict=True):
+        revision = end if args[0] == "upgrade" else start
+        assert name == f"{args[0]} {start} -> {end}"
+        assert lines[int(line) - 1].startswith(f"-- Running {args[0]} ")
+        section = lines[int(line) : lines.index(f"\\echo Done: {name}")]
+        (file,) = (ROOT / "alembic" / "versions").glob(f"{revision}.py")
+        doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        told = section[: section.index(f"\\echo Begins: {name}")]
+        assert [text.removeprefix("--").removeprefix(" ") for text in told] == doc.splitlines()
+        assert ("none" in lock) == ("LEGACY TABLES:" not in "\n".join(section))
+
+
+def test_a_stamp_can_be_a_script() -> None:
+    done = alembic_cli("stamp", "head", "--sql")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(f"\\echo Applied: the database is at {HEAD}")
 
 
 def test_the_text_is_the_same_as_online() -> None:

@@ -268,7 +268,7 @@ DEPENDENTS = (
     ),
     ("CREATE VIEW mine AS SELECT * FROM stuck_sessions", "0006", "view mine"),
     ("CREATE MATERIALIZED VIEW mine AS SELECT * FROM student_configs", "0007", "view mine"),
-    ("CREATE VIEW mine AS SELECT * FROM bridge.pending", "0003", "view mine"),
+    ("CREATE VIEW mine AS SELECT * FROM bridge.change_log", "0003", "view mine"),
     ("CREATE VIEW mine AS SELECT * FROM students", "0001", "view mine"),
     ("CREATE TABLE child () INHERITS (sessions)", "0001", "table child"),
     ("CREATE TABLE holder (held students)", "0001", "column held of table holder"),
@@ -400,6 +400,6 @@ def test_a_database_where_plpgsql_takes_warnings_for_errors(legacy: Database) ->
     for application in (OldApplication, NewApplication):
         with closing(application(legacy.url, 1, tokens)) as writer:
             assert len({writer.act() for _ in range(60)}) > 5
-    assert legacy.query("SELECT count(*) FROM bridge.pending") == [(0,)]
+    assert legacy.query("SELECT count(*) FROM bridge.change_log") == [(0,)]
     assert failed_checks(legacy) == []
     downgrade(legacy)

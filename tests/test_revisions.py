@@ -129,9 +129,9 @@ def spent(connection: Connection, token: str) -> int:
     return seconds
 
 
-def taken_notes(connection: Connection) -> set[tuple[Any, ...]]:
-    """What the triggers noted since the last look."""
-    return set(rows(connection, "DELETE FROM bridge.pending RETURNING side, token"))
+def changes_logged(connection: Connection) -> set[tuple[Any, ...]]:
+    """What the triggers have logged since the last call."""
+    return set(rows(connection, "DELETE FROM bridge.change_log RETURNING side, token"))
 
 
 # --- the revisions ----------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ class ProgressTracking(RevisionTest):
 
 
 class LegacyBridge(RevisionTest):
-    """Every legacy write is noted, nothing is carried over yet."""
+    """Every legacy write is logged, nothing is applied yet."""
 
     revision = "0003_legacy_bridge"
 
@@ -334,7 +334,7 @@ class LegacyBridge(RevisionTest):
         self.before = triggers(connection, LEGACY_TABLES)
 
     def check_upgrade(self, connection: Connection) -> None:
-        assert taken_notes(connection) == set()
+        assert changes_logged(connection) == set()
         assert triggers(connection, LEGACY_TABLES) - self.before == {
             f"{table}.bridge_{event}"
             for table in LEGACY_TABLES
@@ -346,7 +346,7 @@ class LegacyBridge(RevisionTest):
         assert value(connection, query, self.known) == 1234
         assert contents(connection, *TABLES) == NO_ROWS
 
-        for statement, noted in (
+        for statement, logged in (
             ("INSERT INTO student_configs (session_token) VALUES ('ws_1'), ('ws_2')", "ws_1 ws_2"),
             (
                 "INSERT INTO student_configs (session_token) VALUES ('ws_1') "
@@ -361,10 +361,10 @@ class LegacyBridge(RevisionTest):
             ("UPDATE student_configs SET ivr_greeting = '' WHERE false", ""),
         ):
             run(connection, statement)
-            assert taken_notes(connection) == {("legacy", token) for token in noted.split()}
+            assert changes_logged(connection) == {("legacy", token) for token in logged.split()}
         with connection.transaction(force_rollback=True):
             spend(connection, self.known, 1)
-        assert taken_notes(connection) == set()
+        assert changes_logged(connection) == set()
         assert contents(connection, *TABLES) == NO_ROWS
         spend(connection, self.known, 4321)
         self.written = contents(connection, *LEGACY_TABLES)
@@ -378,7 +378,10 @@ class LegacyBridge(RevisionTest):
 
 
 class MergeLegacyData(RevisionTest):
-    """Every token becomes a session, together with the rows of an earlier attempt."""
+    """Every token becomes a session, together with the rows of an earlier attempt.
+
+    From here on completion_rate, steps and exercises follow each other.
+    """
 
     revision = "0004_merge_legacy_data"
     attempt = f"""
@@ -404,6 +407,11 @@ class MergeLegacyData(RevisionTest):
         INSERT INTO sessions VALUES ('ws_earlier', '{ADA}', 'Only here', 60);
         INSERT INTO step_progress VALUES ('ws_earlier', 0, 'Connect Accounts', true)
     """
+    progress_triggers: ClassVar[set[str]] = {
+        "sessions.completion_rate",
+        "sessions.steps_follow_exercises",
+        "step_progress.follow_step_progress",
+    }
     counted = """
         SELECT (SELECT count(*) FROM students), (SELECT count(*) FROM sessions),
                (SELECT count(*) FROM step_progress)
@@ -412,11 +420,13 @@ class MergeLegacyData(RevisionTest):
     def load(self, connection: Connection) -> None:
         self.adopted: str = value(connection, "SELECT min(session_token) FROM workshop_students")
         self.late = some_token(connection, 9)
+        self.before = triggers(connection, TABLES)
         spend(connection, self.late, 800_000)
-        assert value(connection, "SELECT count(*) FROM bridge.pending") == 1
+        assert value(connection, "SELECT count(*) FROM bridge.change_log") == 1
         self.legacy = contents(connection, *LEGACY_TABLES)
 
     def check_upgrade(self, connection: Connection) -> None:
+        assert triggers(connection, TABLES) - self.before == self.progress_triggers
         students, sessions, steps = rows(connection, self.counted)[0]
         addresses = """
             SELECT count(*) FROM (
@@ -437,7 +447,7 @@ class MergeLegacyData(RevisionTest):
         )
         assert value(connection, "SELECT bool_and(ok) FROM bridge.verify()")
 
-        # the earlier attempt is a source like the others: its id, its session, the greater time
+        # the rows of the earlier attempt were there first: its id, its session, the greater time
         assert rows(
             connection,
             "SELECT session_token, student_id::text, github_username, total_time_spent "
@@ -451,21 +461,24 @@ class MergeLegacyData(RevisionTest):
             "WHERE session_token = 'ws_earlier'",
         ) == [(1, "Connect Accounts", True)]
 
-        # what was noted before is carried over; the legacy tables were only read
+        # what was logged before is applied; the legacy tables were only read
         assert spent(connection, self.late) == 800_000
-        assert taken_notes(connection) == set()
+        assert changes_logged(connection) == set()
         assert contents(connection, *LEGACY_TABLES) == self.legacy
 
     def check_downgrade(self, connection: Connection) -> None:
+        assert triggers(connection, TABLES) - self.before == {
+            f"{table}.read_only" for table in TABLES
+        }
         assert rows(connection, self.counted)[0][1] == 213 + 1
         assert contents(connection, *LEGACY_TABLES) == self.legacy
         spend(connection, self.late, 1)
         assert spent(connection, self.late) == 800_000
-        assert taken_notes(connection) == {("legacy", self.late)}
+        assert changes_logged(connection) == {("legacy", self.late)}
 
 
 class KeysAndIndexes(RevisionTest):
-    """Foreign keys; completion_rate and exercises follow; legacy writes arrive at once."""
+    """Foreign keys and indexes; legacy writes arrive at once."""
 
     revision = "0005_keys_and_indexes"
     foreign_keys = """
@@ -476,9 +489,9 @@ class KeysAndIndexes(RevisionTest):
     progress = "SELECT completion_rate, exercises FROM sessions WHERE session_token = 'ws_own'"
 
     def load(self, connection: Connection) -> None:
-        self.noted, self.other = some_token(connection), some_token(connection, 9)
-        spend(connection, self.noted, 800_000)
-        assert spent(connection, self.noted) < 800_000
+        self.logged, self.other = some_token(connection), some_token(connection, 9)
+        spend(connection, self.logged, 800_000)
+        assert spent(connection, self.logged) < 800_000
         assert indexes(connection) == self.of_bridge
 
     def check_upgrade(self, connection: Connection) -> None:
@@ -496,10 +509,11 @@ class KeysAndIndexes(RevisionTest):
             "ix_sessions_last_activity",
             "ix_step_progress_student_id",
         }
-        # what was only noted before is left to the drain of 0006
+        # what was logged before is applied; from now on each write is, at once
+        assert spent(connection, self.logged) == 800_000
         spend(connection, self.other, 700_000)
         assert spent(connection, self.other) == 700_000
-        assert taken_notes(connection) == {("legacy", self.noted)}
+        assert changes_logged(connection) == set()
 
         run(connection, OWN_SESSION)
         run(connection, "UPDATE sessions SET completion_rate = 55 WHERE session_token = 'ws_own'")
@@ -537,11 +551,12 @@ class KeysAndIndexes(RevisionTest):
         assert indexes(connection) == self.of_bridge
         run(connection, OWN_SESSION)
         run(connection, "UPDATE sessions SET completion_rate = 55 WHERE session_token = 'ws_own'")
-        assert rows(connection, self.progress) == [(55, {})]
-        taken_notes(connection)
+        # the triggers are those of 0004
+        assert rows(connection, self.progress) == [(0, {})]
+        changes_logged(connection)
         spend(connection, self.other, 600_000)
         assert spent(connection, self.other) == 700_000
-        assert taken_notes(connection) == {("legacy", self.other)}
+        assert changes_logged(connection) == {("legacy", self.other)}
 
 
 class ReportingViews(RevisionTest):
@@ -555,17 +570,17 @@ class ReportingViews(RevisionTest):
     """
 
     def load(self, connection: Connection) -> None:
-        """A write as 0005 may leave it: noted, and not carried over."""
-        self.noted = some_token(connection)
+        """A write as 0005 may leave it: logged, and not applied."""
+        self.logged = some_token(connection)
         with connection.transaction():
             run(connection, "SET LOCAL session_replication_role = replica")
-            spend(connection, self.noted, 800_000)
-            note = "INSERT INTO bridge.pending (side, token) VALUES ('legacy', %s)"
-            run(connection, note, self.noted)
+            spend(connection, self.logged, 800_000)
+            log = "INSERT INTO bridge.change_log (side, token) VALUES ('legacy', %s)"
+            run(connection, log, self.logged)
 
     def check_upgrade(self, connection: Connection) -> None:
-        assert spent(connection, self.noted) == 800_000
-        assert taken_notes(connection) == set()
+        assert spent(connection, self.logged) == 800_000
+        assert changes_logged(connection) == set()
 
         cursor = connection.execute("SELECT * FROM session_overview")
         columns = {column.name for column in cursor.description or ()}
@@ -608,7 +623,7 @@ class ReportingViews(RevisionTest):
     def check_downgrade(self, connection: Connection) -> None:
         assert "v" not in relations(connection).values()
         assert value(connection, "SELECT count(*) FROM sessions") == 213
-        assert spent(connection, self.noted) == 800_000
+        assert spent(connection, self.logged) == 800_000
 
 
 class RetireLegacyTables(RevisionTest):

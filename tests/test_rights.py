@@ -257,9 +257,26 @@ def test_a_legacy_table_that_is_created_is_protected_like_the_other(
     assert made.read(database, "anon", "SELECT 1 FROM student_configs") is denied
 
 
-def test_functions_of_schema_public_run_with_the_rights_of_their_caller(migrated: Database) -> None:
-    query = "SELECT proname FROM pg_proc WHERE prosecdef AND pronamespace = 'public'::regnamespace"
-    assert migrated.query(query) == []
+def test_no_role_can_use_a_function_that_runs_with_the_rights_of_its_owner(
+    migrated: Database, role: str
+) -> None:
+    """The triggers that keep steps and exercises in line do; a role cannot put them on its own table."""
+    query = "SELECT oid::regprocedure::text FROM pg_proc WHERE prosecdef AND pronamespace = 'public'::regnamespace"
+    functions = [name for (name,) in migrated.query(query)]
+    assert len(functions) == 3
+    migrated.execute(f"CREATE SCHEMA own AUTHORIZATION {role}")
+    for number, name in enumerate(functions):
+        table = f"own.t{number}"
+        with migrated.connect() as connection:
+            connection.execute(f"SET ROLE {role}".encode())
+            connection.execute(f"CREATE TABLE {table} (session_token text)".encode())
+            connection.execute(
+                f"CREATE TRIGGER t BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {name}".encode()
+            )
+            with pytest.raises(
+                psycopg.errors.InsufficientPrivilege, match="serves the unified tables only"
+            ):
+                connection.execute(f"INSERT INTO {table} VALUES ('x')".encode())
 
 
 @pytest.mark.parametrize(
@@ -271,7 +288,7 @@ def test_functions_of_schema_public_run_with_the_rights_of_their_caller(migrated
         ("GRANT SELECT ON session_overview TO PUBLIC", "PUBLIC: SELECT on session_overview"),
         ("GRANT UPDATE ON SEQUENCE events_id_seq TO anon", "anon: UPDATE on events_id_seq"),
         ("GRANT USAGE ON SCHEMA bridge TO PUBLIC", "PUBLIC: USAGE on schema bridge"),
-        ("GRANT SELECT ON bridge.remainder TO anon", "anon: SELECT on remainder"),
+        ("GRANT SELECT ON bridge.override TO anon", "anon: SELECT on override"),
         (
             "ALTER VIEW student_configs SET (security_invoker = false); GRANT SELECT ON student_configs TO anon",
             "anon: SELECT on student_configs",

@@ -148,7 +148,13 @@ def test_the_migrating_role_has_all_it_needs(roles: Roles, legacy: Database, blo
         assert seen_by(roles, legacy) == before, stage
         if stage != "base":
             denied(
-                roles, legacy, "students", "sessions", "step_progress", "events", "bridge.pending"
+                roles,
+                legacy,
+                "students",
+                "sessions",
+                "step_progress",
+                "events",
+                "bridge.change_log",
             )
         write(roles, legacy, seed)
         before = [before[0], *seen_by(roles, legacy)[1:]]
@@ -173,7 +179,7 @@ def test_an_endpoint_that_has_moved(roles: Roles, legacy: Database) -> None:
         done = {writer.act() for _ in range(150)}
     assert len(done) > 8
     write(roles, legacy, 2)
-    denied(roles, legacy, "bridge.pending", "bridge.remainder")
+    denied(roles, legacy, "bridge.change_log", "bridge.override")
     legacy.execute("CALL bridge.drain()")
     assert failed_checks(legacy) == []
 
@@ -215,6 +221,9 @@ MODES = (
     "EXCLUSIVE",
     "ACCESS EXCLUSIVE",
 )
+LOG_ONE = """
+INSERT INTO bridge.change_log (side, token) SELECT 'legacy', min(session_token) FROM sessions
+"""
 HELD = """
 SELECT DISTINCT l.mode FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
 WHERE l.pid = pg_backend_pid() AND l.granted AND c.relkind = 'r'
@@ -245,10 +254,15 @@ def test_the_locks_are_those_of_the_table(legacy: Database) -> None:
                 found[name] = strongest(connection)
 
         def write(table: str, state: str) -> None:
-            # something to carry over later: at 0004 it is noted only
+            # something to drain later: at 0004 it is only logged
             if state.startswith("0004"):
                 with connection.begin():
                     connection.execute(text(f"UPDATE {table} SET ivr_greeting = 'new'"))
+            # as of a session that was locked
+            if state.startswith("0005"):
+                with connection.begin():
+                    connection.execute(text("SET LOCAL bridge.applying = on"))
+                    connection.execute(text(LOG_ONE))
 
         for end in states[1:]:
             take(command.upgrade, end[:4], end)

@@ -1,5 +1,6 @@
 """The unified schema: models and revisions agree, and the tables keep themselves clean."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -276,12 +277,49 @@ def test_exercises_follow_the_steps(connection: Connection) -> None:
         ('{"exercise-2": {"completed": false, "hint": 1}, "unknown": {"kept": true}}',),
     )
     put_step(connection, 2, "choose-use-case")
+    connection.execute("UPDATE step_progress SET time_spent = 60")
     exercises = one(connection, "SELECT exercises FROM sessions")
     assert exercises["unknown"] == {"kept": True}
     assert exercises["exercise-2"]["completed"] is True
     assert exercises["exercise-2"]["hint"] == 1
     assert exercises["exercise-2"]["timeSpent"] == 60
     assert exercises.keys() == {"exercise-2", "unknown"}
+
+
+def test_steps_follow_the_exercises(connection: Connection) -> None:
+    put_step(connection, 2, "choose-use-case")
+    connection.execute(
+        "UPDATE step_progress SET code_submitted = 'print()', started_at = '2025-11-01Z'"
+    )
+    steps = """
+        SELECT json_agg(json_build_array(step_number, step_name, validation_passed, time_spent, code_submitted)
+                        ORDER BY step_number) FROM step_progress
+    """
+    connection.execute(
+        "UPDATE sessions SET exercises = exercises || %s",
+        ('{"step-2-choose-use-case": {"completed": true, "timeSpent": 90}, "exercise-4": true}',),
+    )
+    # what exercises do not hold of a step stays
+    assert one(connection, steps) == [
+        [2, "Choose Use Case", True, 90, "print()"],
+        [4, "Basic TwiML", True, 0, None],
+    ]
+    assert one(connection, "SELECT completion_rate FROM sessions") == 22
+    connection.execute("UPDATE sessions SET exercises = exercises - 'exercise-4'")
+    assert one(connection, steps) == [[2, "Choose Use Case", True, 90, "print()"]]
+    assert one(connection, "SELECT completion_rate FROM sessions") == 11
+
+
+def test_steps_and_exercises_end_following_each_other(
+    connection: Connection,
+) -> None:
+    """The two triggers end: neither writes what the other one has just written."""
+    put_step(connection, 2, "choose-use-case")
+    query = "SELECT exercises, (SELECT max(attempts) FROM step_progress) FROM sessions"
+    found = one(connection, query)
+    connection.execute("UPDATE sessions SET exercises = %s", (json.dumps(found[0]),))
+    connection.execute("UPDATE step_progress SET attempts = attempts")
+    assert one(connection, query) == found
 
 
 def test_exercises_take_up_a_step_that_they_lack(connection: Connection) -> None:

@@ -30,9 +30,9 @@ SET bridge.creates = '
 0002 function clean_events() update_session_progress(text)
 0003 relation ix_sessions_student_id ix_events_session_token
 0003 relation bridge_token_of_workshop_students bridge_token_of_student_configs
+0004 function completion_rate() follow_step_progress() steps_follow_exercises()
 0005 relation ix_events_event_type ix_events_student_id ix_sessions_is_active_expires_at ix_sessions_last_activity
 0005 relation ix_step_progress_student_id
-0005 function passed_steps(text) completion_rate() follow_step_progress()
 0006 relation session_overview student_overview step_funnel progress_by_day stuck_sessions
 0007 table workshop_students student_configs
 '

@@ -20,18 +20,17 @@ Locks
     on any other table.
 
 An earlier attempt
-    Moved aside as ``<name>_prior_backup_YYYYMMDD``; its uuids survive, and the merge combines with
-    its rows. ``alembic -x drop_existing=true upgrade head`` drops it instead. A table whose shape
-    cannot be understood is refused, columns named, before anything changes. Its row security and
-    policies go over to the new tables, foreign keys refer to them; what cannot be carried over is
-    refused by name.
+    Moved aside as ``<name>_prior_backup_YYYYMMDD``; its uuids survive. 0003 copies all its rows, and the backfill
+    of 0004 combines them with the mapping, once. ``alembic -x drop_existing=true upgrade head`` drops it instead.
+    A table whose shape cannot be understood is refused, columns named, before anything changes. Its row security
+    and policies go over to the unified tables, foreign keys refer to them; what cannot go over is refused by name.
 
 Rights
     Where a legacy table has row security, the four tables have it, without a policy. A role keeps a right
     from default privileges only if it has it on each legacy table.
 
 Downgrade
-    Drops the four tables, and gives an earlier attempt its names back. What they held has been carried
+    Drops the four tables, and gives an earlier attempt its names back. What they held has been handed
     back by 0003 or 0004. Rows that were written while there was no bridge are nowhere else: then it
     refuses, and ``-x drop_existing=true`` drops them. Columns, indexes, triggers and policies that others
     have added go to ``own_columns_backup_YYYYMMDD``: 0005 adds the columns again, with their values,
@@ -51,8 +50,6 @@ depends_on = None
 def upgrade() -> None:
     """Create the four tables, keys and checks included."""
     op.expect_revision(down_revision)
-    op.run_sql(revision, "00_preflight")
-    op.run_sql("rights", "preflight")
     op.run_sql(revision, "01_make_way")
     op.create_table(
         "students",

@@ -13,7 +13,7 @@ Mapping
     done             -> completion    session_completion_rate(): round(100 * done / 9)
 
 Locks
-    ACCESS EXCLUSIVE on the four new tables, both ways; nothing on any other table.
+    ACCESS EXCLUSIVE on the four unified tables, both ways; nothing on any other table.
 
 Downgrade
     Drops these functions and triggers by exact signature; a function of the legacy application,

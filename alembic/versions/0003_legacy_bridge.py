@@ -1,32 +1,31 @@
-"""Build the bridge: adapters, mapping views, pull, push, verify, and triggers that note every write.
+"""Build the bridge: readers, adapters, the mapping, the change log, apply; triggers that log every write.
 
 Purpose
-    Schema ``bridge``. From its commit on, each write to the legacy tables and to the new ones is
-    noted in ``bridge.pending``, in its own transaction, so that the merge of 0004 can read in short ones
-    and lose nothing. ``bridge.pull()`` carries a session from the legacy tables to the new ones,
-    ``bridge.push()`` the other way; what the legacy tables cannot say stays in ``bridge.remainder``.
-    Two indexes on the new tables, still empty, because every pull looks up the sessions of a student
-    and the notes of a session. What an earlier downgrade kept aside is taken up again.
+    Schema ``bridge``. From its commit on, each write to the legacy tables and to the unified tables is logged in
+    ``bridge.change_log``, in the writer's own transaction. So the backfill of 0004 can read in short transactions
+    and lose nothing. ``bridge.apply()`` applies what is logged of a session to the side that was not written; what
+    the legacy tables cannot say is recorded in ``bridge.override``. An earlier attempt at the unified schema is
+    adopted here: all its rows are in the unified tables afterwards. What an earlier downgrade kept aside is loaded.
 
 Mapping
     workshop_students -> bridge.legacy_progress \\
-                                                 >  bridge.students, bridge.sessions,
-    student_configs   -> bridge.legacy_config   /   bridge.step_progress  (04_mapping.sql)
+                                                 >  bridge.mapped()  (05_mapping.sql)
+    student_configs   -> bridge.legacy_config   /
 
-    The views on the right are the merge rules, and the only place that knows them. Adapters make
-    every legacy table look alike: missing columns, other types, JSON in JSON.
+    The adapters show every legacy table as one list of clean columns: a missing column is NULL, and the type of a
+    column chooses the function that reads it. ``bridge.mapped()`` holds the merge rules, and is the only place that
+    knows them.
 
 Locks
-    SHARE ROW EXCLUSIVE on both legacy tables while adapters and triggers are created (readers go
-    on, writers wait: some 50 ms), asked for with a lock_timeout of 50 ms and retried. Where only
-    one of them exists the other is created, empty. Where no key serves lookups by token, an index
-    ``bridge_token_of_...`` is added. SHARE ROW EXCLUSIVE on the new tables, taken just before.
+    SHARE ROW EXCLUSIVE on both legacy tables while adapters and triggers are created (reads continue, writes wait:
+    some 50 ms), requested with a lock_timeout of 50 ms and retried. Where only one legacy table exists, the other is
+    created, empty. Where no key serves lookups by token, an index ``bridge_token_of_...`` is added. SHARE ROW
+    EXCLUSIVE on the unified tables.
 
 Downgrade
-    Carries back what was written to the new tables before any merge. Then drops triggers, indexes and
-    schema (ACCESS EXCLUSIVE on the tables, for milliseconds, with retries). A remainder that is not
-    empty stays as ``bridge_remainder_backup_YYYYMMDD``. A legacy table that this revision created
-    goes too if it is still empty.
+    Hands back what was written to the unified tables before any backfill. Then drops triggers, indexes and schema
+    (ACCESS EXCLUSIVE on the tables, for milliseconds, with retries). Overrides that exist are kept as
+    ``bridge_remainder_backup_YYYYMMDD``. A legacy table that this revision created is dropped if it is still empty.
 """
 
 from alembic import op
@@ -35,22 +34,23 @@ revision = "0003_legacy_bridge"
 down_revision = "0002_progress_tracking"
 branch_labels = None
 depends_on = None
+legacy_locks = ("SHARE ROW EXCLUSIVE, some 50 ms: writers wait", "ACCESS EXCLUSIVE, some 10 ms")
 
 
 def upgrade() -> None:
-    """Create the bridge and put it on the legacy tables."""
+    """Create the bridge and attach it to the legacy tables."""
     op.expect_revision(down_revision)
-    op.run_sql(revision, "01_state")
-    op.run_sql(revision, "02_helpers")
-    op.run_sql(revision, "03_adapters")
-    op.run_sql(revision, "04_mapping")
-    op.run_sql(revision, "05_pull")
-    op.run_sql(revision, "06_push")
-    op.run_sql(revision, "07_sync")
-    op.run_sql(revision, "08_merge")
+    op.run_sql(revision, "01_helpers")
+    op.run_sql(revision, "02_readers")
+    op.run_sql(revision, "03_state")
+    op.run_sql(revision, "04_adapters")
+    op.run_sql(revision, "05_mapping")
+    op.run_sql(revision, "06_apply")
+    op.run_sql(revision, "07_change_log")
+    op.run_sql(revision, "08_backfill")
     op.run_sql(revision, "09_verify")
-    op.run_sql(revision, "10_capture")
-    op.run_sql(revision, "11_retire")
+    op.run_sql(revision, "10_hand_back")
+    op.run_sql(revision, "11_adopt")
     op.execute("SELECT bridge.lock_new_tables('SHARE ROW EXCLUSIVE')")
     op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
     op.create_index("ix_events_session_token", "events", ["session_token"])
@@ -63,7 +63,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Take the bridge off the legacy tables."""
     op.expect_revision(revision)
-    op.run_sql(revision, "98_retire", commits=True)
+    op.run_sql(revision, "98_hand_back", commits=True)
     op.run_sql("rights", "owner_only")
     op.run_sql(revision, "99_drop")
     op.drop_index("ix_events_session_token", if_exists=True)

@@ -1,26 +1,24 @@
 """Retire the legacy tables: verify, then rename them to dated backups with views in their place.
 
 Purpose
-    The cut-over. First, in short transactions: where a legacy table has changed its columns, adapters
-    are rebuilt and everything is merged again; what is pending is carried over; and all that was written
-    since it was last verified is. Then, in one transaction: lock both tables, carry over the last
-    writes and compare them, rename, create the views.
+    The cut-over. First, in short transactions: where a legacy table has changed its columns, adapters are rebuilt and
+    the sessions that differ are logged; what is logged is applied; every value of every row is compared. Then, in one
+    transaction: lock both tables, apply and compare the last writes, rename, create the views.
 
 Mapping
     workshop_students -> workshop_students_backup_YYYYMMDD, and a view workshop_students over it
     student_configs   -> student_configs_backup_YYYYMMDD, and a view student_configs over it
 
     The date is the day of the run in UTC; a taken name gets _2, _3. The views are updatable: the
-    old application's INSERT ... ON CONFLICT, UPDATE, DELETE and SELECT go on working through them,
-    and its CREATE TABLE IF NOT EXISTS finds the name taken. Triggers stay with the tables, and
-    carry what is written there into the unified schema.
+    legacy application's INSERT ... ON CONFLICT, UPDATE, DELETE and SELECT work through them, and its
+    CREATE TABLE IF NOT EXISTS finds the name taken. Triggers stay with the tables, and log what is written there.
 
 Locks
     ACCESS EXCLUSIVE on both tables for some milliseconds, asked for with a lock_timeout of 50 ms
     and retried; after 200 attempts it gives up, changes nothing and names who held the lock.
 
 Downgrade
-    The reverse: drops the views and gives the tables their names back. A view that somebody built
+    The reverse: drops the views and gives the tables their names back. Another view that was built
     over one of them stops it, by name, before anything is changed. Where the tables were dropped for
     good (``scripts.drop_backups``, or by hand) it is refused; the message names the dump.
 """
@@ -31,12 +29,16 @@ revision = "0007_retire_legacy_tables"
 down_revision = "0006_reporting_views"
 branch_labels = None
 depends_on = None
+legacy_locks = (
+    "ACCESS EXCLUSIVE, some 10 ms; before, ACCESS SHARE in chunks",
+    "ACCESS EXCLUSIVE, some 10 ms",
+)
 
 
 def upgrade() -> None:
     """Verify in short transactions, then cut over in one."""
     op.expect_revision(down_revision)
-    op.run_sql(revision, "01_verify", commits=True, helper="bridge.help()")
+    op.run_sql(revision, "01_verify", commits=True)
     op.run_sql(revision, "02_functions")
     op.run_sql(revision, "03_cut_over")
     op.run_sql("rights", "owner_only")

@@ -149,7 +149,7 @@ CREATE TRIGGER clean_events BEFORE INSERT OR UPDATE ON events
 -- endpoint that moved too early. Whoever writes waits for the triggers.
 DO $$
 BEGIN
-    PERFORM set_config('bridge.pulling', 'on', true);
+    PERFORM set_config('bridge.applying', 'on', true);
     UPDATE public.events SET event_data = public.unwrap_json(event_data) WHERE jsonb_typeof(event_data) = 'string';
 
     -- first, before an update lets the number decide; one step told twice merges as two keys do
@@ -208,6 +208,6 @@ BEGIN
     UPDATE public.sessions SET is_active = is_active
     WHERE '' IN (selected_phone_number, selected_voice, tts_provider, call_direction, use_case_description,
                  openai_api_key, system_prompt, ivr_greeting, websocket_url, codespace_url, github_repo_url, railway_url);
-    PERFORM set_config('bridge.pulling', '', true);
+    PERFORM set_config('bridge.applying', '', true);
 END
 $$

@@ -1,3 +1,109 @@
+CREATE FUNCTION bridge.create_triggers(relation regclass, capture text, not_ours boolean) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    event text;
+BEGIN
+    FOREACH event IN ARRAY ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] LOOP
+        EXECUTE format(
+            'CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT %s EXECUTE FUNCTION bridge.%I()',
+            'bridge_' || lower(event), event, relation,
+            CASE event WHEN 'INSERT' THEN 'REFERENCING NEW TABLE AS new_rows'
+                       WHEN 'UPDATE' THEN 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'
+                       WHEN 'DELETE' THEN 'REFERENCING OLD TABLE AS old_rows' ELSE '' END,
+            CASE WHEN not_ours THEN 'WHEN (current_setting(''bridge.applying'', true) IS DISTINCT FROM ''on'')' ELSE '' END,
+            capture);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bridge.create_triggers(regclass, text, boolean) IS 'Creates the capture triggers of a table.';
+
+-- CREATE TRIGGER waits for writers in flight, so that after the commit no write goes unseen. The locks are taken first and
+-- together; everything else here is quick.
+CREATE FUNCTION bridge.attach() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    src record;
+BEGIN
+    FOR src IN SELECT s.* FROM bridge.source AS s ORDER BY s.legacy_name LOOP
+        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', src.relation);
+    END LOOP;
+    FOR src IN SELECT s.* FROM bridge.source AS s ORDER BY s.legacy_name LOOP
+        PERFORM bridge.build_adapter(src.legacy_name);
+        PERFORM bridge.create_triggers(src.relation, 'capture_legacy', false);
+    END LOOP;
+    PERFORM bridge.create_triggers('public.students', 'capture_students', true);
+    PERFORM bridge.create_triggers('public.sessions', 'capture_sessions', true);
+END
+$$;
+COMMENT ON FUNCTION bridge.attach() IS 'Builds the adapters and creates the capture triggers.';
+
+CREATE FUNCTION bridge.detach() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    attached record;
+BEGIN
+    FOR attached IN
+        SELECT t.tgname, t.tgrelid::regclass AS relation
+        FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+        WHERE p.pronamespace = 'bridge'::regnamespace AND t.tgrelid <> 'bridge.change_log'::regclass
+        ORDER BY t.tgrelid::regclass::text
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', attached.tgname, attached.relation);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bridge.detach() IS 'Drops the capture triggers.';
+
+-- Table grants, column grants and, if asked, the owner, for a relation that stands in for another one. An
+-- owner that may create nothing in the schema cannot be given one: it may do with it what it did before.
+CREATE FUNCTION bridge.copy_access(original regclass, stand_in regclass, with_owner boolean)
+    RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    command text;
+    can_become CONSTANT text := CASE WHEN current_setting('server_version_num')::integer < 160000
+                                     THEN 'MEMBER' ELSE 'SET' END;
+BEGIN
+    FOR command IN
+        -- what default privileges gave
+        SELECT format('REVOKE ALL ON %s FROM %s CASCADE', stand_in,
+                      CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
+        FROM pg_class AS s CROSS JOIN LATERAL aclexplode(s.relacl) AS a
+        WHERE s.oid = stand_in AND a.grantee <> s.relowner
+        GROUP BY a.grantee
+        UNION ALL
+        SELECT format(CASE WHEN has_schema_privilege(o.relowner, 'public', 'CREATE')
+                                AND pg_has_role(o.relowner, can_become)
+                           THEN 'ALTER TABLE %1$s OWNER TO %2$I'
+                           ELSE 'GRANT ALL ON %1$s TO %2$I WITH GRANT OPTION' END,
+                      stand_in, pg_get_userbyid(o.relowner))
+        FROM pg_class AS o JOIN pg_class AS s ON s.oid = stand_in
+        WHERE with_owner AND o.oid = original AND o.relowner <> s.relowner
+        UNION ALL
+        SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, stand_in,
+                      CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+                      CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+        FROM pg_class AS o
+        CROSS JOIN LATERAL aclexplode(o.relacl) AS a
+        WHERE o.oid = original AND a.grantee <> o.relowner
+        UNION ALL
+        SELECT format('GRANT %s (%I) ON %s TO %s', a.privilege_type, c.attname, stand_in,
+                      CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
+        FROM pg_attribute AS c
+        CROSS JOIN LATERAL aclexplode(c.attacl) AS a
+        WHERE c.attrelid = original AND NOT c.attisdropped
+          AND EXISTS (SELECT FROM bridge.columns_of(stand_in) AS k WHERE k.name = c.attname)
+    LOOP
+        EXECUTE command;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bridge.copy_access(regclass, regclass, boolean) IS 'Copies grants and owner.';
+
 -- Puts the bridge on the legacy tables that there are. Where only one exists, the other is created
 -- empty in its latest shape, so that the old application's first write to it is captured. Where
 -- neither exists (a fresh install) there is nothing to bridge, and nothing of it stays.
@@ -7,7 +113,7 @@ DECLARE
     missing text;
     present regclass;
     kept text;
-    found bigint;
+    rows bigint;
 BEGIN
     SELECT string_agg(format('%s (%s)', c.relname, CASE c.relkind WHEN 'v' THEN 'a view'
                                                                    WHEN 'm' THEN 'a materialized view'
@@ -115,22 +221,28 @@ BEGIN
     ORDER BY c.oid DESC LIMIT 1;
     IF kept IS NOT NULL THEN
         EXECUTE format(
-            'INSERT INTO bridge.remainder (table_name, key, step_number, column_name, value, over) '
-            'SELECT table_name, key, step_number, column_name, value, over FROM %s', kept);
-        GET DIAGNOSTICS found = ROW_COUNT;
+            'INSERT INTO bridge.override (table_name, key, step_number, column_name, value, over) '
+            'SELECT ''kept '' || table_name, key, step_number, column_name, value, over FROM %s', kept);
+        GET DIAGNOSTICS rows = ROW_COUNT;
         EXECUTE format('DROP TABLE %s', kept);
-        RAISE NOTICE '% values taken up again from %', found, kept;
+        RAISE NOTICE '% values taken up again from %', rows, kept;
     END IF;
 
+    -- LEGACY TABLES: SHARE ROW EXCLUSIVE, while triggers are created
     PERFORM bridge.retry('SELECT bridge.attach()');
-    PERFORM bridge.build_prior();
-    PERFORM bridge.build_unions();
-    -- Rows that an application wrote before now were noted by no trigger. Where a downgrade has made the
+    -- the earliest application kept steps in a table of their own, by student_id
+    PERFORM bridge.create_steps_view(
+        'tracked_steps', to_regclass('public.workshop_step_progress'), 'w.token', format(
+            ' JOIN (SELECT %s AS token, t.student_id::text AS student FROM %s AS t) AS w ON w.student = t.student_id::text',
+            s.token_expression, 'public.workshop_students'))
+    FROM bridge.source AS s
+    WHERE s.legacy_name = 'workshop_students' AND to_regclass('public.workshop_step_progress') IS NOT NULL
+      AND EXISTS (SELECT FROM bridge.columns_of(s.relation) AS c WHERE c.name = 'student_id');
+    -- Rows that an application wrote before now were logged by no trigger. Where a downgrade has made the
     -- tables read-only, what they hold is what it left behind.
     IF NOT bridge.is_read_only() THEN
-        PERFORM bridge.note('unified', ARRAY(
-            SELECT v.session_token FROM public.sessions AS v
-            WHERE v.session_token NOT IN (SELECT a.token FROM bridge.brief_prior AS a)));
+        PERFORM bridge.log_changes('unified', ARRAY(SELECT v.session_token FROM public.sessions AS v))
+        WHERE to_regclass('public.prior_attempt') IS NULL;
     END IF;
 END
 $$

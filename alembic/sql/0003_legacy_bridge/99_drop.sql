@@ -22,6 +22,7 @@ BEGIN
             USING HINT = 'Nothing was changed. Drop them, then run the downgrade again.';
     END IF;
 
+    -- LEGACY TABLES: ACCESS EXCLUSIVE, while triggers are dropped
     PERFORM bridge.retry('SELECT bridge.detach()');
     FOR created IN SELECT * FROM bridge.source WHERE created_here LOOP
         EXECUTE format('SELECT EXISTS (SELECT FROM %s)', created.relation) INTO in_use;
@@ -33,9 +34,11 @@ BEGIN
         END IF;
     END LOOP;
 
-    IF EXISTS (SELECT FROM bridge.remainder) THEN
+    DELETE FROM bridge.override AS o WHERE o.table_name LIKE 'prior %';
+    UPDATE bridge.override AS o SET table_name = substr(o.table_name, 6) WHERE o.table_name LIKE 'kept %';  -- not restored yet
+    IF EXISTS (SELECT FROM bridge.override) THEN
         kept := bridge.free_backup_name('bridge_remainder');
-        EXECUTE format('ALTER TABLE bridge.remainder RENAME TO %I', kept);
+        EXECUTE format('ALTER TABLE bridge.override RENAME TO %I', kept);
         EXECUTE format('ALTER TABLE bridge.%I SET SCHEMA public', kept);
         EXECUTE format('REVOKE ALL ON public.%I FROM PUBLIC', kept);
         RAISE NOTICE 'what the old tables cannot say is in %: a later upgrade takes it up again', kept;

@@ -3,6 +3,7 @@ DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
         IF bridge.is_read_only() THEN
+            -- LEGACY TABLES: as in 0004, where a downgrade stopped on its way
             CALL bridge.bring_over();
         END IF;
     END IF;

@@ -1,9 +1,4 @@
 -- Somebody may have dropped some of the tables by hand.
-DROP TRIGGER IF EXISTS follow_step_progress ON step_progress;
-DROP TRIGGER IF EXISTS completion_rate ON sessions;
-DROP FUNCTION follow_step_progress();
-DROP FUNCTION completion_rate();
-DROP FUNCTION IF EXISTS passed_steps(text);
 ALTER TABLE IF EXISTS events
     DROP CONSTRAINT IF EXISTS fk_events_session_token_sessions,
     DROP CONSTRAINT IF EXISTS fk_events_student_id_students;

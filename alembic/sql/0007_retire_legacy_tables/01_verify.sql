@@ -2,12 +2,10 @@
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
-        CALL bridge.refresh_adapters();
-        IF (SELECT adapters_changed FROM bridge.state) THEN
-            CALL bridge.merge();
-        END IF;
+        -- LEGACY TABLES: read in chunks; written where endpoints wrote to the unified tables
+        CALL bridge.refresh_adapters(compare => true);
         CALL bridge.drain(strict => false);
-        CALL bridge.require_verified();
+        CALL bridge.require_verified(every_value => true);
     END IF;
 END
 $$

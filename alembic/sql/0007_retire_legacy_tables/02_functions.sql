@@ -16,20 +16,18 @@ BEGIN
         last_written text[];
         before CONSTANT text := coalesce(current_setting('bridge.single_transaction', true), '');
     BEGIN
-        -- once before, for its plans: what takes 19 ms now takes 5 when nobody can read or write
-        PERFORM bridge.build_push(s.legacy_name) FROM bridge.source AS s;
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', src.relation);
             -- readers of the first one wait for the second one as well
             PERFORM set_config('lock_timeout', '20ms', true);
         END LOOP;
-        -- nobody can write now: what is pending is the last of it
-        last_written := ARRAY(SELECT DISTINCT p.token FROM bridge.pending AS p);
+        -- nobody can write now: what is logged is the last of it
+        last_written := ARRAY(SELECT DISTINCT c.token FROM bridge.change_log AS c);
         IF last_written <> '{}' THEN
             PERFORM set_config('bridge.single_transaction', 'on', true);
             CALL bridge.drain(rounds => 3);
             PERFORM set_config('bridge.single_transaction', before, true);
-            IF EXISTS (SELECT FROM bridge.diff(last_written)) THEN
+            IF EXISTS (SELECT FROM unnest(last_written) AS t CROSS JOIN LATERAL bridge.differences(t, t)) THEN
                 RAISE EXCEPTION 'verification failed for what was written last'
                     USING HINT = 'Nothing was renamed. SELECT * FROM bridge.verify() shows what differs.';
             END IF;
@@ -50,7 +48,6 @@ BEGIN
                            'Stands in for the table of this name, now ' || backup
                            || '; what is written here reaches the unified schema.');
             PERFORM bridge.copy_access(src.relation, to_regclass(format('public.%I', src.legacy_name)), true);
-            PERFORM bridge.build_push(src.legacy_name);  -- functions know a table by its name
             RAISE NOTICE '% is now %, and a view under its old name', src.legacy_name, backup;
         END LOOP;
     END
@@ -83,10 +80,6 @@ BEGIN
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             EXECUTE format('DROP VIEW public.%I', src.legacy_name);
             EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, src.legacy_name);
-            -- somebody may have dropped the unified schema, which takes this view with it
-            IF to_regclass('bridge.unified') IS NOT NULL THEN
-                PERFORM bridge.build_push(src.legacy_name);
-            END IF;
         END LOOP;
     END
     $$;

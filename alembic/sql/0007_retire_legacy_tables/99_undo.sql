@@ -23,6 +23,7 @@ BEGIN
                 USING HINT = 'Nothing was changed. Restore a backup into an empty database (python -m '
                              'scripts.restore) and run the downgrade there.';
         END IF;
+        -- LEGACY TABLES: ACCESS EXCLUSIVE, for the rename
         PERFORM bridge.retry('SELECT bridge.undo_cut_over()');
         DROP FUNCTION bridge.undo_cut_over();
         DROP FUNCTION bridge.cut_over();

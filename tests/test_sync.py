@@ -1,4 +1,4 @@
-"""Two worlds in step: what is written in one reaches the other, and the way back loses nothing.
+"""Legacy and unified tables in step: a write to one reaches the other, and a downgrade loses nothing.
 
 The writers are those of ``writers.py``: both applications' statements, drawn at random. What is
 compared is read with plain SELECTs, and by the oracle; no function of the bridge has a say in it.
@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic.util import CommandError
 from hypothesis import given, settings
 from hypothesis.strategies import integers
 from pytest_postgresql.executors import NoopExecutor
@@ -53,7 +54,12 @@ UNIFIED = """
     SELECT 'events', to_jsonb(t) FROM events AS t
     WHERE event_type NOT IN ('legacy_merge', 'merge_note')
 """
-EVERY = "ARRAY(SELECT token FROM bridge.tokens UNION SELECT session_token FROM sessions)"
+EVERY = """
+    SELECT t.token FROM (SELECT token FROM bridge.tokens UNION SELECT session_token FROM sessions) AS t
+    WHERE t.token NOT IN (
+        SELECT key FROM bridge.override WHERE table_name = 'sessions' AND column_name = '(row)')
+"""
+"""Every session, without those of an earlier attempt that no legacy table has: a write inserts them there."""
 KEPT = "SELECT relname FROM pg_class WHERE relname LIKE 'bridge_remainder_backup%'"
 
 
@@ -112,28 +118,44 @@ def write(database: Database, writes: int, seed: int, *kinds: type[Writer]) -> N
         writer.close()
 
 
-def pending(database: Database) -> list[tuple[Any, ...]]:
-    return database.query("SELECT side, token FROM bridge.pending")
+def logged(database: Database) -> list[tuple[Any, ...]]:
+    return database.query("SELECT side, token FROM bridge.change_log")
 
 
 # --- the laws -------------------------------------------------------------------------------------
 
 
+def drain(database: Database) -> None:
+    """Apply what a sync has left in the log: each has some milliseconds only."""
+    with database.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+
+
+def log(database: Database, side: str, query: str) -> None:
+    """Log sessions as changed on one side, without saying what they were before."""
+    before = "'{}'::jsonb" if side == "unified" else "NULL"
+    database.execute(
+        "INSERT INTO bridge.change_log (side, token, before) "
+        f"SELECT '{side}', t.token, {before} FROM ({query}) AS t(token)"
+    )
+
+
 def assert_in_step(database: Database) -> None:
-    """Nothing waits; a pull and a push find nothing to do, in either order."""
-    assert pending(database) == []
+    """A change of every session, logged on either side, finds nothing to do."""
+    drain(database)
+    assert logged(database) == []
     assert failed_checks(database) == []
     new, old = unified(database), legacy_rows(database)
-    database.query(f"SELECT bridge.push({EVERY})")
-    assert changes([str(row) for row in old], [str(row) for row in legacy_rows(database)]) == []
-    database.query(f"SELECT bridge.pull({EVERY})")
-    assert different(new, unified(database)) == []
-    database.query(f"SELECT bridge.push({EVERY})")
-    assert legacy_rows(database) == old
+    for side in ("unified", "legacy", "unified"):
+        log(database, side, EVERY)
+        drain(database)
+        assert logged(database) == []
+        assert changes([str(row) for row in old], [str(row) for row in legacy_rows(database)]) == []
+        assert different(new, unified(database)) == []
 
 
 @pytest.mark.parametrize("name", ERAS)
-def test_writes_to_both_worlds_keep_them_in_step(
+def test_writes_to_both_sides_keep_them_in_step(
     request: pytest.FixtureRequest, server: Server, name: str
 ) -> None:
     """On every era, those that cannot say everything among them; and back, and up again."""
@@ -181,7 +203,7 @@ def test_a_later_legacy_change_wins(migrated: Database) -> None:
         f"UPDATE sessions SET system_prompt = '{long}' WHERE session_token = '{token}'"
     )
     prompt = f"SELECT system_prompt FROM sessions WHERE session_token = '{token}'"
-    kept = f"SELECT column_name FROM bridge.remainder WHERE key = '{token}' ORDER BY 1"
+    kept = f"SELECT column_name FROM bridge.override WHERE key = '{token}' ORDER BY 1"
     assert ("system_prompt",) in migrated.query(kept)
     migrated.execute(
         f"UPDATE workshop_students SET total_time_spent = 77 WHERE session_token = '{token}'"
@@ -217,10 +239,12 @@ def test_rollback_after_a_thousand_writes(clone: Clone, revision: str) -> None:
     with database.connect() as connection:
         found = predict(read_legacy(connection, PROGRESS), read_legacy(connection, CONFIG))
     assert not (said.sessions.keys() ^ found.sessions.keys())
-    # a column without a home of its own is not written back where the old application deleted its row
+    # a column without a home of its own is not written back where the legacy application deleted its row;
+    # what stands in for a current_step that no row has follows the exercises that were written there
     lines = [line for line in differences(found, said) if line.startswith("session")]
-    # and exercises do not follow a deleted step before the triggers of 0005
-    known = (".legacy_extra",) if revision >= "0005" else (".legacy_extra", ".exercises")
+    # and exercises do not follow a deleted step before the triggers of 0004
+    of_0003 = (".exercises",) if revision == "0003" else ()
+    known = (".legacy_extra", ".current_step", *of_0003)
     assert [line for line in lines if not any(column in line for column in known)] == []
     upgrade(database)
     assert different(before, unified(database)) == []
@@ -305,9 +329,10 @@ def test_every_time_that_the_mapping_reads_is_written(clone: Clone) -> None:
     database.execute("ALTER TABLE student_configs ADD COLUMN last_activity timestamp DEFAULT now()")
     upgrade(database)
     database.execute("UPDATE sessions SET last_activity = '2025-01-02 03:04:05Z'")
+    drain(database)
     found = "SELECT DISTINCT last_activity::text, updated_at::text FROM student_configs"
     assert database.query(found) == [("2025-01-02 03:04:05", "2025-01-02 03:04:05")]
-    kept = "SELECT count(*) FROM bridge.remainder WHERE column_name = 'last_activity'"
+    kept = "SELECT count(*) FROM bridge.override WHERE column_name = 'last_activity'"
     assert database.query(kept) == [(0,)]
 
 
@@ -315,13 +340,22 @@ def test_without_writes_nothing_is_kept_aside(clone: Clone) -> None:
     database = clone("legacy")
     before = dump(database)
     upgrade(database)
-    # also what the old application writes is no reason to keep anything
+    downgrade(database)
+    assert database.query(KEPT) == []
+    assert changes(before, dump(database, without=("alembic_version",))) == []
+
+    # what the legacy application writes keeps the lifetime that a session had, and nothing else
+    upgrade(database)
     database.execute("UPDATE student_configs SET system_prompt = 'old', updated_at = now()")
     database.execute("UPDATE workshop_students SET exercises = '{}', last_activity = now()")
     downgrade(database)
-    assert database.query(KEPT) == []
-    downgraded = dump(database, without=("alembic_version",))
-    assert [line for line in changes(before, downgraded) if "CREATE" in line] == []
+    for (kept,) in database.query(KEPT):
+        found = database.query(f"SELECT DISTINCT table_name || '.' || column_name FROM {kept}")
+        assert {name for (name,) in found} <= {
+            "sessions.expires_at",
+            "sessions.is_active",
+            "sessions.updated_at",
+        }
 
 
 def test_up_down_up_is_the_same(clone: Clone, tmp_path: Path) -> None:
@@ -359,8 +393,8 @@ def test_own_columns_come_back_and_later_values_stay(era: str, empty: Database) 
     tokens = [
         token
         for (token,) in empty.query(
-            "SELECT session_token FROM sessions ORDER BY to_regclass('bridge.prior_sessions') IS NOT NULL "
-            "AND session_token NOT IN (SELECT a.token FROM bridge.legacy_prior AS a), 1 LIMIT 2"
+            "SELECT session_token FROM sessions LEFT JOIN bridge.override AS o ON o.key = session_token "
+            "AND o.table_name = 'prior sessions' ORDER BY o.key IS NULL, 1 LIMIT 2"
         )
     ]
     expires = "SELECT expires_at::text FROM sessions WHERE session_token = ANY (%s) ORDER BY session_token"
@@ -433,13 +467,14 @@ def test_a_rollback_that_is_rolled_back(migrated: Database) -> None:
     upgrade(migrated)
     assert different(before, unified(migrated)) == []
     migrated.execute("UPDATE sessions SET ivr_greeting = 'in time'")
-    assert pending(migrated) == []
+    drain(migrated)
+    assert logged(migrated) == []
 
 
 def test_what_the_old_tables_say_of_a_student_since_the_downgrade_counts(
     migrated: Database,
 ) -> None:
-    """Even where no session is the student's: the address is the second one of somebody's session."""
+    """Even where no session is the student's: the address is the second one of another student's session."""
     ((token,),) = migrated.query(
         "SELECT session_token FROM student_configs JOIN workshop_students USING (session_token) "
         "ORDER BY 1 LIMIT 1"
@@ -467,7 +502,9 @@ def test_a_column_that_came_after_the_adapters_is_not_emptied_by_a_downgrade(
     database.execute("ALTER TABLE student_configs ADD COLUMN ivr_greeting text")
     database.execute("UPDATE student_configs SET ivr_greeting = 'Hello'")
     with database.connect() as connection:
-        connection.execute("CALL bridge.refresh_adapters()")  # as far as a killed downgrade came
+        connection.execute(
+            "CALL bridge.refresh_adapters(true)"
+        )  # as far as a killed downgrade came
     downgrade(database)
     assert database.query("SELECT DISTINCT ivr_greeting FROM student_configs") == [("Hello",)]
 
@@ -476,7 +513,7 @@ def test_a_column_that_came_after_the_adapters_is_not_emptied_by_a_downgrade(
 
 
 def test_written_on_both_sides_before_either_could_follow(clone: Clone) -> None:
-    """The later value wins, what it does not say is taken from the other; a note tells of it."""
+    """Each column goes its own way; of a column that both sides wrote the later value wins, and a note says so."""
     database = clone("0004")
     first, second = some_tokens(database, 2)
     database.execute(
@@ -485,8 +522,7 @@ def test_written_on_both_sides_before_either_could_follow(clone: Clone) -> None:
         INSERT INTO student_configs (session_token) VALUES ('{first}'), ('{second}')
         """
     )
-    with database.connect() as connection:
-        connection.execute("CALL bridge.drain()")
+    drain(database)
     old = (
         "UPDATE student_configs SET system_prompt = 'old', tts_provider = 'old', "
         "step4_deployed = true WHERE session_token = '{}'"
@@ -512,10 +548,13 @@ def test_written_on_both_sides_before_either_could_follow(clone: Clone) -> None:
         assert rows[first] == ["new", "old", "new", "true", "true"]
         assert rows[second] == ["old", "old", "new", "true", "true"]
     notes = (
-        "SELECT session_token, event_data -> 'written_on_both_sides' ->> 'system_prompt' "
+        "SELECT session_token, event_data -> 'written_on_both_sides' "
         "FROM events WHERE event_data ? 'written_on_both_sides'"
     )
-    assert dict(database.query(notes)) == {first: "unified", second: "legacy"}
+    assert dict(database.query(notes)) == {
+        first: {"system_prompt": "unified"},
+        second: {"system_prompt": "legacy"},
+    }
 
 
 def test_deleted_here_and_written_there(clone: Clone) -> None:
@@ -534,8 +573,7 @@ def test_deleted_here_and_written_there(clone: Clone) -> None:
             f"FROM unnest(ARRAY['{kept_new}', '{gone_new}', '{kept_old}', '{gone_old}']) AS t "
             "ON CONFLICT DO NOTHING"
         )
-    with database.connect() as connection:
-        connection.execute("CALL bridge.drain()")
+    drain(database)
     old(delete_old, kept_new)
     database.execute(f"UPDATE sessions SET ivr_greeting = 'x' WHERE session_token = '{kept_new}'")
     database.execute(f"UPDATE sessions SET ivr_greeting = 'x' WHERE session_token = '{gone_new}'")
@@ -545,7 +583,8 @@ def test_deleted_here_and_written_there(clone: Clone) -> None:
     old(touch_old, gone_old)
     database.execute(f"DELETE FROM sessions WHERE session_token = '{gone_old}'")
     upgrade(database, "0006")
-    for relation in ("sessions", "(SELECT * FROM bridge.raw) AS r(source, session_token)"):
+    legacy = f"(SELECT session_token FROM {PROGRESS} UNION SELECT session_token FROM {CONFIG}) AS r"
+    for relation in ("sessions", legacy):
         found = database.query(f"SELECT DISTINCT session_token FROM {relation}")
         assert {kept_new, gone_new, kept_old, gone_old} & {t for (t,) in found} == {
             kept_new,
@@ -631,7 +670,8 @@ def test_an_exercise_that_is_no_object_any_more_says_nothing_of_a_step(
             UPDATE workshop_students SET exercises = '{{"step-1-connect-accounts": {value}}}'
             WHERE session_token = '{token}'
         """)
-    assert database.query(f"SELECT bridge.pull(ARRAY['{token}'])") == [(0,)]
+    log(database, "legacy", f"VALUES ('{token}')")
+    drain(database)
     upgrade(database)
     query = "SELECT exercises::text FROM sessions WHERE session_token = %s"
     assert database.query(query, token) == [(f'{{"step-1-connect-accounts": {entry}}}',)]
@@ -640,40 +680,51 @@ def test_an_exercise_that_is_no_object_any_more_says_nothing_of_a_step(
     assert failed_checks(database) == []
 
 
-def test_what_is_pushed_is_in_batches_of_its_own(clone: Clone) -> None:
-    """It takes several times longer than what is pulled, with locks on the old tables."""
+def test_a_drain_holds_locks_of_legacy_tables_for_milliseconds(clone: Clone) -> None:
+    """It commits every 40 ms: rows that it has written are free again, long before it ends."""
     database = clone("0004")
-    with database.connect() as connection:
-        connection.execute("CALL bridge.drain()")
-    old, new, both = sorted(some_tokens(database, 3))
-    database.execute(
-        f"""
-        INSERT INTO student_configs (session_token) VALUES ('{old}'), ('{both}')
-        ON CONFLICT (session_token) DO UPDATE SET ivr_greeting = 'old';
-        UPDATE sessions SET ivr_greeting = 'new' WHERE session_token IN ('{new}', '{both}')
-        """
-    )
-    next_noted = "SELECT bridge.next_noted(%s, 1000000000, %s, %s, %s)"
-    assert database.query(next_noted, "", False, "{}", 10) == [([old],)]
-    assert database.query(next_noted, "", True, "{}", 10) == [([new, both],)]
-    assert database.query(next_noted, "", True, "{}", 1) == [([new],)]
-    assert database.query(next_noted, new, True, "{}", 10) == [([both],)]
-    assert database.query(next_noted, "", True, f'{{"{new}": "x"}}', 10) == [([both],)]
+    drain(database)
+    database.execute("UPDATE sessions SET ivr_greeting = 'new'")
+    database.execute("UPDATE student_configs SET tts_provider = 'old'")
+    held: list[float] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        query = (
+            "SELECT extract(epoch FROM clock_timestamp() - a.xact_start)::float "
+            "FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) "
+            "WHERE l.relation = 'student_configs'::regclass AND l.mode = 'RowExclusiveLock'"
+        )
+        with database.connect() as connection:
+            while not ended.is_set():
+                held.extend(s for (s,) in connection.execute(query.encode()).fetchall())
+                time.sleep(0.005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began = time.monotonic()
+    drain(database)
+    took = time.monotonic() - began
+    ended.set()
+    watcher.join()
+    assert logged(database) == []
+    assert held
+    assert max(held) < max(0.25, took / 3)
 
 
-def test_one_session_is_carried_over_without_a_look_at_all_others(migrated: Database) -> None:
-    """Rows of the remainder and of the notes that are read do not grow with what belongs to others."""
+def test_one_session_is_applied_without_reading_what_belongs_to_others(migrated: Database) -> None:
+    """Overrides and logged changes that are read do not grow with those of other sessions."""
     others = 3000
     with migrated.connect() as connection:
         connection.execute(
             f"""
             UPDATE bridge.state SET sync = false;
-            INSERT INTO bridge.remainder (table_name, key, column_name, value)
+            INSERT INTO bridge.override (table_name, key, column_name, value)
             SELECT 'students', 'other' || n || '@example.com', 'student_name', to_jsonb('O ' || n)
             FROM generate_series(1, {others}) AS n;
-            INSERT INTO bridge.pending (side, token, student_id, student_name)
-            SELECT 'unified', 'other-' || n, gen_random_uuid(), 'O ' || n FROM generate_series(1, {others}) AS n;
-            ANALYZE bridge.remainder, bridge.pending;
+            INSERT INTO bridge.change_log (side, token, before)
+            SELECT 'unified', 'other-' || n, '{{}}' FROM generate_series(1, {others}) AS n;
+            ANALYZE bridge.override, bridge.change_log;
             UPDATE bridge.state SET sync = true
             """.encode()
         )
@@ -684,7 +735,7 @@ def test_one_session_is_carried_over_without_a_look_at_all_others(migrated: Data
         return dict(
             migrated.query(
                 "SELECT relname::text, seq_tup_read + coalesce(idx_tup_fetch, 0) "
-                "FROM pg_stat_user_tables WHERE relname IN ('pending', 'remainder')"
+                "FROM pg_stat_user_tables WHERE relname IN ('change_log', 'override')"
             )
         )
 
@@ -697,47 +748,55 @@ def test_one_session_is_carried_over_without_a_look_at_all_others(migrated: Data
         assert written.rowcount == 1
         connection.execute("SELECT pg_stat_force_next_flush()")
     after = rows_read()
-    assert migrated.query("SELECT count(*) FROM bridge.pending WHERE token NOT LIKE 'other-%'") == [
-        (0,)
-    ]
-    assert after["remainder"] - before["remainder"] < others / 3
-    assert after["pending"] - before["pending"] < others / 3
+    assert migrated.query(
+        "SELECT count(*) FROM bridge.change_log WHERE token NOT LIKE 'other-%'"
+    ) == [(0,)]
+    assert after["override"] - before["override"] < others / 3
+    assert after["change_log"] - before["change_log"] < others / 3
 
 
 def test_truncating_the_new_tables_erases_nothing(migrated: Database) -> None:
     before = legacy_rows(migrated)
     migrated.execute("TRUNCATE students, sessions, step_progress, events")
-    with migrated.connect() as connection:
-        connection.execute("CALL bridge.drain()")
+    drain(migrated)
     assert legacy_rows(migrated) == before
     assert migrated.query("SELECT count(*) FROM sessions") == [(213,)]
     assert deviations(migrated) == []
 
 
-def test_what_leads_nowhere_gets_a_home_before_the_keys(clone: Clone) -> None:
+def test_what_leads_nowhere_is_refused_by_name_before_the_keys(clone: Clone) -> None:
+    """A student whom the legacy tables name comes back; nothing else is guessed."""
     database = clone("0004")
     (token,) = some_tokens(database, 1)
     database.execute(
         f"""
         INSERT INTO step_progress (session_token, student_id, step_number, step_name)
         VALUES ('nowhere', gen_random_uuid(), 1, 'Connect Accounts');
-        INSERT INTO sessions (session_token, student_id) VALUES ('ws_orphan', gen_random_uuid());
         INSERT INTO events (session_token, event_type) VALUES ('nowhere', 'seen');
         DELETE FROM students WHERE student_id =
             (SELECT student_id FROM sessions WHERE session_token = '{token}')
         """
     )
-    upgrade(database)
-    assert failed_checks(database) == []
-    assert database.query("SELECT count(*) FROM events WHERE event_type = 'orphaned_step'") == [
+    with pytest.raises(CommandError) as refused:
+        upgrade(database)
+    for named in (
+        "1 steps without a session (...here step 1)",
+        "Nothing was deleted",
+        "SELECT * FROM step_progress AS sp WHERE NOT EXISTS",
+    ):
+        assert named in str(refused.value)
+    assert token[-4:] not in str(refused.value)
+    assert database.query("SELECT count(*) FROM step_progress WHERE session_token = 'nowhere'") == [
         (1,)
     ]
-    assert database.query(
-        "SELECT count(*) FROM workshop_students WHERE session_token = 'ws_orphan'"
-    ) == [(1,)]
+    database.execute("DELETE FROM step_progress WHERE session_token = 'nowhere'")
+    upgrade(database)
+    assert failed_checks(database) == []
+    # as the key does, when a session is deleted
+    assert database.query("SELECT session_token FROM events WHERE event_type = 'seen'") == [(None,)]
 
 
-def test_a_session_that_is_refused_keeps_nobody_else_waiting(migrated: Database) -> None:
+def test_a_session_that_is_refused_keeps_no_other_waiting(migrated: Database) -> None:
     """Neither a drain nor the writers that take along what is older; at the end it is named."""
     odd, *others = some_tokens(migrated, 6)
     migrated.execute(
@@ -762,24 +821,23 @@ def test_a_session_that_is_refused_keeps_nobody_else_waiting(migrated: Database)
     assert f"...{odd[-4:]}" in str(raised.value)
     assert odd not in str(raised.value)
     assert {token for (token,) in migrated.query(arrived.format("Good day"))} == set(others)
-    assert {token for _, token in pending(migrated)} == {odd}
+    assert {token for _, token in logged(migrated)} == {odd}
 
-    # many notes of one session, and older than those of the others
+    # many changes of one session, and older than those of the others
     for _ in range(5):
         migrated.execute(greet.format("odd", [odd]))
     write_at_once("Hello")
     with migrated.connect() as connection:
-        for n in range(500):  # each takes some of the older notes along, whichever they are
+        for n in range(500):  # each applies some of the older changes as well
             connection.execute(greet.format(f"Hello {n}", [others[0]]).encode())
-            if {token for _, token in pending(migrated)} == {odd}:
+            if {token for _, token in logged(migrated)} == {odd}:
                 break
-    assert {token for _, token in pending(migrated)} == {odd}
+    assert {token for _, token in logged(migrated)} == {odd}
     assert {token for (token,) in migrated.query(arrived.format("Hello"))} == set(others[1:])
 
     migrated.execute(greet.format("even", [odd]))
-    with migrated.connect() as connection:
-        connection.execute("CALL bridge.drain()")
-    assert pending(migrated) == []
+    drain(migrated)
+    assert logged(migrated) == []
     assert failed_checks(migrated) == []
 
 
@@ -809,12 +867,11 @@ def run_side_by_side(database: Database, seconds: float, *kinds: type[Writer]) -
 
 
 @pytest.mark.parametrize("state", ["0006", "head"])
-def test_an_old_and_a_new_writer_of_the_same_sessions(clone: Clone, state: str) -> None:
-    """No error in anybody's request; afterwards both worlds are equal."""
+def test_writers_of_both_sides_of_the_same_sessions(clone: Clone, state: str) -> None:
+    """No error in any request; afterwards both sides are equal."""
     database = clone(state)
     assert run_side_by_side(database, 8, OldApplication, NewApplication) == []
-    with database.connect() as connection:
-        connection.execute("CALL bridge.drain()")
+    drain(database)
     assert_in_step(database)
     before = unified(database)
     downgrade(database)
@@ -844,14 +901,13 @@ def test_two_writers_that_do_not_see_each_other(migrated: Database, isolation: s
         other.execute("DELETE FROM workshop_students WHERE session_token = %s", (token,))
         one.commit()
         other.commit()
-    with migrated.connect() as connection:
-        connection.execute("CALL bridge.drain()")
+    drain(migrated)
     assert migrated.query("SELECT FROM sessions WHERE session_token = %s", token) == []
     assert failed_checks(migrated) == []
 
 
-def test_what_is_locked_waits_and_nobody_else_does(migrated: Database) -> None:
-    """A transaction on one side stays open: the other side's write goes through, and is noted."""
+def test_what_is_locked_waits_and_no_other_write_does(migrated: Database) -> None:
+    """A transaction on one side stays open: the other side's write goes through, and is logged."""
     token = migrated.query("SELECT session_token FROM student_configs ORDER BY 1 LIMIT 1")[0][0]
     new = f"UPDATE sessions SET ivr_greeting = 'new' WHERE session_token = '{token}'"
     old = f"UPDATE student_configs SET ivr_greeting = 'old' WHERE session_token = '{token}'"
@@ -860,11 +916,11 @@ def test_what_is_locked_waits_and_nobody_else_does(migrated: Database) -> None:
         with migrated.connect(autocommit=False) as holder:
             holder.execute(held.encode())
             migrated.execute(written)
-            assert migrated.query("SELECT DISTINCT side FROM bridge.pending") == [(side,)]
+            assert migrated.query("SELECT DISTINCT side FROM bridge.change_log") == [(side,)]
             holder.commit()
         with migrated.connect() as connection:
             connection.execute("CALL bridge.drain()")
-        assert pending(migrated) == []
+        assert logged(migrated) == []
         # the one that committed last wrote first: the later write wins
         for table in ("sessions", "student_configs"):
             assert migrated.query(greeting.format(table)) == [(winner,)], table
@@ -872,14 +928,14 @@ def test_what_is_locked_waits_and_nobody_else_does(migrated: Database) -> None:
 
 
 def test_two_writers_of_a_new_token_that_do_not_see_each_other(clone: Clone) -> None:
-    """One brings the session while the other one has worked out its students without their row."""
+    """One inserts the session while the other has read its student without the first one's row."""
     database = clone("0006")
-    ((definition,),) = database.query(
-        "SELECT pg_get_functiondef('bridge.emails_before(text[])'::regprocedure)"
+    database.execute(
+        "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$ "
+        "BEGIN PERFORM pg_sleep(0.6); RETURN NULL; END $$; "
+        "CREATE TRIGGER pause BEFORE INSERT ON students FOR EACH STATEMENT "
+        "WHEN (current_setting('application_name') = 'slow') EXECUTE FUNCTION pause()"
     )
-    slow = "PERFORM pg_sleep(0.6) WHERE current_setting('application_name') = 'slow'; RETURN ARRAY("
-    assert "RETURN ARRAY(" in definition
-    database.execute(definition.replace("RETURN ARRAY(", slow, 1))
     first = (
         "SET LOCAL application_name = 'slow'; INSERT INTO student_configs (session_token, student_name, created_at) "
         "VALUES ('both', 'Early Bird', '2019-01-01')"
@@ -892,7 +948,7 @@ def test_two_writers_of_a_new_token_that_do_not_see_each_other(clone: Clone) -> 
         "VALUES ('both', 'a@example.edu', '2020-01-01')"
     )
     writer.join()
-    database.execute(definition)
+    database.execute("DROP FUNCTION pause() CASCADE")
     upgrade(database)
     assert database.query(
         "SELECT student_name, created_at::date::text FROM students WHERE student_email = 'a@example.edu'"
@@ -910,7 +966,7 @@ def test_events_that_come_back_meet_those_that_came_since(clone: Clone) -> None:
     upgrade(database, "0003")
     # some of their numbers are given out again, those of the others come next
     database.execute(
-        "SELECT setval(pg_get_serial_sequence('events', 'id'), min(key::bigint)) FROM bridge.remainder "
+        "SELECT setval(pg_get_serial_sequence('events', 'id'), min(key::bigint)) FROM bridge.override "
         "WHERE table_name = 'events' AND value ->> 'event_type' ~ '^before'"
     )
     for n in range(3):
@@ -924,7 +980,7 @@ def test_events_that_come_back_meet_those_that_came_since(clone: Clone) -> None:
 
 
 def test_a_student_who_comes_back_under_a_second_address(clone: Clone) -> None:
-    """Gone from there for good, as it seemed; a downgrade and an upgrade keep whoever has it since."""
+    """Gone from there for good, as it seemed; a downgrade and an upgrade keep the student who has it since."""
     database = clone("head")
     for table, address in (("workshop_students", "one"), ("student_configs", "two")):
         database.execute(

@@ -2,7 +2,8 @@
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
-        CALL bridge.retire();
+        -- LEGACY TABLES: read and written in chunks
+        CALL bridge.hand_back();
     END IF;
 END
 $$

@@ -1,55 +1,10 @@
--- Small functions of the bridge.
-
--- The application stores unknown@example.com where it does not know the address.
-CREATE FUNCTION bridge.known_email(value text) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN nullif(public.clean_email(value) COLLATE "C", 'unknown@example.com');
-COMMENT ON FUNCTION bridge.known_email(text) IS 'Clean e-mail address; NULL where it is missing.';
-
--- STABLE, here and below, because convert_to() is: as IMMUTABLE ones they would not be inlined, which takes twice as long.
-CREATE FUNCTION bridge.placeholder_email(token text) RETURNS text
-    LANGUAGE sql STABLE PARALLEL SAFE
-RETURN 'anonymous+' || left(encode(sha256(convert_to(token, 'UTF8')), 'hex'), 16)
-    || '@workshop.invalid';
-COMMENT ON FUNCTION bridge.placeholder_email(text) IS
-    'Stands for the unknown address of a session; the token, a secret, cannot be read from it.';
-
--- UUID version 8: 122 bits of a SHA-256. Not guessable from the address, because a session token is
--- in it, and the same on every run.
-CREATE FUNCTION bridge.student_uuid(student_email text, first_token text) RETURNS uuid
-    LANGUAGE sql STABLE PARALLEL SAFE
-RETURN overlay(overlay(
-        left(encode(sha256(convert_to(student_email || E'\n' || first_token, 'UTF8')), 'hex'), 32)
-        PLACING '8' FROM 13)
-        PLACING substr('89ab', 1 + get_byte(sha256(convert_to(first_token, 'UTF8')), 0) % 4, 1) FROM 17
-    )::uuid;
-COMMENT ON FUNCTION bridge.student_uuid(text, text) IS 'Identity of a student that the merge creates.';
-
--- Legacy numbers may be text, numeric or bigint. NULL where there is no number.
-CREATE FUNCTION bridge.to_integer(value text) RETURNS integer
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE
-    WHEN length(value) < 400 AND value COLLATE "C" ~ '^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?\s*$'
-    THEN least(greatest(trunc(value::numeric), -2147483648), 2147483647)::integer
-    WHEN lower(value COLLATE "C") IN ('infinity') THEN 2147483647
-    WHEN lower(value COLLATE "C") IN ('-infinity') THEN -2147483648
-END;
-COMMENT ON FUNCTION bridge.to_integer(text) IS 'Whole number, clamped to the range of integer.';
-
-CREATE FUNCTION bridge.to_boolean(value text) RETURNS boolean
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE
-    WHEN lower(btrim(value) COLLATE "C") IN ('t', 'tr', 'tru', 'true', 'y', 'ye', 'yes', 'on', '1') THEN true
-    WHEN lower(btrim(value) COLLATE "C") IN ('f', 'fa', 'fal', 'fals', 'false', 'n', 'no', 'of', 'off', '0') THEN false
-END;
-COMMENT ON FUNCTION bridge.to_boolean(text) IS 'Truth as PostgreSQL reads it; NULL: not a truth value.';
+CREATE SCHEMA bridge;
+COMMENT ON SCHEMA bridge IS 'Keeps the legacy tables and the unified schema in step.';
 
 -- An autovacuum gives way to whoever has waited for it for deadlock_timeout: nobody ever does who waits for 50 ms. It is
 -- asked for a lock that the applications' statements do not conflict with, and that is let go of at once.
 CREATE FUNCTION bridge.end_autovacuum() RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = 0
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = 0
 AS $$
 DECLARE
     name regclass;
@@ -71,14 +26,12 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bridge.end_autovacuum() IS 'Ends an autovacuum of one of the tables of both worlds.';
+COMMENT ON FUNCTION bridge.end_autovacuum() IS 'Ends an autovacuum of a table that is to be locked.';
 
 -- Runs a statement that needs a strong lock. It waits 50 ms for each lock: behind a waiting strong
 -- lock every new reader queues. A failed attempt is a subtransaction, whose abort frees its locks.
 CREATE FUNCTION bridge.retry(statement text, attempts integer DEFAULT 200) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '50ms'
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms'
 AS $$
 DECLARE
     reason text;
@@ -117,8 +70,7 @@ COMMENT ON FUNCTION bridge.retry(text, integer) IS
 -- The four new tables at once, before anything else is done to one of them: a writer that has one and waits for
 -- the next would never let go, and one of the two would be chosen to die.
 CREATE FUNCTION bridge.lock_new_tables(mode text) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     there CONSTANT text := (
@@ -132,8 +84,7 @@ COMMENT ON FUNCTION bridge.lock_new_tables(text) IS 'Locks students, sessions, s
 
 -- First free name of the form <name>_backup_YYYYMMDD, _2, _3 ... in public.
 CREATE FUNCTION bridge.free_backup_name(name text) RETURNS text
-    LANGUAGE sql VOLATILE
-    SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT candidate
     FROM generate_series(1, 1000) AS n

@@ -1,0 +1,272 @@
+-- The change log: triggers on both sides record, in the writer's own transaction, every session that a statement touches.
+-- The trigger functions are SECURITY DEFINER: the application's role needs no right on the bridge.
+
+CREATE FUNCTION bridge.log_changes(p_side text, tokens text[], before jsonb DEFAULT NULL) RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO bridge.change_log (side, token, before)
+    SELECT CASE WHEN v.session_token IS NULL THEN 'legacy' ELSE p_side END, t.token, log_changes.before
+    FROM (SELECT DISTINCT unnest(tokens)) AS t(token)
+    LEFT JOIN public.sessions AS v ON v.session_token = t.token
+$$;
+COMMENT ON FUNCTION bridge.log_changes(text, text[], jsonb) IS 'Logs sessions as changed on one side.';
+
+CREATE FUNCTION bridge.capture_legacy() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    token CONSTANT text := (SELECT s.token_expression FROM bridge.source AS s WHERE s.relation = TG_RELID);
+BEGIN
+    CASE TG_OP
+        WHEN 'INSERT' THEN
+            EXECUTE format('INSERT INTO bridge.change_log (side, token) SELECT DISTINCT ''legacy'', %s FROM new_rows AS t', token);
+        WHEN 'UPDATE' THEN
+            EXECUTE format('INSERT INTO bridge.change_log (side, token) SELECT ''legacy'', %1$s FROM old_rows AS t '
+                           'UNION SELECT ''legacy'', %1$s FROM new_rows AS t', token);
+        WHEN 'DELETE' THEN
+            EXECUTE format('INSERT INTO bridge.change_log (side, token) SELECT DISTINCT ''legacy'', %s FROM old_rows AS t', token);
+        WHEN 'TRUNCATE' THEN
+            INSERT INTO bridge.change_log (side, token) SELECT 'legacy', v.session_token FROM public.sessions AS v;
+    END CASE;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION bridge.capture_legacy() IS 'Trigger: logs the sessions that a statement writes in a legacy table.';
+
+-- A TRUNCATE is nothing that the application does, and is not carried over: it asks for the rows of the legacy tables.
+CREATE FUNCTION bridge.capture_sessions() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
+AS $$
+BEGIN
+    CASE TG_OP
+        WHEN 'INSERT' THEN
+            INSERT INTO bridge.change_log (side, token) SELECT 'unified', n.session_token FROM new_rows AS n;
+        WHEN 'UPDATE' THEN
+            INSERT INTO bridge.change_log (side, token, before)
+            SELECT 'unified', o.session_token, to_jsonb(o.*) || jsonb_build_object('student_email', st.student_email)
+            FROM old_rows AS o
+            JOIN new_rows AS n ON n.session_token = o.session_token
+            LEFT JOIN public.students AS st ON st.student_id = o.student_id
+            WHERE o.* *<> n.*;  -- any type has it
+            -- another token: the session of the old one is gone, that of the new one has come
+            INSERT INTO bridge.change_log (side, token, before)
+            SELECT 'unified', o.session_token, '{}'::jsonb FROM old_rows AS o
+            WHERE NOT EXISTS (SELECT FROM new_rows AS n WHERE n.session_token = o.session_token)
+            UNION ALL
+            SELECT 'unified', n.session_token, NULL FROM new_rows AS n
+            WHERE NOT EXISTS (SELECT FROM old_rows AS o WHERE o.session_token = n.session_token);
+        WHEN 'DELETE' THEN
+            INSERT INTO bridge.change_log (side, token, before) SELECT 'unified', o.session_token, '{}'::jsonb FROM old_rows AS o;
+        WHEN 'TRUNCATE' THEN
+            INSERT INTO bridge.change_log (side, token) SELECT 'legacy', t.token FROM bridge.tokens AS t;
+    END CASE;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION bridge.capture_sessions() IS 'Trigger: logs the sessions that a statement writes in the unified schema.';
+
+CREATE FUNCTION bridge.log_students(before jsonb, p_student_id uuid, p_email text) RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO bridge.change_log (side, token, before)
+    SELECT 'unified', k.token, jsonb_build_object('student_email', p_email, 'student', log_students.before)
+    FROM (SELECT v.session_token AS token FROM public.sessions AS v WHERE v.student_id = p_student_id
+          UNION SELECT s.token FROM bridge.student_source AS s WHERE s.student_email = p_email) AS k
+$$;
+COMMENT ON FUNCTION bridge.log_students(jsonb, uuid, text) IS 'Logs every session that speaks of a student.';
+
+CREATE FUNCTION bridge.capture_students() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
+AS $$
+BEGIN
+    CASE TG_OP
+        WHEN 'INSERT' THEN
+            PERFORM bridge.log_students('null', NULL, n.student_email) FROM new_rows AS n;
+        WHEN 'UPDATE' THEN
+            PERFORM bridge.log_students(to_jsonb(o.*), o.student_id, o.student_email)
+            FROM old_rows AS o JOIN new_rows AS n ON n.student_id = o.student_id
+            WHERE (o.student_email, o.student_name, o.created_at) IS DISTINCT FROM (n.student_email, n.student_name, n.created_at);
+        WHEN 'DELETE' THEN
+            PERFORM bridge.log_students(to_jsonb(o.*), NULL, o.student_email) FROM old_rows AS o;
+        WHEN 'TRUNCATE' THEN
+            INSERT INTO bridge.change_log (side, token) SELECT 'legacy', t.token FROM bridge.tokens AS t;
+    END CASE;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION bridge.capture_students() IS 'Trigger: logs the sessions of students that a statement writes.';
+
+-- One session that is refused must not keep the others from being applied. Returns why it was not applied, without any
+-- value: the message of the server can contain one.
+CREATE FUNCTION bridge.try_apply(p_token text) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    constraint_name text;
+BEGIN
+    PERFORM bridge.apply(p_token);
+    RETURN NULL;
+EXCEPTION
+    WHEN lock_not_available OR deadlock_detected OR serialization_failure OR unique_violation THEN
+        RETURN 'busy';
+    WHEN insufficient_resources OR operator_intervention OR system_error OR internal_error OR invalid_transaction_state THEN
+        RAISE;
+    WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS constraint_name = CONSTRAINT_NAME;
+        RETURN concat_ws(', ', 'SQLSTATE ' || SQLSTATE, 'constraint ' || nullif(constraint_name, ''),
+            -- not the fault of a value: it can be shown
+            CASE WHEN SQLSTATE LIKE '42%' OR SQLSTATE LIKE '0A%' THEN SQLERRM END);
+END
+$$;
+COMMENT ON FUNCTION bridge.try_apply(text) IS 'Applies the changes of a session; NULL, busy, or why it was refused.';
+
+-- Runs as the transaction commits: it waits for nothing any more that a session which waits for it could hold. An error
+-- never fails the application's write; what could not be applied stays logged. Under SERIALIZABLE it would make the
+-- application's transaction fail. jit: the plans are short.
+CREATE FUNCTION bridge.sync() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET jit = off SET statement_timeout = 0
+AS $$
+DECLARE
+    began timestamptz;
+    -- an upper bound lets the planner choose the index
+    many CONSTANT bigint := 1000000000;
+    next_token text;
+    last_id bigint;
+BEGIN
+    -- the first change of a transaction applies them all
+    IF NEW.id <= coalesce(nullif(current_setting('bridge.synced', true), ''), '0')::bigint
+       OR current_setting('transaction_isolation') = 'serializable'
+       OR NOT (SELECT s.sync FROM bridge.state AS s) THEN
+        RETURN NULL;
+    END IF;
+    last_id := (SELECT max(c.id) FROM bridge.change_log AS c WHERE c.xact = NEW.xact AND c.id >= NEW.id AND c.id < NEW.id + many);
+    PERFORM set_config('bridge.synced', greatest(last_id, NEW.id)::text, true);
+    BEGIN
+        FOR next_token IN
+            SELECT c.token FROM bridge.change_log AS c WHERE c.xact = NEW.xact AND c.id >= NEW.id AND c.id <= last_id GROUP BY c.token ORDER BY min(c.id)
+        LOOP
+            PERFORM bridge.try_apply(next_token);
+            began := coalesce(began, clock_timestamp());  -- the first one of a connection makes its plans
+            EXIT WHEN clock_timestamp() - began > interval '100 ms';  -- the application waits for this
+        END LOOP;
+        -- a few older changes as well, oldest first
+        IF clock_timestamp() - began < interval '20 ms' THEN
+            FOR next_token IN
+                SELECT c.token FROM (SELECT o.token, o.id FROM bridge.change_log AS o WHERE o.xact <> NEW.xact ORDER BY o.id LIMIT 50) AS c
+                GROUP BY c.token ORDER BY min(c.id)
+            LOOP
+                PERFORM bridge.try_apply(next_token);
+                EXIT WHEN clock_timestamp() - began > interval '20 ms';
+            END LOOP;
+        END IF;
+    EXCEPTION
+        WHEN OTHERS THEN
+            RAISE DEBUG 'left in the log: %', SQLSTATE;
+    END;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION bridge.sync() IS 'Trigger: applies what a transaction logged, as it commits.';
+
+CREATE CONSTRAINT TRIGGER sync AFTER INSERT ON bridge.change_log
+    DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (current_setting('bridge.applying', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION bridge.sync();
+
+-- Inside a caller's transaction (a rehearsal) nothing is committed; the work is the same.
+CREATE PROCEDURE bridge.commit_chunk()
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF current_setting('bridge.single_transaction', true) IS DISTINCT FROM 'on' THEN
+        COMMIT;
+    END IF;
+END
+$$;
+COMMENT ON PROCEDURE bridge.commit_chunk() IS 'COMMIT, except in a rehearsal.';
+
+-- Applies what was logged before the call, in transactions of some 40 ms. What is busy is skipped and tried again, with a
+-- pause, for as many rounds; what is refused stays logged and is named. strict: then either is an error. No SET clause,
+-- here and in other procedures that commit: it would forbid COMMIT.
+CREATE PROCEDURE bridge.drain(strict boolean DEFAULT true, rounds integer DEFAULT 50)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    last_id CONSTANT bigint := (SELECT max(c.id) FROM bridge.change_log AS c);
+    total CONSTANT bigint := (SELECT count(DISTINCT c.token) FROM bridge.change_log AS c);
+    began CONSTANT timestamptz := clock_timestamp();
+    chunk_began timestamptz;
+    reported timestamptz := began;
+    tokens text[];
+    token text;
+    answer text;
+    busy text[];
+    refused jsonb := '{}';
+    done bigint := 0;
+    named text;
+    tables CONSTANT regclass[] := ARRAY(
+        SELECT s.relation FROM bridge.source AS s
+        UNION
+        SELECT to_regclass('public.' || n) FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n);
+BEGIN
+    FOR round IN 1 .. rounds LOOP
+        tokens := ARRAY(SELECT c.token FROM bridge.change_log AS c WHERE c.id <= last_id AND NOT refused ? c.token
+                        GROUP BY c.token ORDER BY min(c.id));
+        EXIT WHEN tokens = '{}';
+        busy := '{}';
+        chunk_began := clock_timestamp();
+        PERFORM set_config('lock_timeout', '50ms', true);
+        FOREACH token IN ARRAY tokens LOOP
+            answer := bridge.try_apply(token);
+            IF answer = 'busy' THEN
+                busy := busy || token;
+            ELSIF answer IS NOT NULL THEN
+                refused := refused || jsonb_build_object(token, answer);
+            ELSE
+                done := done + 1;
+            END IF;
+            IF clock_timestamp() - chunk_began > interval '40 ms' THEN
+                CALL bridge.commit_chunk();
+                PERFORM set_config('lock_timeout', '50ms', true);
+                chunk_began := clock_timestamp();
+            END IF;
+            IF clock_timestamp() - reported > interval '2 seconds' THEN
+                reported := clock_timestamp();
+                RAISE NOTICE 'applied % of % sessions, % a second', done, total, round(done / extract(epoch FROM reported - began));
+            END IF;
+        END LOOP;
+        CALL bridge.commit_chunk();
+        EXIT WHEN busy = '{}';
+        IF clock_timestamp() - reported > interval '3 seconds' THEN
+            reported := clock_timestamp();
+            RAISE NOTICE '% sessions are locked, by: %', cardinality(busy), public.lock_holders(tables, readers => false);
+        END IF;
+        PERFORM pg_sleep(0.05 + 0.1 * random());
+    END LOOP;
+
+    IF refused <> '{}' THEN
+        SELECT string_agg(format('...%s (%s)', right(r.key, 4), r.value), ', ' ORDER BY r.key) INTO named
+        FROM (SELECT * FROM jsonb_each_text(refused) LIMIT 5) AS r;
+        named := format('%s sessions could not be applied, and stay logged: %s%s',
+                        (SELECT count(*) FROM jsonb_object_keys(refused)), named,
+                        CASE WHEN (SELECT count(*) > 5 FROM jsonb_object_keys(refused)) THEN ', ...' END);
+        IF strict THEN
+            RAISE EXCEPTION '%', named
+                USING HINT = 'All others were applied. Change what is refused in these sessions, or what refuses it, then run this again.';
+        END IF;
+        RAISE WARNING '%', named;
+    END IF;
+    IF busy <> '{}' AND strict THEN
+        RAISE EXCEPTION '% sessions that have to be applied were locked for too long', cardinality(busy)
+            USING ERRCODE = 'lock_not_available',
+                  DETAIL = 'Held by: ' || public.lock_holders(tables, readers => false),
+                  HINT = 'What was applied so far stays. End the long transactions on the workshop''s tables, then run this again.';
+    ELSIF busy <> '{}' THEN
+        RAISE NOTICE '% sessions are being written all the time: they stay logged', cardinality(busy);
+    END IF;
+END
+$$;
+COMMENT ON PROCEDURE bridge.drain(boolean, integer) IS 'Applies every change that was logged before the call.'

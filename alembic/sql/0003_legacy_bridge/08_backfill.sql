@@ -1,0 +1,501 @@
+-- The backfill: inserts what the mapping says, in key order, in chunks with a commit of their own. The cursor is stored
+-- with the data, so that a killed run continues. What is written meanwhile is logged, and applied afterwards.
+
+-- --- rows that were there first --------------------------------------------------------------------
+
+-- A session of an earlier attempt, or of an endpoint that moved early, is combined once: the mapped value where it has
+-- one, else the row's; flags OR; the greater number and last activity, the earlier start. What an application has written
+-- since 0003 stays, and is applied to the legacy tables afterwards.
+CREATE FUNCTION bridge.combined(name text, unified jsonb, mapped jsonb, written boolean) RETURNS jsonb
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
+AS $$
+    SELECT CASE
+        WHEN unified IS NULL OR unified IN ('[]', '{}') THEN mapped
+        WHEN mapped IS NULL OR mapped IN ('[]', '{}') THEN unified
+        WHEN name IN ('started_at', 'created_at') THEN to_jsonb(least((unified #>> '{}')::timestamptz, (mapped #>> '{}')::timestamptz))
+        WHEN name = 'last_activity' THEN to_jsonb(greatest((unified #>> '{}')::timestamptz, (mapped #>> '{}')::timestamptz))
+        WHEN name = 'legacy_extra' THEN unified || mapped
+        WHEN jsonb_typeof(unified) = 'boolean' THEN 'true'
+        WHEN jsonb_typeof(unified) = 'number' THEN greatest(unified, mapped)
+        WHEN name = 'student_email' AND mapped #>> '{}' LIKE 'anonymous+%@workshop.invalid' THEN unified
+        WHEN written AND NOT (name = 'student_email' AND unified #>> '{}' LIKE 'anonymous+%@workshop.invalid') THEN unified
+        ELSE mapped
+    END
+$$;
+COMMENT ON FUNCTION bridge.combined(text, jsonb, jsonb, boolean) IS 'Value of a column of a row that was there first.';
+
+CREATE FUNCTION bridge.align_steps(tokens text[]) RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO public.step_progress AS sp (
+        session_token, student_id, step_number, step_name, started_at, completed_at, time_spent, attempts, validation_passed)
+    SELECT v.session_token, v.student_id, e.step_number, public.step_name_of(e.step_number), NULL, e.completed_at, e.time_spent,
+           e.attempts, e.validation_passed
+    FROM public.sessions AS v CROSS JOIN LATERAL public.exercise_steps(v.exercises) AS e
+    WHERE v.session_token = ANY (tokens)
+    ON CONFLICT (session_token, step_number) DO UPDATE SET
+        completed_at = least(sp.completed_at, excluded.completed_at), time_spent = greatest(sp.time_spent, excluded.time_spent),
+        attempts = greatest(sp.attempts, excluded.attempts), validation_passed = sp.validation_passed OR excluded.validation_passed;
+    UPDATE public.step_progress AS sp
+    SET student_id = v.student_id,
+        step_name = CASE WHEN public.step_number_of(sp.step_name) <> sp.step_number THEN public.step_name_of(sp.step_number)
+                         ELSE sp.step_name END
+    FROM public.sessions AS v
+    WHERE v.session_token = ANY (tokens) AND sp.session_token = v.session_token
+      AND (sp.student_id <> v.student_id OR public.step_number_of(sp.step_name) <> sp.step_number);
+    UPDATE public.sessions AS v SET exercises = x.exercises, completion_rate = x.rate
+    FROM (
+        SELECT o.session_token, bridge.exercises_with(o.exercises, s.steps) AS exercises,
+               public.session_completion_rate(public.session_steps_done(
+                   o.twilio_connected, o.openai_connected, o.call_direction_chosen, o.services_ready, o.step4_deployed,
+                   o.step5_deployed, o.step6_deployed, o.system_prompt_saved, o.step8_deployed, o.project_deployed,
+                   ARRAY(SELECT e.step_number FROM unnest(s.steps) AS e WHERE e.validation_passed))) AS rate
+        FROM public.sessions AS o
+        CROSS JOIN LATERAL (
+            SELECT ARRAY(
+                SELECT ROW(sp.step_number, sp.step_name, sp.started_at, sp.completed_at, sp.time_spent, sp.attempts,
+                           sp.validation_passed, sp.code_submitted, sp.deployment_url)::bridge.step
+                FROM public.step_progress AS sp WHERE sp.session_token = o.session_token) AS steps
+        ) AS s
+        WHERE o.session_token = ANY (tokens)
+    ) AS x
+    WHERE v.session_token = x.session_token AND (v.exercises, v.completion_rate) IS DISTINCT FROM (x.exercises, x.rate)
+$$;
+COMMENT ON FUNCTION bridge.align_steps(text[]) IS 'Merges steps and exercises of sessions, so that both say the same.';
+
+CREATE FUNCTION bridge.whole_session(p_token text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
+AS $$
+    SELECT to_jsonb(u) - 'student_name' || jsonb_build_object('mapped', (SELECT to_jsonb(m) FROM bridge.mapped(p_token, p_token) AS m), 'steps', (
+        SELECT jsonb_object_agg(sp.step_number, to_jsonb(sp) - ARRAY['session_token', 'student_id', 'created_at', 'updated_at'])
+        FROM public.step_progress AS sp WHERE sp.session_token = p_token))
+    FROM bridge.unified AS u WHERE u.session_token = p_token
+$$;
+COMMENT ON FUNCTION bridge.whole_session(text) IS 'A session of the unified schema with its steps, and what the mapping says of it.';
+
+CREATE FUNCTION bridge.combine(tokens text[]) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    session record;
+BEGIN
+    FOR session IN
+        WITH written AS MATERIALIZED (  -- by an application since 0003: all of a row that it inserted, else what it changed
+            SELECT c.token, bool_or(c.before IS NULL) AS inserted, (array_agg(c.before ORDER BY c.id) FILTER (WHERE c.before ? 'exercises'))[1] AS before
+            FROM bridge.change_log AS c
+            WHERE c.token = ANY (tokens) AND c.side = 'unified'
+            GROUP BY c.token
+        ),
+        differing AS (
+            SELECT d.*, w.token IS NOT NULL AS written, bridge.combined(d.name, d.unified, d.mapped,
+                       w.inserted IS TRUE OR w.before ? d.name AND nullif(w.before -> d.name, 'null') IS DISTINCT FROM d.unified) AS value
+            FROM bridge.diff(tokens[1], tokens[cardinality(tokens)]) AS d
+            LEFT JOIN written AS w ON w.token = d.token
+            WHERE d.token = ANY (tokens) AND d.name <> 'completion_rate'
+        )
+        SELECT d.token, bool_or(d.written) AS written, jsonb_object_agg(d.name, d.value) AS patch,
+               coalesce(jsonb_object_agg(d.name, CASE WHEN d.value <> d.unified THEN 'legacy' WHEN d.written THEN 'unified' ELSE 'sessions' END)
+                   FILTER (WHERE d.unified NOT IN ('[]', '{}') AND d.mapped NOT IN ('[]', '{}')
+                             AND jsonb_typeof(d.mapped) NOT IN ('boolean', 'number') AND d.name !~ '_(at|activity|extra)$'), '{}') AS conflicts
+        FROM differing AS d
+        GROUP BY d.token
+    LOOP
+        PERFORM bridge.update_session(session.token, session.patch);
+        PERFORM bridge.note_decision(session.token, jsonb_build_object(
+            CASE WHEN session.written THEN 'written_on_both_sides' ELSE 'conflicts' END, session.conflicts))
+        WHERE session.conflicts <> '{}';
+    END LOOP;
+    PERFORM bridge.align_steps(tokens);
+    -- of an application's own writes the log decides
+    PERFORM bridge.record_overrides(t) FROM unnest(tokens) AS t
+    WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = t AND c.side = 'unified');
+    -- a downgrade keeps aside what has changed since, because another upgrade copies the earlier attempt again
+    INSERT INTO bridge.override (table_name, key, column_name, value)
+    SELECT 'prior sessions', t, '(row)', bridge.whole_session(t) FROM unnest(tokens) AS t
+    WHERE to_regclass('public.prior_attempt') IS NOT NULL
+    ON CONFLICT DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION bridge.combine(text[]) IS 'Combines sessions that were there first with the mapping; tokens in key order.';
+
+-- --- what an earlier downgrade kept aside ----------------------------------------------------------
+
+-- A value comes back if the mapping says what it said when the value was kept.
+CREATE FUNCTION bridge.restore_session(p_token text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
+AS $$
+DECLARE
+    m CONSTANT jsonb := (SELECT to_jsonb(o) FROM bridge.mapped(p_token, p_token) AS o);
+    whole jsonb;
+    patch jsonb;
+    step record;
+BEGIN
+    SELECT CASE WHEN bool_or(o.column_name = '(row)' AND jsonb_typeof(o.value) = 'object') THEN bridge.first(o.value) FILTER (WHERE o.column_name = '(row)')
+                ELSE jsonb_object_agg(o.column_name, o.value) FILTER (WHERE o.column_name <> '(row)') END,
+           jsonb_object_agg(o.column_name, o.value) FILTER (WHERE o.column_name <> '(row)' AND o.over IS NOT DISTINCT FROM nullif(m -> o.column_name, 'null'))
+    INTO whole, patch
+    FROM (SELECT k.column_name, k.value, k.over FROM bridge.override AS k WHERE k.table_name = 'kept sessions' AND k.key = p_token) AS o;
+
+    IF EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'kept sessions' AND o.key = p_token AND o.column_name = '(row)') AND m IS NULL THEN
+        IF 'false' = (SELECT o.value FROM bridge.override AS o WHERE o.table_name = 'kept sessions' AND o.key = p_token AND o.column_name = '(row)') THEN
+            PERFORM bridge.delete_session(p_token);
+            DELETE FROM bridge.override AS o WHERE o.key = p_token AND o.table_name LIKE 'kept %';
+            RETURN;
+        END IF;
+        INSERT INTO public.sessions (session_token, student_id)
+        SELECT p_token, st.student_id FROM public.students AS st WHERE st.student_email = whole ->> 'student_email'
+        ON CONFLICT DO NOTHING;
+        patch := whole;
+    END IF;
+    IF patch IS NOT NULL THEN
+        IF patch ? 'student_email' THEN
+            DELETE FROM bridge.override AS o WHERE o.table_name = 'students' AND o.key = patch ->> 'student_email' AND o.column_name = '(row)';
+            PERFORM bridge.insert_students(ARRAY[patch ->> 'student_email']);
+        END IF;
+        PERFORM set_config('bridge.backfilling', '', true);  -- the trigger derives the steps
+        PERFORM bridge.update_session(p_token, (SELECT jsonb_object_agg(e.key, e.value) FROM jsonb_each(patch) AS e
+            WHERE e.key IN (SELECT c.name FROM bridge.columns_of('public.sessions') AS c UNION SELECT 'student_email') AND e.key NOT IN ('session_token', 'student_id')));
+        PERFORM set_config('bridge.backfilling', 'on', true);
+        -- the placeholder that the session came with
+        DELETE FROM public.students AS st
+        USING bridge.override AS o
+        WHERE patch ? 'student_email' AND st.student_email = bridge.placeholder_email(p_token)
+          AND o.table_name = 'kept students' AND o.key = st.student_email AND o.column_name = '(row)'
+          AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.student_id = st.student_id);
+        IF FOUND THEN
+            PERFORM bridge.record_override('students', s.student_email, '(row)', 'false', jsonb_strip_nulls(to_jsonb(s)))
+            FROM bridge.students AS s WHERE s.student_email = bridge.placeholder_email(p_token);
+        END IF;
+    END IF;
+    FOR step IN
+        SELECT o.step_number, jsonb_object_agg(o.column_name, o.value) AS cells
+        FROM bridge.override AS o
+        LEFT JOIN unnest(bridge.steps_of(p_token, (SELECT v.exercises FROM public.sessions AS v WHERE v.session_token = p_token))) AS e
+            ON e.step_number = o.step_number
+        WHERE o.table_name = 'kept step_progress' AND o.key = p_token
+          AND (o.column_name = '(row)' OR o.over IS NOT DISTINCT FROM nullif(to_jsonb(e) -> o.column_name, 'null'))
+        GROUP BY o.step_number
+    LOOP
+        IF step.cells -> '(row)' = 'false' THEN
+            DELETE FROM public.step_progress AS sp WHERE sp.session_token = p_token AND sp.step_number = step.step_number;
+            CONTINUE;
+        END IF;
+        INSERT INTO public.step_progress (session_token, student_id, step_number, step_name)
+        SELECT p_token, v.student_id, step.step_number, public.step_name_of(step.step_number)
+        FROM public.sessions AS v WHERE v.session_token = p_token
+        ON CONFLICT DO NOTHING;
+        UPDATE public.step_progress AS sp
+        SET (step_name, started_at, completed_at, time_spent, attempts, validation_passed, code_submitted, deployment_url) = (
+            SELECT n.step_name, n.started_at, n.completed_at, n.time_spent, n.attempts, n.validation_passed, n.code_submitted, n.deployment_url
+            FROM jsonb_populate_record(sp, step.cells) AS n)
+        WHERE sp.session_token = p_token AND sp.step_number = step.step_number;
+    END LOOP;
+    DELETE FROM bridge.override AS o WHERE o.key = p_token AND o.table_name IN ('kept sessions', 'kept step_progress');
+    PERFORM bridge.record_overrides(p_token);
+END
+$$;
+COMMENT ON FUNCTION bridge.restore_session(text) IS 'Brings back what an earlier downgrade kept aside of a session.';
+
+CREATE FUNCTION bridge.restore_students() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO public.students (student_id, student_email, created_at)
+    SELECT (o.value #>> '{}')::uuid, o.key, NULL FROM bridge.override AS o
+    WHERE o.table_name = 'kept students' AND o.column_name = 'student_id'
+      AND NOT EXISTS (SELECT FROM bridge.students AS m WHERE m.student_email = o.key)
+    ON CONFLICT DO NOTHING;
+    DELETE FROM public.students AS st USING bridge.override AS o
+    WHERE o.table_name = 'kept students' AND o.key = st.student_email AND o.column_name = '(row)' AND o.value = 'false'
+      AND NOT EXISTS (SELECT FROM bridge.students AS m WHERE m.student_email = o.key AND m.has_session);
+    UPDATE public.students AS st SET (student_name, created_at, github_username) = (
+        SELECT n.student_name, n.created_at, n.github_username FROM jsonb_populate_record(st, k.patch) AS n)
+    FROM (
+        SELECT o.key, jsonb_object_agg(o.column_name, o.value) AS patch
+        FROM bridge.override AS o
+        LEFT JOIN bridge.students AS m ON m.student_email = o.key
+        WHERE o.table_name = 'kept students' AND (
+            o.column_name = 'github_username'
+            OR o.column_name = 'student_name' AND o.over #>> '{}' IS NOT DISTINCT FROM m.student_name
+            OR o.column_name = 'created_at' AND (o.over #>> '{}')::timestamptz IS NOT DISTINCT FROM m.created_at)
+        GROUP BY o.key
+    ) AS k
+    WHERE st.student_email = k.key;
+    PERFORM bridge.record_override('students', m.student_email, o.name, o.unified, o.mapped)
+    FROM bridge.override AS k
+    JOIN bridge.students AS m ON m.student_email = k.key
+    LEFT JOIN public.students AS st ON st.student_email = m.student_email
+    CROSS JOIN LATERAL (
+        VALUES ('student_name', nullif(to_jsonb(st.student_name), 'null'), nullif(to_jsonb(m.student_name), 'null'), st.student_id IS NOT NULL),
+               ('created_at', nullif(to_jsonb(st.created_at), 'null'), nullif(to_jsonb(m.created_at), 'null'), st.student_id IS NOT NULL),
+               ('(row)', 'false', jsonb_strip_nulls(to_jsonb(m)), st.student_id IS NULL)
+    ) AS o(name, unified, mapped, applies)
+    WHERE k.table_name = 'kept students' AND o.applies AND o.unified IS DISTINCT FROM o.mapped;
+    DELETE FROM bridge.override AS o
+    WHERE o.table_name = 'kept students' AND NOT (o.column_name = '(row)' AND o.key LIKE 'anonymous+%@workshop.invalid');
+END
+$$;
+COMMENT ON FUNCTION bridge.restore_students() IS 'Brings back what an earlier downgrade kept aside of students.';
+
+-- With their numbers, before the backfill writes events of its own; an event whose number was given out since gets a new one.
+CREATE FUNCTION bridge.restore_events() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    numbers CONSTANT regclass := pg_get_serial_sequence('public.events', 'id');
+BEGIN
+    IF NOT EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'kept events') THEN
+        RETURN;
+    END IF;
+    -- one by one: to set the sequence could set it back
+    PERFORM nextval(numbers) FROM generate_series(
+        coalesce(pg_sequence_last_value(numbers), 0) + 1,
+        (SELECT max(o.key::bigint) FROM bridge.override AS o WHERE o.table_name = 'kept events'));
+    WITH missing AS (
+        SELECT k.* FROM bridge.override AS o
+        CROSS JOIN LATERAL jsonb_populate_record(NULL::public.events, o.value) AS k
+        WHERE o.table_name = 'kept events'
+          AND NOT EXISTS (SELECT FROM public.events AS e
+                          WHERE e.id = k.id AND (e.event_type, e.created_at) = (k.event_type, k.created_at))
+    ),
+    restored AS (
+        INSERT INTO public.events (id, student_id, session_token, event_type, event_data, created_at)
+        SELECT m.id, m.student_id, m.session_token, m.event_type, m.event_data, m.created_at FROM missing AS m
+        ON CONFLICT (id) DO NOTHING
+        RETURNING id
+    )
+    INSERT INTO public.events (student_id, session_token, event_type, event_data, created_at)
+    SELECT m.student_id, m.session_token, m.event_type, m.event_data, m.created_at
+    FROM missing AS m WHERE NOT EXISTS (SELECT FROM restored AS r WHERE r.id = m.id);
+    DELETE FROM bridge.override AS o WHERE o.table_name = 'kept events';
+END
+$$;
+COMMENT ON FUNCTION bridge.restore_events() IS 'Brings back the events that an earlier downgrade kept aside.';
+
+-- --- stages ----------------------------------------------------------------------------------------
+
+CREATE FUNCTION bridge.backfill_students(emails text[]) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- a student who was there first; what an application wrote since 0003 is logged, and decided later
+    UPDATE public.students AS st
+    SET student_name = coalesce(m.student_name, st.student_name), created_at = least(m.created_at, st.created_at)
+    FROM bridge.students AS m
+    WHERE m.student_email = ANY (emails) AND st.student_email = ANY (emails) AND st.student_email = m.student_email
+      AND (coalesce(m.student_name, st.student_name), least(m.created_at, st.created_at)) IS DISTINCT FROM (st.student_name, st.created_at)
+      AND NOT EXISTS (SELECT FROM bridge.student_source AS s JOIN bridge.change_log AS c ON c.token = s.token
+                      WHERE s.student_email = m.student_email AND c.before ? 'student');
+    PERFORM bridge.record_override('students', m.student_email, o.name, o.unified, o.mapped)
+    FROM bridge.students AS m
+    JOIN public.students AS st ON st.student_email = m.student_email
+    CROSS JOIN LATERAL (
+        VALUES ('student_name', nullif(to_jsonb(st.student_name), 'null'), nullif(to_jsonb(m.student_name), 'null')),
+               ('created_at', nullif(to_jsonb(st.created_at), 'null'), nullif(to_jsonb(m.created_at), 'null'))
+    ) AS o(name, unified, mapped)
+    WHERE m.student_email = ANY (emails) AND st.student_email = ANY (emails) AND o.unified IS DISTINCT FROM o.mapped
+      AND NOT EXISTS (SELECT FROM bridge.student_source AS s JOIN bridge.change_log AS c ON c.token = s.token
+                      WHERE s.student_email = m.student_email AND c.before ? 'student');
+    -- no placeholder for a session that has a student
+    PERFORM bridge.record_override('students', m.student_email, '(row)', 'false', jsonb_strip_nulls(to_jsonb(m)))
+    FROM bridge.students AS m
+    WHERE m.student_email = ANY (emails) AND m.student_email LIKE 'anonymous+%@workshop.invalid' AND EXISTS (
+        SELECT FROM public.sessions AS v JOIN public.students AS st ON st.student_id = v.student_id
+        WHERE v.session_token = m.first_token AND st.student_email <> m.student_email);
+    PERFORM bridge.insert_students(ARRAY(
+        SELECT e FROM unnest(emails) AS e
+        WHERE NOT EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'students' AND o.key = e AND o.column_name = '(row)' OFFSET 0)));
+END
+$$;
+COMMENT ON FUNCTION bridge.backfill_students(text[]) IS 'Inserts students, and combines those who were there first.';
+
+CREATE FUNCTION bridge.backfill_sessions(first_token text, last_token text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    present CONSTANT text[] := ARRAY(
+        SELECT v.session_token FROM public.sessions AS v
+        WHERE v.session_token >= first_token AND v.session_token <= last_token
+        UNION
+        SELECT sp.session_token FROM public.step_progress AS sp
+        WHERE sp.session_token >= first_token AND sp.session_token <= last_token
+        ORDER BY 1);
+BEGIN
+    PERFORM bridge.insert_sessions(first_token, last_token);
+    IF present <> '{}' THEN
+        PERFORM bridge.combine(present);
+    END IF;
+    PERFORM bridge.restore_session(k.key)
+    FROM (SELECT DISTINCT o.key FROM bridge.override AS o
+          WHERE o.key >= first_token AND o.key <= last_token AND o.table_name IN ('kept sessions', 'kept step_progress')) AS k;
+END
+$$;
+COMMENT ON FUNCTION bridge.backfill_sessions(text, text) IS 'Inserts the sessions of a range of tokens, and combines those that were there first.';
+
+-- Runs one chunk. An application that inserts the same row meanwhile makes it repeat: then the row is there, and is combined.
+CREATE FUNCTION bridge.backfill_chunk(stage text, first_key text, last_key text, emails text[]) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
+AS $$
+DECLARE
+    too_long text;
+BEGIN
+    PERFORM set_config('bridge.applying', 'on', true), set_config('bridge.backfilling', 'on', true);
+    FOR attempt IN 1 .. 100 LOOP
+        BEGIN
+            CASE stage
+                WHEN 'sources' THEN
+                    INSERT INTO bridge.student_source SELECT * FROM bridge.sources_of(first_key, last_key);
+                WHEN 'students' THEN
+                    PERFORM bridge.backfill_students(emails);
+                WHEN 'sessions' THEN
+                    PERFORM bridge.backfill_sessions(first_key, last_key);
+            END CASE;
+            EXIT;
+        EXCEPTION
+            WHEN program_limit_exceeded THEN
+                SELECT string_agg(DISTINCT '...' || right(s.token, 4), ' ') INTO too_long
+                FROM bridge.sources_of(first_key, last_key) AS s WHERE octet_length(s.student_email) > 2600;
+                RAISE EXCEPTION 'an address is longer than 2600 bytes, more than a unique key can hold: sessions %', too_long
+                    USING HINT = 'Nothing was merged. Correct student_email in the legacy tables, then run this again.';
+            WHEN unique_violation OR lock_not_available OR deadlock_detected OR foreign_key_violation THEN
+                IF attempt = 100 THEN
+                    RAISE;
+                END IF;
+                PERFORM pg_sleep(0.05 + 0.1 * random());
+        END;
+    END LOOP;
+    PERFORM set_config('bridge.applying', '', true), set_config('bridge.backfilling', '', true);
+END
+$$;
+COMMENT ON FUNCTION bridge.backfill_chunk(text, text, text, text[]) IS 'Does a chunk of a stage of the backfill.';
+
+CREATE PROCEDURE bridge.backfill_stage(p_stage text, last_key text)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    done_to text := (SELECT s.cursor_at FROM bridge.state AS s);
+    done bigint := (SELECT s.sessions FROM bridge.state AS s);
+    total CONSTANT bigint := (SELECT sum(greatest(c.reltuples, 0)) FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.relation);
+    before CONSTANT bigint := done;
+    began CONSTANT timestamptz := clock_timestamp();
+    reported timestamptz := began;
+    looked timestamptz;
+    size integer := 200;
+    first_token text;
+    in_range bigint;
+    emails text[];
+    rate numeric;
+BEGIN
+    LOOP
+        looked := clock_timestamp();
+        IF p_stage = 'students' THEN
+            emails := ARRAY(SELECT DISTINCT s.student_email FROM bridge.student_source AS s
+                            WHERE s.student_email > done_to ORDER BY s.student_email LIMIT size);
+            EXIT WHEN emails = '{}';
+            done_to := emails[cardinality(emails)];
+        ELSE
+            EXIT WHEN done_to >= last_key;
+            SELECT r.first_token, r.last_token, r.sessions INTO first_token, done_to, in_range FROM bridge.next_range(done_to, size) AS r;
+            EXIT WHEN done_to IS NULL;
+            done := done + CASE WHEN p_stage = 'sessions' THEN in_range ELSE 0 END;
+        END IF;
+        PERFORM bridge.backfill_chunk(p_stage, first_token, done_to, emails);
+        UPDATE bridge.state SET cursor_at = done_to, sessions = done;
+        CALL bridge.commit_chunk();
+        size := bridge.next_size(size, 4000, clock_timestamp() - looked);
+        IF clock_timestamp() - reported > interval '2 seconds' THEN
+            reported := clock_timestamp();
+            rate := greatest((done - before) / extract(epoch FROM reported - began), 1);
+            IF p_stage = 'sessions' THEN
+                RAISE NOTICE 'merged % sessions of at most % (legacy rows), % a second, less than % s left',
+                    done, total, round(rate), ceil(greatest(total - done, 0) / rate);
+            ELSE
+                RAISE NOTICE 'reading what the legacy rows say about students';
+            END IF;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON PROCEDURE bridge.backfill_stage(text, text) IS 'Runs a stage of the backfill from its cursor to its end.';
+
+CREATE PROCEDURE bridge.backfill()
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    last_token CONSTANT text := bridge.last_token();
+BEGIN
+    IF (SELECT s.stage IS NULL FROM bridge.state AS s) THEN
+        PERFORM set_config('bridge.applying', 'on', true);
+        PERFORM bridge.restore_events();
+        INSERT INTO bridge.override (table_name, key, column_name, value)
+        SELECT 'prior students', st.student_email, '(row)', to_jsonb(st) FROM public.students AS st
+        WHERE to_regclass('public.prior_attempt') IS NOT NULL
+        ON CONFLICT DO NOTHING;
+    -- students of an earlier attempt, whose address was changed before the downgrade
+        UPDATE public.students AS st SET student_email = o.key
+        FROM bridge.override AS o
+        WHERE o.table_name = 'kept students' AND o.column_name = 'student_id'
+          AND st.student_id = (o.value #>> '{}')::uuid AND st.student_email <> o.key
+          AND NOT EXISTS (SELECT FROM public.students AS k WHERE k.student_email = o.key);
+        DELETE FROM bridge.student_source;
+        UPDATE bridge.state SET stage = 'sources', cursor_at = '', sessions = 0;
+        PERFORM set_config('bridge.applying', '', true);
+        CALL bridge.commit_chunk();
+    END IF;
+    IF (SELECT s.stage = 'sources' FROM bridge.state AS s) THEN
+        CALL bridge.backfill_stage('sources', last_token);
+        UPDATE bridge.state SET stage = 'students', cursor_at = '';
+        CALL bridge.commit_chunk();
+    END IF;
+    IF (SELECT s.stage = 'students' FROM bridge.state AS s) THEN
+        CALL bridge.backfill_stage('students', NULL);
+        PERFORM set_config('bridge.applying', 'on', true);
+        UPDATE bridge.override AS o SET value = to_jsonb(st) FROM public.students AS st
+        WHERE o.table_name = 'prior students' AND o.key = st.student_email;
+        PERFORM bridge.restore_students();
+        UPDATE bridge.state SET stage = 'sessions', cursor_at = '';
+        PERFORM set_config('bridge.applying', '', true);
+        CALL bridge.commit_chunk();
+    END IF;
+    CALL bridge.backfill_stage('sessions', last_token);
+
+    PERFORM set_config('bridge.applying', 'on', true), set_config('bridge.backfilling', 'on', true);
+    PERFORM bridge.restore_session(k.key)
+    FROM (SELECT DISTINCT o.key FROM bridge.override AS o WHERE o.table_name IN ('kept sessions', 'kept step_progress')) AS k;
+    DELETE FROM bridge.override AS o WHERE o.table_name = 'kept students';
+    INSERT INTO public.events (event_type, event_data)
+    SELECT 'legacy_merge', jsonb_build_object(
+        'students', (SELECT count(*) FROM public.students),
+        'sessions', (SELECT count(*) FROM public.sessions),
+        'step_progress', (SELECT count(*) FROM public.step_progress),
+        'merge_notes', (SELECT count(*) FROM public.events AS e WHERE e.event_type = 'merge_note'));
+    PERFORM set_config('bridge.applying', '', true), set_config('bridge.backfilling', '', true);
+    UPDATE bridge.state SET stage = NULL, cursor_at = '', merged_at = clock_timestamp();
+    CALL bridge.commit_chunk();
+    RAISE NOTICE 'merged % sessions', (SELECT s.sessions FROM bridge.state AS s);
+END
+$$;
+COMMENT ON PROCEDURE bridge.backfill() IS 'Fills the unified tables from the legacy tables; after an interruption it continues.';
+
+-- A downgrade that stopped on its way, or that ended at 0003, has left the rows there, and the rest in overrides.
+CREATE PROCEDURE bridge.merge()
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF (SELECT s.merged_at IS NULL AND s.retired_at IS NULL FROM bridge.state AS s) THEN
+        CALL bridge.refresh_adapters(false);
+        CALL bridge.backfill();
+    ELSE
+        CALL bridge.refresh_adapters(false);
+        UPDATE bridge.state SET merged_at = coalesce(merged_at, retired_at), retired_at = NULL;
+        DELETE FROM bridge.override AS o
+        WHERE o.table_name IN ('step_progress', 'events') OR o.column_name IN ('student_id', 'github_username', 'expires_at', 'is_active', 'updated_at');
+        UPDATE bridge.override SET value = 'true' WHERE table_name = 'sessions' AND column_name = '(row)';
+        CALL bridge.commit_chunk();
+        CALL bridge.log_differences('legacy');
+    END IF;
+END
+$$;
+COMMENT ON PROCEDURE bridge.merge() IS 'The backfill; where it was done before, logs every session that differs.'

@@ -1,0 +1,14 @@
+-- IF EXISTS: somebody may have dropped the table.
+DO $$
+BEGIN
+    IF to_regnamespace('bridge') IS NOT NULL THEN
+        PERFORM bridge.lock_new_tables('ACCESS EXCLUSIVE');
+    END IF;
+END
+$$;
+DROP TRIGGER IF EXISTS follow_step_progress ON step_progress;
+DROP TRIGGER IF EXISTS completion_rate ON sessions;
+DROP TRIGGER IF EXISTS steps_follow_exercises ON sessions;
+DROP FUNCTION steps_follow_exercises();
+DROP FUNCTION follow_step_progress();
+DROP FUNCTION completion_rate()
