@@ -279,6 +279,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     report.warnings = [
         *run(connection, NAMED_BY_TRIGGERS).scalars(),
         *limitations.found(connection),
+        *limitations.serializable(connection),
     ]
     if revision and has["bridge"]:  # else the schema is somebody else's
         refuse_damage(connection)

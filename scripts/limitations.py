@@ -1,4 +1,4 @@
-"""What the database's own functions and views do that the views of 0007 cannot take: docs/limitations.md."""
+"""What this database does that docs/limitations.md names: views that 0007 cannot take, a stricter isolation."""
 
 from sqlalchemy import Connection
 
@@ -64,7 +64,32 @@ SELECT what || ' ' || says FROM (
 ORDER BY 1
 """
 
+# Whoever connects as this role has it, if nobody says otherwise.
+SERIALIZABLE = """
+SELECT coalesce('role ' || r.rolname, 'database ' || current_database())
+FROM pg_db_role_setting AS s LEFT JOIN pg_roles AS r ON r.oid = s.setrole
+WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+  AND 'default_transaction_isolation=serializable' ILIKE ANY (s.setconfig)
+ORDER BY 1
+"""
+SERVER_IS_SERIALIZABLE = """
+SELECT 'the server' FROM pg_settings
+WHERE name = 'default_transaction_isolation' AND reset_val = 'serializable'
+"""
+
 
 def found(connection: Connection) -> list[str]:
     """One line for each function or view; empty where the legacy names are views already."""
     return [f"{line} (docs/limitations.md)" for line in run(connection, FOUND).scalars()]
+
+
+def serializable(connection: Connection) -> list[str]:
+    """One line where the default isolation is serializable, naming for whom; else empty."""
+    whose = list(run(connection, SERIALIZABLE).scalars())
+    whose = whose or list(run(connection, SERVER_IS_SERIALIZABLE).scalars())
+    if not whose:
+        return []
+    return [
+        f"default_transaction_isolation is serializable ({', '.join(whose)}): such transactions apply no "
+        "change; python -m scripts.status --drain does (docs/limitations.md)"
+    ]

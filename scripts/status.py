@@ -18,6 +18,7 @@ from rich.markup import escape
 from sqlalchemy import Connection, RowMapping, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
+from scripts import limitations
 from scripts.connection import ADVISORY_LOCK, VERSION_TABLE_ADVICE, explain
 from scripts.obstacles import misnamed
 from scripts.report import (
@@ -212,6 +213,7 @@ class Status:
     rows: dict[str, int | None] = field(default_factory=dict)
     columns_changed: list[str] = field(default_factory=list)
     locks: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -237,6 +239,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     status.locks = [
         dict(row) for row in connection.execute(text(LOCKS), {"tables": OLD_TABLES}).mappings()
     ]
+    status.warnings = limitations.serializable(connection)
     bridge = run(connection, BRIDGE).mappings().one() if has["bridge"] else None
     if bridge:
         status.syncs_at_once, status.read_only = bridge["sync"], bridge["read_only"]
@@ -629,6 +632,8 @@ def show(status: Status, out: Console) -> None:
                 "undoes it, COMMIT PREPARED keeps it",
                 soft_wrap=True,
             )
+    for warning in status.warnings:
+        out.print(f"[red]MIND:[/] {escape(warning)}", soft_wrap=True)
     for problem in status.problems:
         out.print(f"[red]PROBLEM:[/] {escape(problem)}")
     if status.problems and status.commands:

@@ -24,6 +24,7 @@ from eras import ERAS, load
 from scripts import obstacles
 from scripts.connection import make_engine, resolve_url
 from scripts.dry_run import Report, examine
+from test_scripts import script
 from writers import NewApplication, OldApplication
 
 SETTINGS = (ROOT / "alembic" / "sql" / "session.sql").read_text(encoding="utf-8")
@@ -403,3 +404,22 @@ def test_a_database_where_plpgsql_takes_warnings_for_errors(legacy: Database) ->
     assert legacy.query("SELECT count(*) FROM bridge.change_log") == [(0,)]
     assert failed_checks(legacy) == []
     downgrade(legacy)
+
+
+def test_a_serializable_default_is_told_by_dry_run_and_status(clone: Clone) -> None:
+    """Its transactions leave every change in the log."""
+    legacy, head = clone("legacy"), clone("head")
+    for database in (legacy, head):
+        database.execute(
+            f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'serializable'"
+        )
+    (told,) = [w for w in dry_run(legacy).warnings if "serializable" in w]
+    assert f"(database {legacy.name})" in told
+    done = script("status", url=head.url)
+    assert done.returncode == 0, done.stderr
+    assert "default_transaction_isolation is serializable" in " ".join(done.stdout.split())
+    head.execute("UPDATE student_configs SET ivr_greeting = 'x' WHERE session_token = "
+                 "(SELECT min(session_token) FROM student_configs)")  # fmt: skip
+    assert "--drain" in script("status", url=head.url).stdout.split("Next:")[1]
+    assert script("status", "--drain", url=head.url).returncode == 0
+    assert failed_checks(head) == []
