@@ -612,3 +612,42 @@ def test_a_time_stored_as_a_number_stays_where_it_was(clone: Clone) -> None:
     upgrade(database)
     downgrade(database)
     assert database.query(numbers) == before
+
+
+def test_a_column_whose_type_has_no_equality(database: Database, token: str) -> None:
+    """The type json: comparing whole rows must not fail the application's write."""
+    database.execute("ALTER TABLE sessions ADD COLUMN mine json")
+    unified(database, token, "mine = '{\"a\": 1}', tts_provider = 'with json'")
+    assert values(database, token)[0][2] == "with json"
+    assert failed_checks(database) == []
+
+
+def test_a_legacy_row_that_does_not_change_is_not_written(database: Database, token: str) -> None:
+    """A trigger of the application moves updated_at of each row that is written."""
+    versions = f"SELECT ctid, xmin FROM {PROGRESS} WHERE session_token = '{token}'"
+    before = database.query(versions)
+    unified(database, token, "ivr_greeting = 'for the configuration'")
+    assert values(database, token)[0][1] == "for the configuration"
+    assert database.query(versions) == before
+
+
+def test_a_downgrade_keeps_what_was_written_with_the_triggers_off(
+    database: Database, token: str
+) -> None:
+    database.execute(
+        f"""
+        SET session_replication_role = replica;
+        UPDATE step_progress SET time_spent = 7777 WHERE session_token = '{token}' AND step_number = 1;
+        UPDATE sessions SET completion_rate = 3 WHERE session_token = '{token}';
+        UPDATE students SET student_name = 'Triggers Off'
+        WHERE student_id = (SELECT student_id FROM sessions WHERE session_token = '{token}')
+        """
+    )
+    downgrade(database)
+    upgrade(database)
+    query = (
+        "SELECT student_name, time_spent, completion_rate > 3 FROM sessions JOIN students USING (student_id) "
+        f"JOIN step_progress USING (session_token) WHERE session_token = '{token}' AND step_number = 1"
+    )
+    assert database.query(query) == [("Triggers Off", 7777, True)]
+    assert failed_checks(database) == []
