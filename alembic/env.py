@@ -2,7 +2,7 @@
 
 One dictionary of ``configure()`` options and one set of SQL texts serve the online run, the
 offline script and a rehearsal inside a caller's transaction, so that all three do the same.
-``scripts.operations`` has the two operations for revisions, ``scripts.guards`` the SQL of the guards.
+``scripts.migration`` has the two operations for revisions, and the SQL of the guards.
 """
 
 import io
@@ -19,10 +19,9 @@ from alembic.runtime.migration import MigrationStep, RevisionStep
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-import scripts.own_columns  # noqa: F401  # op.add_column and op.drop_column lose no value
+import scripts.migration.own_columns  # noqa: F401  # add_column and drop_column lose no value
 from models import Base
-from scripts import guards
-from scripts.connection import (
+from scripts.common.connection import (
     ADVISORY_LOCK,
     ConnectionProblem,
     connect,
@@ -33,8 +32,9 @@ from scripts.connection import (
     resolve_url,
     version_table,
 )
-from scripts.obstacles import refusal
-from scripts.operations import ddl, sql_file
+from scripts.common.obstacles import refusal
+from scripts.migration import guards
+from scripts.migration.operations import ddl, sql_file
 
 log = logging.getLogger("workshop.migration")
 

@@ -31,9 +31,8 @@ from sqlalchemy import URL, Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from scripts import dumps
-from scripts.connection import ConnectionProblem, connect, explain, make_engine, resolve_url
-from scripts.dumps import Manifest, ProgramFailed, Refused, Relation, doing
-from scripts.report import (
+from scripts.common.connection import ConnectionProblem, connect, explain, make_engine, resolve_url
+from scripts.common.report import (
     COULD_NOT_DO,
     Json,
     Url,
@@ -44,7 +43,8 @@ from scripts.report import (
     run_app,
     table,
 )
-from scripts.server import ServerUnavailable, embedded_server
+from scripts.common.server import ServerUnavailable, embedded_server
+from scripts.dumps import Manifest, ProgramFailed, Refused, Relation, doing
 
 FACTS = """
 SELECT d.datname::text AS database, pg_encoding_to_char(d.encoding)::text AS encoding,

@@ -20,9 +20,9 @@ from markupsafe import Markup
 from sqlalchemy import Connection
 
 from models.steps import FLAGS, STEPS
-from scripts import status, verify
-from scripts.connection import ConnectionProblem, NotApplicable
-from scripts.report import Url, database, progress, run, run_app
+from scripts.commands import status, verify
+from scripts.common.connection import ConnectionProblem, NotApplicable
+from scripts.common.report import Url, database, progress, run, run_app
 
 FOLDER = Path(__file__).parent
 STUCK_LISTED = 1000

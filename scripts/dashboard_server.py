@@ -23,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from scripts.common.report import database
 from scripts.dashboard import read, refuse, render, verification
-from scripts.report import database
 
 COOKIE = "workshop_dashboard"
 HOURS = 12

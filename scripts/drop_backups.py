@@ -25,9 +25,20 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from scripts import dumps
-from scripts.connection import ADVISORY_LOCK, ConnectionProblem, NotApplicable
+from scripts.common.connection import ADVISORY_LOCK, ConnectionProblem, NotApplicable
+from scripts.common.report import (
+    HAS,
+    ROOT,
+    Json,
+    Url,
+    console,
+    database,
+    revision_of,
+    run,
+    run_app,
+    table,
+)
 from scripts.dumps import Manifest, Refused, doing
-from scripts.report import HAS, ROOT, Json, Url, console, database, revision_of, run, run_app, table
 
 CONFIRMATION = "DELETE OLD TABLES"
 DAYS = 30

@@ -25,8 +25,8 @@ from psycopg import sql
 from rich.console import Console
 from sqlalchemy import URL, Connection, text
 
-from scripts.connection import ADVISORY_LOCK, ConnectionProblem, make_engine
-from scripts.report import ROOT, VERSION_TABLE, run
+from scripts.common.connection import ADVISORY_LOCK, ConnectionProblem, make_engine
+from scripts.common.report import ROOT, VERSION_TABLE, run
 
 # --- what is the workshop's -----------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ from rich.markup import escape
 from sqlalchemy import Connection, text
 
 from scripts import dumps
+from scripts.common.report import COULD_NOT_DO, Json, Url, console, database, run, run_app, table
 from scripts.dumps import Manifest, ProgramFailed, Refused, Relation, doing
-from scripts.report import COULD_NOT_DO, Json, Url, console, database, run, run_app, table
 
 TARGET = """
 SELECT current_database()::text AS database, pg_encoding_to_char(encoding)::text AS encoding,

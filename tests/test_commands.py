@@ -325,7 +325,7 @@ def test_sql_files() -> None:
 
 def test_every_sql_file_is_used_by_its_revision() -> None:
     versions = ROOT / "alembic" / "versions"
-    shared = [*versions.glob("*.py"), ROOT / "scripts" / "own_columns.py"]
+    shared = [*versions.glob("*.py"), ROOT / "scripts" / "migration" / "own_columns.py"]
     for folder in sorted((ROOT / "alembic" / "sql").iterdir()):
         if folder.is_dir():
             of_folder = versions / f"{folder.name}.py"

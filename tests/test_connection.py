@@ -9,7 +9,7 @@ from psycopg import sql
 from sqlalchemy import StaticPool, create_engine, make_url
 
 from databases import Database, Server, alembic_cli, psql, script_of, upgrade
-from scripts.connection import (
+from scripts.common.connection import (
     VARIABLES,
     ConnectionProblem,
     connect,

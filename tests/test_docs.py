@@ -34,7 +34,7 @@ from databases import ROOT, Database, copy_project, failed_checks, upgrade
 from eras import ERAS
 from models import FLAGS, Base
 from oracle import CONFIG, EARLY_FLAGS, HOMES, JSON_COLUMNS, PROGRESS, TEXT_COLUMNS
-from scripts.diagram import diagram, fenced
+from scripts.development.diagram import diagram, fenced
 from test_scripts import script
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -605,9 +605,9 @@ def refusals() -> set[str]:
         )
     python = (
         "alembic/env.py",
-        "scripts/connection.py",
-        "scripts/guards.py",
-        "scripts/operations.py",
+        "scripts/common/connection.py",
+        "scripts/migration/guards.py",
+        "scripts/migration/operations.py",
     )
     for path in map(ROOT.joinpath, python):
         text = path.read_text(encoding="utf-8")

@@ -21,10 +21,10 @@ import pytest
 from conftest import Clone
 from databases import ROOT, Database, alembic_cli, downgrade, dump, upgrade
 from eras import ERAS, load
-from scripts import dry_run
-from scripts.report import database, progress
-from scripts.sample_data import fill
-from scripts.server import embedded_server
+from scripts.commands import dry_run
+from scripts.common.report import database, progress
+from scripts.common.server import embedded_server
+from scripts.development.sample_data import fill
 from test_commands import PRIOR_ATTEMPT
 from test_scripts import script
 
@@ -466,7 +466,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 1.0, 3.0, 3.0])
-    monkeypatch.setattr("scripts.report.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("scripts.common.report.time.monotonic", lambda: next(clock))
     with progress("working") as say:
         say("too early for [this]")
         say("three of [seven]")

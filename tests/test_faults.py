@@ -36,8 +36,8 @@ from databases import (
     script_of,
     upgrade,
 )
-from scripts.sample_data import fill
-from scripts.server import EmbeddedServer, ServerUnavailable, embedded_server, restart_server
+from scripts.common.server import EmbeddedServer, ServerUnavailable, embedded_server, restart_server
+from scripts.development.sample_data import fill
 
 SESSIONS = 1000
 

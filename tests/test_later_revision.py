@@ -15,7 +15,7 @@ DRIVER = """
 import importlib, shlex, sys
 from functools import partial
 import typer
-from scripts import report
+from scripts.common import report
 from typer.testing import CliRunner
 
 for line in sys.argv[1:]:

@@ -13,11 +13,11 @@ from psycopg import sql
 
 from conftest import Clone
 from databases import Database, Server, upgrade
-from scripts.bench import DURABLE
-from scripts.report import database
-from scripts.sample_data import fill
-from scripts.server import ServerUnavailable, embedded_server
-from scripts.status import examine
+from scripts.commands.status import examine
+from scripts.common.report import database
+from scripts.common.server import ServerUnavailable, embedded_server
+from scripts.development.bench import DURABLE
+from scripts.development.sample_data import fill
 from soak import Traffic, compare
 from writers import NewApplication, OldApplication
 

@@ -22,8 +22,8 @@ from databases import (
     psql,
     upgrade,
 )
-from scripts.connection import make_engine, resolve_url
-from scripts.rollback_check import Report, examine
+from scripts.commands.rollback_check import Report, examine
+from scripts.common.connection import make_engine, resolve_url
 
 OWN = """
 CREATE TYPE plan AS ENUM ('free', 'pro');
@@ -197,7 +197,7 @@ def later(tmp_path: Path) -> Any:
 def test_a_column_of_a_later_revision(
     migrated: Database, later: Any, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scripts.report.known_revisions", lambda: {*REVISIONS, "0008_plan"})
+    monkeypatch.setattr("scripts.common.report.known_revisions", lambda: {*REVISIONS, "0008_plan"})
     config = later(migrated.url)
     command.upgrade(config, "head")
     migrated.execute("UPDATE sessions SET plan = nullif('p' || session_token, 'pundefined')")

@@ -21,9 +21,9 @@ from databases import (
     upgrade,
 )
 from eras import ERAS, load
-from scripts import obstacles
-from scripts.connection import make_engine, resolve_url
-from scripts.dry_run import Report, examine
+from scripts.commands.dry_run import Report, examine
+from scripts.common import obstacles
+from scripts.common.connection import make_engine, resolve_url
 from test_scripts import script
 from writers import NewApplication, OldApplication
 

@@ -27,11 +27,11 @@ from databases import (
     upgrade,
 )
 from models import Base
-from scripts.connection import make_engine, resolve_url
-from scripts.dry_run import Report
-from scripts.dry_run import examine as dry_run
-from scripts.rights import beyond
-from scripts.verify import examine as verify
+from scripts.commands.dry_run import Report
+from scripts.commands.dry_run import examine as dry_run
+from scripts.commands.rights import beyond
+from scripts.commands.verify import examine as verify
+from scripts.common.connection import make_engine, resolve_url
 
 ENDPOINTS = (ROOT / "docs" / "moving-endpoints.md").read_text(encoding="utf-8")
 UNIFIED = ("students", "sessions", "step_progress", "events")

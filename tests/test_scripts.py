@@ -13,7 +13,7 @@ from alembic.util import CommandError
 
 from conftest import Clone
 from databases import ROOT, Database, Server, alembic_cli, downgrade, dump, upgrade
-from scripts.bench import ONE_SHOT
+from scripts.development.bench import ONE_SHOT
 
 
 def script(name: str, *args: str, url: str | None = None) -> "subprocess.CompletedProcess[str]":

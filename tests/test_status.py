@@ -29,8 +29,8 @@ from databases import (
     failed_checks,
     upgrade,
 )
-from scripts.connection import ConnectionProblem, make_engine, resolve_url
-from scripts.status import main
+from scripts.commands.status import main
+from scripts.common.connection import ConnectionProblem, make_engine, resolve_url
 from test_scripts import script
 
 FOUR = ("events", "step_progress", "sessions", "students")
@@ -397,7 +397,7 @@ def test_a_legacy_name_that_is_not_what_the_bridge_knows(
     change(database)
     before = dump(database)
     for name in ("verify", "dry_run", "rollback_check"):
-        module = importlib.import_module(f"scripts.{name}")
+        module = importlib.import_module(f"scripts.commands.{name}")
         asked = ["base"] if name == "rollback_check" else []
         with (
             pytest.raises(ConnectionProblem, match=r"a legacy name was changed by hand: .*configs"),

@@ -9,7 +9,7 @@ import pytest
 from conftest import Clone
 from databases import Database, dump, upgrade
 from eras import ERAS, load
-from scripts.sample_data import fill
+from scripts.development.sample_data import fill
 from test_dry_run import CANARY, LONGEST, planted, predicted, watched
 from test_scripts import script
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from sqlalchemy import Connection, RowMapping, text
 
-SQL = Path(__file__).parents[1] / "alembic" / "sql"
+SQL = Path(__file__).parents[2] / "alembic" / "sql"
 LEGACY_NAMES = (SQL / "legacy_names.sql").read_text(encoding="utf-8")
 DEPENDENTS = (SQL / "98_dependents.sql").read_text(encoding="utf-8")
 

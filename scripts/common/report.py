@@ -26,7 +26,7 @@ from rich.table import Table
 from sqlalchemy import Connection, CursorResult, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from scripts.connection import (
+from scripts.common.connection import (
     VARIABLES,
     VERSION_TABLE_ADVICE,
     ConnectionProblem,
@@ -38,9 +38,9 @@ from scripts.connection import (
     resolve_url,
     version_table,
 )
-from scripts.obstacles import misnamed
+from scripts.common.obstacles import misnamed
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VERSION_TABLE = qualified(*version_table(Config(str(ROOT / "alembic.ini"))))
 """The table that holds the revision, as SQL takes it."""
 

@@ -15,9 +15,9 @@ from alembic.migration import MigrationContext
 from alembic.operations import MigrateOperation, Operations
 from alembic.util import CommandError
 
-from scripts.connection import qualified
+from scripts.common.connection import qualified
 
-SQL_FOLDER = Path(__file__).parents[1] / "alembic" / "sql"
+SQL_FOLDER = Path(__file__).parents[2] / "alembic" / "sql"
 
 
 def ddl(text: str) -> sa.DDL:

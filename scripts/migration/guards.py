@@ -11,7 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 
-from scripts.connection import (
+from scripts.common.connection import (
     ADVISORY_LOCK,
     PROBE_IS_HELD,
     REFUSED_ENCODING,
@@ -166,7 +166,7 @@ def readable(script: str, modules: Mapping[str, ModuleType]) -> str:
             f"{work}{commit}\\echo Done: {name}\n{after}"
         )
         rows.append((name, lock, 0))
-    about = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))[
+    about = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))[
         "project"
     ]
     project = f"{about['name']} {about['version']}"
@@ -186,7 +186,7 @@ def _header(project: str, rows: list[tuple[str, str, int]]) -> str:
     return HEADER.format(project=project, tested=TESTED, contents="\n".join(contents))
 
 
-# What scripts.connection.refuse_pooler does online. The answer is brought into a DO block by two settings: where
+# What scripts.common.connection.refuse_pooler does online. The answer is brought into a DO block by two settings: where
 # the one of the session is lost at once, so is everything that the script sets.
 NO_POOLER = f"""\
 {TAKE_PROBE} \\gset

@@ -20,9 +20,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from models import Base
-from scripts.connection import explain
-from scripts.moment import Moment, moment
-from scripts.report import ROOT, passes, run
+from scripts.common.connection import explain
+from scripts.common.moment import Moment, moment
+from scripts.common.report import ROOT, passes, run
 
 SQL = ROOT / "alembic" / "sql"
 LEGACY = ("workshop_students", "student_configs")

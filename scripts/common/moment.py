@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection
 
-from scripts.connection import ConnectionProblem, connect, refuse_pooler
-from scripts.report import run
+from scripts.common.connection import ConnectionProblem, connect, refuse_pooler
+from scripts.common.report import run
 
 TARGET = 0.04
 """Seconds that a transaction may read a table."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic.operations import Operations, ops, toimpl
 
-SQL = Path(__file__).parents[1] / "alembic" / "sql" / "own_columns"
+SQL = Path(__file__).parents[2] / "alembic" / "sql" / "own_columns"
 TABLES = ("students", "sessions", "step_progress", "events")
 
 

@@ -1,0 +1,171 @@
+"""Merge again: "Run the migration again, it will merge/update existing records".
+
+The procedures of 0004, called once more, at any revision from 0004 on. They compare every session, log
+those that differ, and apply the log. What is newer in the new tables stays: it is logged, or in the old
+tables already, or an override.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from sqlalchemy import Connection
+
+from scripts.common.connection import ADVISORY_LOCK, ConnectionProblem, NotApplicable, refuse_pooler
+from scripts.common.report import (
+    COULD_NOT_DO,
+    HAS,
+    ROOT,
+    Json,
+    Url,
+    console,
+    database,
+    progress,
+    refuse_damage,
+    revision_of,
+    run,
+    table,
+)
+
+STAYS = (
+    "What was merged before that stays, and is right; nothing of it is lost. Put that right, then run "
+    "this again: it merges what is left"
+)
+STATE = """
+SELECT
+    s.merged_at IS NOT NULL AS merged,
+    bridge.is_read_only() AS read_only,
+    (SELECT count(DISTINCT p.token) FROM bridge.change_log AS p) AS pending
+FROM bridge.state AS s
+"""
+PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
+SESSIONS = "SELECT count(*) FROM public.sessions"
+DRAIN = "CALL bridge.drain(strict => false)"
+
+
+@dataclass
+class Report:
+    """What the run did.
+
+    ``sessions`` were compared, and ``differing`` of them differed though no trigger had logged it.
+    ``carried_over`` counts sessions that were logged before, ``pending`` those that still are.
+    """
+
+    database: str
+    revision: str | None
+    sessions: int = 0
+    differing: int = 0
+    carried_over: int = 0
+    pending: int = 0
+    ok: bool = False
+    checks: list[dict[str, Any]] = field(default_factory=list)
+
+
+def examine(connection: Connection) -> Report:
+    """Find out whether there is something to merge. NotApplicable says what comes first."""
+    run(connection, "SET lock_timeout = '5s'")
+    if run(connection, "SELECT pg_is_in_recovery()").scalar_one():
+        raise ConnectionProblem(
+            "this server is a standby, which nobody can write to: name the primary"
+        )
+    has = run(connection, HAS).mappings().one()
+    report = Report(has["database"], revision_of(connection))
+    if report.revision is None or report.revision < "0004":
+        raise NotApplicable(
+            f"revision {report.revision or '(base)'} has not merged anything yet; next: "
+            "python -m scripts.status"
+        )
+    if not has["bridge"]:
+        raise NotApplicable(
+            f"at revision {report.revision} there are no legacy tables to merge from"
+        )
+    refuse_damage(connection)
+    state = run(connection, STATE).mappings().one()
+    if state["read_only"] or not state["merged"]:
+        raise NotApplicable(
+            "a downgrade has begun, and the new tables are read-only; alembic downgrade base goes on "
+            "with it, alembic upgrade head returns"
+        )
+    report.carried_over = state["pending"]
+    return report
+
+
+def merge(connection: Connection, report: Report, say: Callable[[str], None]) -> None:
+    """Merge, carry over, verify; the connection is in AUTOCOMMIT, each chunk commits.
+
+    Raises ConnectionProblem while a migrator runs, and behind a transaction pooler.
+    """
+    run(connection, (ROOT / "alembic" / "sql" / "session.sql").read_text(encoding="utf-8"))
+    refuse_pooler(connection.engine, connection)
+    if not run(connection, f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})").scalar():
+        raise ConnectionProblem(
+            "another migration is running in this database; nothing was changed. Wait for it to end, "
+            "then run the command again"
+        )
+    run(connection, DRAIN)
+    before = run(connection, PENDING).scalar_one()
+    run(connection, "CALL bridge.merge()")
+    report.differing = max(run(connection, PENDING).scalar_one() - before, 0)
+    run(connection, DRAIN)
+    run(connection, DRAIN)  # what came meanwhile: much less
+    report.sessions = run(connection, SESSIONS).scalar_one()
+    say("verifying")
+    report.checks = run(connection, "CALL bridge.run_checks(NULL)").scalar_one()
+    run(connection, f"SELECT pg_advisory_unlock({ADVISORY_LOCK})")
+    report.pending = run(connection, PENDING).scalar_one()
+    report.ok = all(check["ok"] for check in report.checks)
+
+
+def show(report: Report, out: Console) -> None:
+    """Print the result for people."""
+    out.print(f"Database {escape(report.database)}, revision {report.revision}\n")
+    out.print(
+        table(
+            "Merged again",
+            ("What", "Number"),
+            (
+                ("Sessions compared", report.sessions),
+                ("Sessions that differed, though nothing had logged it", report.differing),
+                ("Sessions that were noted before, and carried over", report.carried_over),
+                ("Sessions still noted: somebody is writing them", report.pending),
+            ),
+        )
+    )
+    out.print()
+    for check in report.checks:
+        if not check["ok"]:
+            out.print(f"[red]DIFFERS:[/] {escape(check['check_name'])}")
+    out.print(
+        f"[green]All {len(report.checks)} checks hold.[/]"
+        if report.ok
+        else "[red]NOT OK:[/] python -m scripts.verify --differences shows what differs"
+    )
+
+
+def main(url: Url = None, as_json: Json = False) -> None:
+    """Merge the old tables into the new ones again, and verify the result.
+
+    For data that is missing after the migration, at any revision from 0004 on. What is newer in
+    the new tables is not overwritten; a run that finds nothing to do writes nothing. The
+    application goes on meanwhile: the old tables are read in short transactions. Exits with 0
+    (merged, every check holds), 1 (a check does not hold) or 2 (could not merge, or not to the end).
+
+    Example: python -m scripts.merge --url postgresql://localhost/workshop
+    """
+    with database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection:
+        report = examine(connection)
+    # from here on a failure may come after chunks that were committed
+    with (
+        database(url, "AUTOCOMMIT", STAYS, COULD_NOT_DO) as connection,
+        progress("merging") as say,
+    ):
+        merge(connection, report, say)
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        show(report, console())
+    raise typer.Exit(0 if report.ok else 1)

@@ -1,0 +1,1 @@
+"""For developers and for a first look: sample data, demo, benchmark, diagram."""

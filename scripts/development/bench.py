@@ -1,0 +1,433 @@
+"""Benchmark: the whole way there and back, on a throw-away server, against two baselines.
+
+The floor is what no migration of these rows can beat: ``CREATE TABLE AS`` of the finished rows, then the
+same keys, indexes and foreign keys. The one-shot (``one_shot.sql``) is what an engineer would write by hand
+for these rows: ``INSERT ... SELECT`` into plain tables with the same keys and indexes, the application locked
+out. Both are measured in the same run on the same server. Every time is given as a multiple of the floor:
+seconds depend on the machine, ratios hardly do.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import psycopg
+import typer
+from alembic import command
+from alembic.config import Config
+from psycopg import sql
+from rich.markup import escape
+
+from scripts.common.report import ROOT, console, table
+from scripts.common.server import EmbeddedServer, ServerUnavailable, embedded_server
+from scripts.development.sample_data import fill
+
+TABLES = ("students", "sessions", "step_progress", "events")
+WRITES = 300
+"""Single writes that a median is taken of."""
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+"""As on any server whose data matter; the floor pays for its commits as well."""
+
+OBJECTS = """
+SELECT format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid))
+FROM pg_constraint AS c
+WHERE c.conrelid = ANY (%(tables)s::regclass[]) AND c.contype IN ('p', 'u')
+UNION ALL
+SELECT replace(pg_get_indexdef(i.indexrelid), ' ON public.', ' ON ')
+FROM pg_index AS i
+WHERE i.indrelid = ANY (%(tables)s::regclass[])
+  AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid)
+UNION ALL
+SELECT format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid))
+FROM pg_constraint AS c
+WHERE c.conrelid = ANY (%(tables)s::regclass[]) AND c.contype = 'f'
+"""
+"""Keys, indexes and foreign keys of the new tables, in this order."""
+
+ONE_SHOT = Path(__file__).with_name("one_shot.sql")
+COUNTS = """
+SELECT (SELECT count(*) FROM {0}.students), (SELECT count(*) FROM {0}.sessions),
+       (SELECT count(*) FROM {0}.step_progress)
+"""
+BRIDGE = """
+SELECT (SELECT count(*) FROM pg_proc WHERE pronamespace = 'bridge'::regnamespace),
+       (SELECT count(*) FROM pg_class WHERE relnamespace = 'bridge'::regnamespace AND relkind = 'v'),
+       (SELECT count(*) FROM pg_class WHERE relnamespace = 'bridge'::regnamespace AND relkind = 'r')
+"""
+
+Figures = dict[str, float]
+
+
+class Bench:
+    """One database of ``sessions`` sessions; ``figures`` has seconds, bytes and rows by name.
+
+    ``jit``: whether the server compiles queries, as a distribution's does and the embedded one cannot.
+    """
+
+    def __init__(self, server: EmbeddedServer, sessions: int, say: Callable[[str], None]) -> None:
+        self.server = server
+        self.sessions = sessions
+        self.say = say
+        self.figures: Figures = {"sessions": sessions}
+        self.legacy, self.database = f"legacy_{sessions}", f"bench_{sessions}"
+        with self.connect("postgres") as admin:
+            row = admin.execute("SELECT pg_jit_available()").fetchone()
+            self.figures["jit"] = row is not None and row[0]
+        self._create(self.legacy, "template0")
+        with psycopg.connect(server.url(self.legacy)) as connection:
+            fill(connection, sessions)
+        with self.connect(self.legacy) as connection:
+            connection.execute("VACUUM ANALYZE workshop_students")
+            connection.execute("VACUUM ANALYZE student_configs")
+
+    def connect(self, name: str | None = None) -> psycopg.Connection[Any]:
+        """A connection in autocommit mode, to the benchmark's database unless named."""
+        return psycopg.connect(self.server.url(name or self.database), autocommit=True)
+
+    def _create(self, name: str, template: str) -> None:
+        with self.connect("postgres") as admin:
+            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+            admin.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                    sql.Identifier(name), sql.Identifier(template)
+                )
+            )
+
+    def fresh(self) -> None:
+        """Begin again with the legacy tables alone."""
+        self._create(self.database, self.legacy)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Measure what happens meanwhile: ``<name>``, and WAL and temporary files beside it."""
+        self.say(f"{self.sessions:,} sessions: {name}")
+        with self.connect("postgres") as admin:
+            before = self._written(admin)
+            began = time.perf_counter()
+            yield
+            self.figures[name] = time.perf_counter() - began
+            wal, temporary = (a - b for a, b in zip(self._written(admin), before, strict=True))
+        self.figures[f"{name}: WAL bytes"] = wal
+        self.figures[f"{name}: temporary bytes"] = temporary
+
+    def _written(self, admin: psycopg.Connection[Any]) -> tuple[float, float]:
+        admin.execute("SELECT pg_stat_clear_snapshot()")
+        row = admin.execute(
+            "SELECT pg_current_wal_insert_lsn() - '0/0', "
+            "coalesce((SELECT temp_bytes FROM pg_stat_database WHERE datname = %s), 0)",
+            (self.database,),
+        ).fetchone()
+        assert row is not None
+        return float(row[0]), float(row[1])
+
+    def alembic(self, *command: str) -> None:
+        """The command itself, as a process; its start is part of the time."""
+        subprocess.run(
+            [sys.executable, "-m", "alembic", "-x", "drop_existing=false", *command],
+            cwd=ROOT,
+            env={"POSTGRES_URL": self.server.url(self.database), "PATH": "/usr/bin:/bin"},
+            check=True,
+            capture_output=True,
+        )
+
+    def step(self, revision: str) -> None:
+        """Upgrade in this process: without the start of Python."""
+        config = Config(ROOT / "alembic.ini")
+        config.set_main_option("sqlalchemy.url", self.server.url(self.database).replace("%", "%%"))
+        command.upgrade(config, revision)
+
+    def call(self, procedure: str) -> None:
+        """``CALL`` a procedure that commits as it goes."""
+        with self.connect() as connection:
+            connection.execute(f"CALL {procedure}".encode())
+
+    @contextmanager
+    def _beside(self, schema: str) -> Iterator[tuple[psycopg.Connection[Any], list[str]]]:
+        """A schema for a baseline, dropped at the end; with the keys and indexes that it has to build."""
+        with self.connect() as connection:
+            connection.execute("SET search_path = public")
+            found = connection.execute(OBJECTS.encode(), {"tables": list(TABLES)}).fetchall()
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+            connection.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(schema)))
+            yield connection, [statement for (statement,) in found]
+            connection.execute("SET client_min_messages = warning")
+            connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+
+    def floor(self) -> float:
+        """Seconds for copying the finished rows and building everything that is built on them."""
+        with self._beside("floor") as (connection, objects):
+            began = time.perf_counter()
+            for name in TABLES:
+                connection.execute(
+                    sql.SQL("CREATE TABLE {0} AS SELECT * FROM public.{0}").format(
+                        sql.Identifier(name)
+                    )
+                )
+            for statement in objects:
+                connection.execute(statement.encode())
+            return time.perf_counter() - began
+
+    def one_shot(self) -> float:
+        """Seconds for the hand-written script. Raises AssertionError unless it finds as many rows."""
+        with self._beside("one_shot") as (connection, objects):
+            began = time.perf_counter()
+            with connection.transaction():
+                connection.execute(ONE_SHOT.read_bytes())
+                for statement in objects:
+                    connection.execute(statement.encode())
+            seconds = time.perf_counter() - began
+            mine, theirs = (
+                connection.execute(COUNTS.format(schema).encode()).fetchone()
+                for schema in ("one_shot", "public")
+            )
+            assert mine == theirs, (mine, theirs)
+            return seconds
+
+    def write(self, name: str | None = None) -> float:
+        """Median milliseconds of one saved configuration, in a transaction of its own."""
+        with self.connect(name) as connection:
+            tokens = connection.execute(
+                "SELECT session_token FROM student_configs ORDER BY md5(session_token) LIMIT %s",
+                (WRITES,),
+            ).fetchall()
+            taken = []
+            for number, (token,) in enumerate(tokens):
+                began = time.perf_counter()
+                connection.execute(
+                    "UPDATE student_configs SET system_prompt = %s, updated_at = now() WHERE session_token = %s",
+                    (f"prompt {number}", token),
+                )
+                taken.append(time.perf_counter() - began)
+        return statistics.median(taken) * 1000
+
+    def overview(self) -> float:
+        """Median milliseconds of ``session_overview`` for one student."""
+        with self.connect() as connection:
+            addresses = connection.execute(
+                "SELECT student_email FROM students ORDER BY md5(student_email) LIMIT %s", (WRITES,)
+            ).fetchall()
+            taken = []
+            for address in addresses:
+                began = time.perf_counter()
+                connection.execute(
+                    "SELECT * FROM session_overview WHERE student_email = %s", address
+                ).fetchall()
+                taken.append(time.perf_counter() - began)
+        return statistics.median(taken) * 1000
+
+    def run(self) -> Figures:
+        """Everything, and the floor before and after."""
+        f = self.figures
+        self.fresh()
+        with self.timed("upgrade head"), self._memory():
+            self.alembic("upgrade", "head")
+        floors = [self.floor(), self.floor()]
+        shots = [self.one_shot(), self.one_shot()]
+        with self.timed("second merge"):
+            self.call("bridge.merge()")
+        with self.timed("verify"):
+            self.call("bridge.run_checks(NULL)")
+        floors.append(self.floor())
+        shots.append(self.one_shot())
+        self._count()
+        f["session_overview of one student, ms"] = self.overview()
+        with self.timed("downgrade base"):
+            self.alembic("downgrade", "base")
+        f["floor"] = statistics.median(floors)
+        f["one-shot"] = statistics.median(shots)
+        f["upgrade head / one-shot"] = f["upgrade head"] / f["one-shot"]
+
+        self.fresh()
+        self.alembic("upgrade", "0003")
+        with self.timed("merge alone"):
+            self.step("0004")
+        with self.timed("keys and indexes"):
+            self.step("0005")
+        self.alembic("upgrade", "head")
+        f["a write without the bridge, ms"] = self.write(self.legacy)
+        f["a write carried over, ms"] = self.write()
+        with self.connect("postgres") as admin:
+            for name in (self.database, self.legacy):
+                admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+        return f
+
+    def _count(self) -> None:
+        """Count what a reader of the script has before him."""
+        script = subprocess.run(
+            [sys.executable, "-m", "alembic", "upgrade", "head", "--sql"],
+            cwd=ROOT,
+            env={"PATH": "/usr/bin:/bin"},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        files = [
+            path
+            for revision in ("0003", "0004", "0007")
+            for path in (ROOT / "alembic" / "sql").glob(f"{revision}_*/[0-8]*.sql")
+        ]
+        self.figures["lines of the script"] = len(script.splitlines())
+        self.figures["lines of SQL of 0003, 0004 and 0007"] = sum(
+            len(path.read_text(encoding="utf-8").splitlines()) for path in files
+        )
+        with self.connect() as connection:
+            row = connection.execute(BRIDGE.encode()).fetchone()
+        assert row is not None
+        names = ("functions and procedures of the bridge", "its views", "its tables")
+        self.figures |= dict(zip(names, row, strict=True))
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Peak of what one backend of the database holds for itself alone (RssAnon), sampled."""
+        stop, peak = threading.Event(), [0.0]
+
+        def sample() -> None:
+            with self.connect("postgres") as admin:
+                while not stop.wait(0.05):
+                    for (pid,) in admin.execute(
+                        "SELECT pid FROM pg_stat_activity WHERE datname = %s", (self.database,)
+                    ):
+                        try:
+                            status = Path(f"/proc/{pid}/status").read_text()
+                        except OSError:  # gone, or no Linux
+                            continue
+                        for line in status.splitlines():
+                            if line.startswith("RssAnon:"):
+                                peak[0] = max(peak[0], float(line.split()[1]) * 1024)
+
+        thread = threading.Thread(target=sample)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        self.figures["memory of a backend, bytes"] = peak[0]
+
+
+BASELINES = ("floor", "one-shot")
+TARGETS = {
+    "upgrade head": 5.0,
+    "merge, keys and indexes": 3.0,
+    "verify": 1.0,
+    "second merge": 0.5,
+    "downgrade base": 1.0,
+}
+"""What is aimed for, as multiples of the floor."""
+
+
+BUDGETS = {
+    "upgrade head / one-shot": 2.3,
+    "lines of the script": 4_000,
+    "lines of SQL of 0003, 0004 and 0007": 2_500,
+    "functions and procedures of the bridge": 65,
+    "its views": 12,
+    "its tables": 6,
+    "memory of a backend, bytes": 150e6,
+}
+"""What must not be exceeded."""
+
+
+def budgets(figures: Figures) -> Iterator[tuple[str, str, str, str]]:
+    """For the table: name, figure, budget, and whether the figure is within it."""
+    for name, budget in BUDGETS.items():
+        found = figures[name]
+        measured, most = (f"{n / 1e6:,.0f} MB" if n > 1e6 else f"{n:,.1f}" for n in (found, budget))
+        within = "yes" if found <= budget else "[red]NO[/]"
+        yield name.removesuffix(", bytes"), measured, most, within
+
+
+def rows(figures: Figures) -> Iterator[tuple[str, str, str, str, str, str]]:
+    """For the table: name, seconds, multiple of the floor, aim, sessions a second, WAL."""
+    figures["merge, keys and indexes"] = figures["merge alone"] + figures["keys and indexes"]
+    for name in BASELINES:
+        yield name, f"{figures[name]:.2f}", f"{figures[name] / figures['floor']:.1f}", "", "", ""
+    for name, aim in TARGETS.items():
+        seconds = figures[name]
+        wal = figures.get(f"{name}: WAL bytes")
+        yield (
+            name,
+            f"{seconds:.2f}",
+            f"{seconds / figures['floor']:.1f}",
+            f"{aim:.1f}",
+            f"{figures['sessions'] / seconds:,.0f}",
+            "" if wal is None else f"{wal / 1e6:,.1f}",
+        )
+
+
+def plot(measured: list[Figures], path: Path) -> None:
+    """Time against the number of sessions, both logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    sizes = [f["sessions"] for f in measured]
+    for name in (*BASELINES, *TARGETS):
+        axes.plot(
+            sizes,
+            [f[name] for f in measured],
+            marker="o",
+            linewidth=3 if name in BASELINES else 1.5,
+            color={"floor": "black", "one-shot": "gray"}.get(name),
+            label=name,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="sessions", ylabel="seconds")
+    axes.grid(which="both", alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path)
+
+
+def main(
+    sessions: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="How many sessions; may be given several times."),
+    ] = None,
+    major: Annotated[int | None, typer.Option(help="PostgreSQL version, for instance 18.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write every figure to this file.")
+    ] = None,
+    plot_file: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Draw time against sessions (.svg; extra [bench])."),
+    ] = None,
+) -> None:
+    """Migrate throw-away databases there and back, and measure it against two baselines.
+
+    Example: python -m scripts.bench --sessions 10000 --sessions 100000 --json bench.json
+    """
+    out = console()
+    measured = []
+    try:
+        with embedded_server(major=major, settings=DURABLE) as server:
+            for count in sessions or [10_000, 100_000]:
+                figures = Bench(server, count, lambda text: typer.echo(text, err=True)).run()
+                measured.append(figures)
+                out.print(
+                    table(
+                        f"PostgreSQL {server.version}, {count:,} sessions, "
+                        f"{'JIT on' if figures['jit'] else 'no JIT'}",
+                        ("", "Seconds", "x floor", "Aim", "Sessions/s", "WAL, MB"),
+                        rows(figures),
+                    )
+                )
+                out.print(table("Budgets", ("", "Measured", "Budget", "Within"), budgets(figures)))
+                out.print(
+                    f"a write: {figures['a write without the bridge, ms']:.2f} ms without the bridge, "
+                    f"{figures['a write carried over, ms']:.2f} ms carried over; session_overview of one "
+                    f"student: {figures['session_overview of one student, ms']:.2f} ms; temporary files: "
+                    f"{figures['upgrade head: temporary bytes'] / 1e6:.0f} MB\n"
+                )
+    except ServerUnavailable as error:
+        typer.echo(f"error: {escape(str(error))}", err=True)
+        raise typer.Exit(2) from None
+    if json_file is not None:
+        json_file.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    if plot_file is not None:
+        plot(measured, plot_file)

@@ -1,0 +1,555 @@
+"""Seeded sample of a legacy workshop database: for the demo, the tests and the benchmarks.
+
+``fill`` creates ``workshop_students`` and ``student_configs`` as the current application leaves
+them and loads any number of sessions, with the faults that real databases have: JSON inside JSON,
+addresses that are missing or disagree, flags that fell back to false, secrets in several forms.
+Every person, address, key and URL is made up. The same number of sessions and the same seed give
+the same rows, whatever the day.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import islice
+from random import Random
+from typing import Annotated, Any, NoReturn
+
+import psycopg
+import typer
+
+from models.steps import STEPS
+from scripts.common.connection import CONNECT_ARGS, VARIABLES, ConnectionProblem, resolve_url
+
+TABLE_DDL = """
+CREATE TABLE workshop_students (
+    session_token text PRIMARY KEY,
+    student_email text NOT NULL,
+    student_name text,
+    exercises jsonb DEFAULT '{}',
+    bug_reports jsonb DEFAULT '[]',
+    started_at timestamptz DEFAULT now(),
+    last_activity timestamptz DEFAULT now(),
+    total_time_spent integer DEFAULT 0,
+    completion_rate integer DEFAULT 0,
+    repo_created boolean DEFAULT false,
+    demo_mode boolean DEFAULT false,
+    created_at timestamptz DEFAULT now(),
+    updated_at timestamptz DEFAULT now()
+);
+
+CREATE OR REPLACE FUNCTION update_updated_at_column() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.updated_at = now();
+    RETURN NEW;
+END;
+$$;
+CREATE TRIGGER update_workshop_students_updated_at BEFORE UPDATE ON workshop_students
+    FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
+
+CREATE TABLE student_configs (
+    session_token text PRIMARY KEY,
+    student_name text,
+    student_email text,
+    openai_api_key text,
+    system_prompt text,
+    tools jsonb DEFAULT '[]',
+    voice_settings jsonb DEFAULT '{}',
+    use_case_description text,
+    call_direction text,
+    ivr_greeting text,
+    tts_provider text,
+    selected_voice text,
+    selected_phone_number text,
+    websocket_url text,
+    codespace_url text,
+    github_repo_url text,
+    railway_url text,
+    demo_mode boolean DEFAULT false,
+    current_step integer DEFAULT 0,
+    twilio_connected boolean DEFAULT false,
+    openai_connected boolean DEFAULT false,
+    call_direction_chosen boolean DEFAULT false,
+    services_ready boolean DEFAULT false,
+    step4_code_validated boolean DEFAULT false,
+    step4_committed boolean DEFAULT false,
+    step4_deployed boolean DEFAULT false,
+    step5_code_validated boolean DEFAULT false,
+    step5_committed boolean DEFAULT false,
+    step5_deployed boolean DEFAULT false,
+    step6_code_validated boolean DEFAULT false,
+    step6_committed boolean DEFAULT false,
+    step6_deployed boolean DEFAULT false,
+    system_prompt_saved boolean DEFAULT false,
+    step7_committed boolean DEFAULT false,
+    step7_deployed boolean DEFAULT false,
+    tools_configured boolean DEFAULT false,
+    step8_code_validated boolean DEFAULT false,
+    step8_committed boolean DEFAULT false,
+    step8_deployed boolean DEFAULT false,
+    project_deployed boolean DEFAULT false,
+    ci_service_sid text,
+    twilio_account_sid text,
+    twilio_auth_token text,
+    enable_persistent_memory boolean DEFAULT false,
+    memory_retention_days integer DEFAULT 30,
+    created_at timestamp DEFAULT now(),
+    updated_at timestamp DEFAULT now()
+);
+"""
+INDEX_DDL = """
+CREATE INDEX idx_students_email ON workshop_students (student_email);
+CREATE INDEX idx_students_last_activity ON workshop_students (last_activity DESC);
+CREATE INDEX idx_sessions_email ON student_configs (student_email);
+"""
+LEGACY_DDL = TABLE_DDL + INDEX_DDL
+
+Row = tuple[object, ...]
+
+BATCH = 2000  # sessions in memory at a time
+
+# A measured database of 213 sessions: 117 tokens in both tables, 36 and 60 in one of them.
+MEASURED, IN_BOTH, ONLY_STUDENTS = 213, 117, 36
+# Of 100 sessions: how many finished 0, 1, ... 9 steps.
+STEPS_DONE = tuple(
+    done for done, share in enumerate((15, 12, 12, 13, 11, 10, 8, 6, 5, 8)) for _ in range(share)
+)
+# The flags stand in the order of the steps; so many are set once step 0, 1, ... 9 is done.
+FLAG_BOUNDS = (0, 2, 3, 4, 7, 10, 13, 16, 20, 21)
+FLAG_ROWS = tuple((True,) * n + (False,) * (21 - n) for n in range(22))
+NO_FLAGS, UNKNOWN_FLAGS = FLAG_ROWS[0], (None,) * 21
+
+KEY_STYLES = (
+    *[tuple(step.exercise_key for step in STEPS)] * 17,
+    *[tuple(f"exercise-{step.number}" for step in STEPS)] * 2,
+    tuple(step.early_key for step in STEPS),
+)
+# Days count from the first one. The workshops: Tuesdays to Thursdays of eight weeks, sessions
+# beginning between 13:00 and 19:00 UTC, in time to end before midnight.
+FIRST_DAY = datetime(2025, 10, 7, tzinfo=UTC)
+FIRST_DAY_MS = int(FIRST_DAY.timestamp()) * 1000
+WORKSHOP_DAYS = tuple(week * 7 + day for week in range(8) for day in range(3))
+CALENDAR = tuple(f"{FIRST_DAY + timedelta(days=day):%Y-%m-%d}" for day in range(80))
+FIRST_SECOND, SPAN = 13 * 3600, 6 * 3600
+
+PEOPLE = """
+    Ada Abebe Bruno Bauer Chloé Costa Dmitri Dubois Elena Eriksen Farid Fischer Grace García
+    Hiro Hansen Inés Ibrahim João Jansen Karin Kowalski Łukasz Lopez Mei Müller Nadia Nakamura
+    Olu O'Brien Priya Patel Quentin Quispe Rosa Rossi Søren Silva Tariq Tanaka Uma Usman
+    Viktor Varga Wanjiru Wagner Ximena Xu Yusuf Şahin Zoë Zhang Amara Ali Björn Brown
+    Carmen Chen Diego Davis Emre Evans Fatima Flores
+"""
+NAMES = PEOPLE.split()
+ADDRESS_PARTS = PEOPLE.translate(str.maketrans("éíãŁøëöüŞ", "eiaLoeouS", "'")).lower().split()
+DOMAINS = (
+    "example.com",
+    "example.org",
+    "example.edu",
+    "students.example.edu",
+    "mail.example.net",
+    "cs.example.edu",
+    "workshop.example",
+)
+
+USE_CASES = (
+    "Pizza orders by phone: menu, allergies, delivery time",
+    "Appointment reminders for a dental practice (50% no-shows today)",
+    "IT help desk: reset passwords & open tickets",
+    'Hotel concierge, answers "what is open now?"',
+    "Bank hotline that never asks for a PIN: hand over to a person instead",
+    "Réservations d'un restaurant, en français",
+    "Survey after a support call: 3 questions, < 2 minutes",
+    "Vaccination campaign: who, where, when",
+)
+SENTENCES = (
+    "Keep every answer below 40 words; callers can't scroll back.",
+    'If the caller says "agent", transfer at once.',
+    "Never promise a discount above 15%.",
+    "Opening hours: Mon-Fri 9:00-17:00, Sat 10:00-14:00.",
+    "Spell names letter by letter - e.g. Müller: M, U, E, L, L, E, R.",
+    "Réponds en français si l'appelant parle français.",
+    "Prices are in € and include 19% tax; say “about” before estimates.",
+    "Ask for: name, phone number, preferred time.",
+    "Do not read URLs aloud (https://example.com/menu?day=%d): offer a text message.",
+    "Repeat the order; wait for a clear yes (はい, sí, oui).",
+    "Path of the log: C:\\temp\\calls. Do not mention it.",
+    "After two misunderstandings apologise & offer a call back.",
+)
+GREETINGS = (
+    "Hello! Thanks for calling. How can I help?",
+    "Hi, you've reached the workshop line.\nPlease tell me what you need.",
+    "Bonjour ! Que puis-je faire pour vous ?",
+    'Welcome. Say "menu" at any time: I am listening.',
+    "",  # typed and deleted again
+)
+TOOL_NAMES = (
+    ("lookup_order", 'Find an order by its number, e.g. "A-1042"'),
+    ("book_slot", "Book an appointment: date, time, name"),
+    ("send_sms", "Send a text message; at most 160 characters"),
+    ("transfer_call", "Hand the call over to a person"),
+)
+
+# JSON as the application's JSON.stringify writes it.
+dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _tool(name: str, description: str) -> dict[str, object]:
+    parameters = {"type": "object", "properties": {"text": {"type": "string"}}}
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+VOICES = tuple(
+    (
+        provider,
+        voice,
+        dump({"provider": provider, "voice": voice, "language": language, "speed": speed}),
+    )
+    for provider, voice, language in (
+        ("google", "en-US-Journey-O", "en-US"),
+        ("google", "en-GB-Neural2-B", "en-GB"),
+        ("elevenlabs", "sample-voice-21", "en-US"),
+        ("amazon", "Joanna-Neural", "en-US"),
+        ("amazon", "Léa-Neural", "fr-FR"),
+    )
+    for speed in (0.9, 1, 1.15)
+)
+
+BUG = 'The button "Deploy" does nothing: 0% for 10 minutes'
+NO_URLS: tuple[str | None, ...] = (None,) * 4
+
+# Most configurations have no tool of their own.
+TOOLS = (
+    *["[]"] * 4,
+    *[dump([_tool(*tool) for tool in TOOL_NAMES[:count]]) for count in range(1, 5)],
+)
+
+
+@dataclass(slots=True)
+class _Session:
+    """What the two rows of a session have in common.
+
+    ``day`` indexes ``CALENDAR``, ``second`` counts from midnight UTC, ``done`` is the number of
+    steps finished.
+    """
+
+    token: str
+    day: int
+    second: int
+    done: int
+    email: str
+    name: str | None
+    demo: bool
+
+
+def generate(sessions: int, seed: int = 1) -> Iterator[tuple[Row | None, Row | None]]:
+    """One pair a session: its row of ``workshop_students`` and of ``student_configs``, or None.
+
+    The values stand in the order of the columns of ``LEGACY_DDL``, JSON and times as text.
+    Sessions come in the order of their beginning, in October and November 2025. 213 sessions give
+    exactly 153 and 177 rows, 117 of them pairs; other numbers the same shares. In 1,000 sessions
+    or more, one token is ``null`` and one is ``undefined``.
+    """
+    rng = Random(seed)
+    students = _student_count(sessions)
+    kinds: list[str] = []
+    for index in range(sessions):
+        if not kinds:
+            kinds = _kinds(rng, min(MEASURED, sessions - index))
+        kind = kinds.pop()
+        session = _session(rng, index, sessions, students)
+        if sessions >= 1000 and index in (500, 501):
+            session.token = ("null", "undefined")[index - 500]
+        elif kind == "students" and rng.random() < 0.05:
+            # Carried over when the table was rebuilt around tokens.
+            session.token = f"legacy-{session.email}-{session.token[3:16]}"
+        yield (
+            None if kind == "configs" else _student_row(rng, session),
+            None if kind == "students" else _config_row(rng, session, students),
+        )
+
+
+def fill(connection: psycopg.Connection[Any], sessions: int = MEASURED, seed: int = 1) -> None:
+    """Create the two legacy tables and load the rows of ``generate`` with COPY.
+
+    All or nothing, in a transaction of its own unless the connection is in one already; memory
+    does not grow with the number of sessions. Raises ``psycopg.errors.DuplicateTable`` when one
+    of the tables exists.
+    """
+    pairs = generate(sessions, seed)
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(TABLE_DDL)
+        # One connection runs one COPY at a time, so the tables take turns. The next batch is made
+        # between the rows of this one: the server takes them in meanwhile.
+        batch = list(islice(pairs, BATCH))
+        while batch:
+            coming: list[tuple[Row | None, Row | None]] = []
+            for turn, table in enumerate(("workshop_students", "student_configs")):
+                with cursor.copy(f"COPY {table} FROM STDIN") as copy:
+                    for place, pair in enumerate(batch):
+                        if (row := pair[turn]) is not None:
+                            copy.write_row(row)
+                        if place % 2 == turn:
+                            coming += islice(pairs, 1)
+            batch = coming
+        cursor.execute(INDEX_DDL)
+
+
+def _kinds(rng: Random, count: int) -> list[str]:
+    """Shuffled: which tables hold each of ``count`` sessions."""
+    both = round(count * IN_BOTH / MEASURED)
+    only_students = round(count * ONLY_STUDENTS / MEASURED)
+    only_configs = count - both - only_students
+    kinds = ["both"] * both + ["students"] * only_students + ["configs"] * only_configs
+    rng.shuffle(kinds)
+    return kinds
+
+
+def _student_count(sessions: int) -> int:
+    """How many students to draw the sessions from.
+
+    Measured: 115 addresses in 213 sessions, and about 105,000 students in 290,000: the longer a
+    database is in use, the more students come back.
+    """
+    per_student = max(0.5, 1.3 + 0.258 * math.log(max(sessions, 1) / MEASURED))
+    return max(1, round(sessions / per_student))
+
+
+def _person(number: int) -> tuple[str, str]:
+    """E-mail address and name of a student; no two numbers share an address."""
+    count = len(NAMES) // 2
+    given, family = number % count * 2, (number + number // count) % count * 2 + 1
+    local = f"{ADDRESS_PARTS[given]}.{ADDRESS_PARTS[family]}{number // count**2 or ''}"
+    return f"{local}@{DOMAINS[number % len(DOMAINS)]}", f"{NAMES[given]} {NAMES[family]}"
+
+
+def _session(rng: Random, index: int, sessions: int, students: int) -> _Session:
+    r = rng.random
+    email, full_name = _person(int(r() * students))
+    if (roll := r()) < 0.04:
+        email = email.upper() if roll < 0.015 else email.title()
+    name: str | None = full_name
+    if (roll := r()) < 0.35:
+        name = email if roll < 0.27 else None
+    # Beginnings are spread evenly over the workshops and never coincide: the token holds one.
+    place = (index + r() * 0.9) * len(WORKSHOP_DAYS) / sessions
+    day = WORKSHOP_DAYS[int(place)]
+    second = FIRST_SECOND + place % 1 * SPAN
+    moment = FIRST_DAY_MS + int((day * 86400 + second) * 1000)
+    random_part = f"{rng.getrandbits(256):064x}" if r() < 0.5 else f"{rng.getrandbits(24):06x}"
+    done = STEPS_DONE[int(r() * 100)]
+    return _Session(f"ws_{moment}_{random_part}", day, int(second), done, email, name, r() < 0.04)
+
+
+def _student_row(rng: Random, session: _Session) -> Row:
+    r = rng.random
+    exercises, spent = _exercises(rng, session)
+    start = _stamp(rng, session.day, session.second)
+    # One in eight came back on another day, which shows in last_activity only.
+    later = 1 + int(r() * 20) if r() < 0.125 else 0
+    last = _stamp(rng, session.day + later, session.second + spent + 1)
+    bugs: str | None = "[]"
+    if r() < 0.06:
+        bugs = _stored(rng, dump([{"step": session.done, "description": BUG, "at": start}]), "{}")
+    return (
+        session.token,
+        session.email,
+        session.name,
+        _stored(rng, exercises, "[]"),
+        bugs,
+        start + "+00",
+        last + "+00",
+        spent,
+        round(100 * session.done / len(STEPS)),
+        session.done > 3 and r() < 0.8,
+        session.demo,
+        start + "+00",
+        last + "+00",
+    )
+
+
+def _exercises(rng: Random, session: _Session) -> tuple[str, int]:
+    """JSON of the steps that the session worked on, and the seconds spent on them."""
+    r = rng.random
+    keys = KEY_STYLES[int(r() * len(KEY_STYLES))]
+    # Text from the start: this is the most frequent thing here, and json takes three times as long.
+    entries: list[str] = []
+    day, spent = CALENDAR[session.day], 0
+    for key in keys[: session.done]:
+        seconds = 40 + int(r() * 1100)
+        spent += seconds
+        moment = f"{day}T{_clock(session.second + spent)}.{int(r() * 1000):03d}Z"
+        # Every field but the first was added over time.
+        if (age := r()) < 0.85:
+            fields = f'"timestamp":"{moment}","timeSpent":{seconds},"attempts":{1 + int(r() * 3)}'
+            entries.append(f'"{key}":{{"completed":true,{fields},"lastAttempt":"{moment}"}}')
+        elif age < 0.95:
+            fields = f'"timestamp":"{moment}","timeSpent":{seconds}'
+            entries.append(f'"{key}":{{"completed":true,{fields}}}')
+        else:
+            entries.append(f'"{key}":{{"completed":true}}')
+    if session.done < len(keys) and (roll := r()) < 0.43:
+        seconds = 20 + int(r() * 400)
+        spent += seconds
+        fields = f'"timestamp":null,"timeSpent":{seconds},"attempts":1'
+        entries.append(f'"{keys[session.done]}":{{"completed":false,{fields}}}')
+        if roll < 0.02:
+            # An update of the application changed the keys midway: one step has two.
+            entries.append(f'"exercise-{session.done + 1}":{{"completed":true}}')
+    if (roll := r()) < 0.02:
+        entries.append('"unknown":{"completed":true,"timestamp":null}')
+    elif roll < 0.023:
+        # The application spread a JSON text into an object of its characters.
+        entries.insert(0, '"0":"{","1":"}"')
+    return f"{{{','.join(entries)}}}", spent
+
+
+def _config_row(rng: Random, session: _Session, students: int) -> Row:
+    r = rng.random
+    email: str | None = session.email
+    greeting: str | None = GREETINGS[int(r() * len(GREETINGS))]
+    provider, voice, settings = VOICES[int(r() * len(VOICES))]
+    urls = NO_URLS if session.done < 5 else _urls(rng)
+    flags: tuple[bool | None, ...]
+    step = session.done
+    if r() < 0.23:
+        # One of the front end's saves knows neither the address nor the flags ...
+        email = None
+        flags = UNKNOWN_FLAGS if r() < 0.2 else NO_FLAGS
+        step = 0 if r() < 0.5 else step
+    else:
+        if r() < 0.04:
+            email = _person(int(r() * students))[0]
+        next_bound = FLAG_BOUNDS[min(step + 1, len(STEPS))]
+        flags = FLAG_ROWS[FLAG_BOUNDS[step] + int(r() * (next_bound - FLAG_BOUNDS[step]))]
+        if r() < 0.3:
+            # ... and the one that knows them forgets the greeting, the URLs and the voice.
+            greeting, settings, urls = None, "{}", NO_URLS
+    start = _stamp(rng, session.day, session.second + int(r() * 600))
+    # Within the same day: a session lasts less than three hours after its beginning.
+    end = _stamp(rng, session.day, session.second + 600 + int(r() * 9000))
+    secret = f"{rng.getrandbits(128):032x}"
+    has_twilio = r() < 0.15
+    persistent = r() < 0.1
+    tools = TOOLS[int(r() * len(TOOLS))]
+    return (
+        session.token,
+        session.name,
+        email,
+        _api_key(rng, secret),
+        _prompt(rng, session) if r() < 0.6 else None,
+        _stored(rng, tools, "{}"),
+        _stored(rng, settings, "[]"),
+        USE_CASES[int(r() * len(USE_CASES))] if r() < 0.75 else None,
+        ("inbound", "outbound", None)[int(r() * 3)],
+        greeting,
+        provider,
+        voice,
+        f"+1555010{int(r() * 10000):04d}" if r() < 0.7 else None,
+        *urls,
+        session.demo,
+        step,
+        *flags,
+        f"GA{secret}" if r() < 0.1 else None,
+        f"AC{secret}" if has_twilio else None,
+        f"sample-auth-token-{secret}" if has_twilio else None,
+        persistent,
+        7 if persistent and r() < 0.5 else 30,
+        start,
+        end,
+    )
+
+
+def _urls(rng: Random) -> tuple[str | None, ...]:
+    site = f"{rng.getrandbits(32):08x}"
+    return (
+        f"wss://relay-{site}.railway.example/ws",
+        f"https://codespace-{site}.github.example",
+        f"https://github.example/student-{site}/voice-ai?tab=readme#100%",
+        f"https://relay-{site}.railway.example",
+    )
+
+
+def _api_key(rng: Random, secret: str) -> str | None:
+    """Measured in 177 rows: 67 without a key, 92 encrypted (iv:tag:text), 18 plain."""
+    if (roll := rng.random() * 177) < 67:
+        return None
+    if roll < 67 + 92:
+        iv, tag, text = rng.randbytes(16), rng.randbytes(16), rng.randbytes(51)
+        return b":".join(map(base64.b64encode, (iv, tag, text))).decode()
+    return f"sk-sample-not-a-key-{secret}"
+
+
+def _prompt(rng: Random, session: _Session) -> str:
+    """100 to 600 characters, line breaks and all that text can hold."""
+    r = rng.random
+    lines = [f"You are the voice agent of {session.name or 'our workshop'}."]
+    lines += [SENTENCES[int(r() * len(SENTENCES))] for _ in range(2 + int(r() * 6))]
+    return "\n- ".join(lines)
+
+
+def _stored(rng: Random, text: str, wrong: str) -> str | None:
+    """JSON ``text`` as a jsonb column holds it: nearly always as a string that holds JSON.
+
+    The rest is what applications leave behind, among it ``wrong``, a value of another type.
+    """
+    if (roll := rng.random()) >= 0.026:
+        return dump(text)
+    if roll < 0.012:
+        return text
+    if roll < 0.015:
+        return "null"
+    if roll < 0.019:
+        return None
+    if roll < 0.022:
+        return wrong
+    # Cut off, or with a character that jsonb cannot hold.
+    return dump(text[: len(text) // 2]) if roll < 0.0245 else dump('{"note":"\\u0000"}')
+
+
+def _stamp(rng: Random, day: int, second: int) -> str:
+    """UTC time with microseconds, as the database's now() gives it."""
+    return f"{CALENDAR[day]} {_clock(second)}.{int(rng.random() * 1e6):06d}"
+
+
+@cache
+def _clock(second: int) -> str:
+    return f"{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
+
+
+def main(
+    sessions: Annotated[int, typer.Option(min=1, help="How many sessions to make.")] = MEASURED,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same rows.")] = 1,
+    url: Annotated[
+        str | None,
+        typer.Option(help=f"Database to fill; default: the first set of {', '.join(VARIABLES)}."),
+    ] = None,
+) -> None:
+    """Fill a database with a made-up legacy workshop: workshop_students and student_configs.
+
+    Exits with 0 (filled) or 2 (nothing was changed: one of the two tables exists already, ...).
+
+    Example: python -m scripts.sample_data --url postgresql://localhost/empty_database
+    """
+    try:
+        target = resolve_url(url).set(drivername="postgresql")
+        with psycopg.connect(
+            target.render_as_string(hide_password=False), **CONNECT_ARGS
+        ) as connection:
+            fill(connection, sessions, seed)
+    except psycopg.errors.DuplicateTable as error:
+        _refuse(
+            f"{error.diag.message_primary}: the sample needs a database without the two tables; "
+            "nothing was changed"
+        )
+    except (ConnectionProblem, psycopg.Error) as error:
+        _refuse(" ".join(str(error).split()))
+    typer.echo(f"{sessions:,} legacy sessions loaded (seed {seed})")
+
+
+def _refuse(reason: str) -> NoReturn:
+    typer.echo(f"error: {reason}", err=True)
+    raise typer.Exit(2)

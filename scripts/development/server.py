@@ -1,0 +1,40 @@
+"""Start and stop a throw-away server from a shell."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scripts.common.server import ServerUnavailable, start_server, stop_server
+
+app = typer.Typer(
+    help="Start and stop a throw-away PostgreSQL server. Example: python -m scripts.server start",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+@app.command()
+def start(
+    major: Annotated[int | None, typer.Option(help="PostgreSQL version, for instance 18.")] = None,
+) -> None:
+    """Start a server that goes on running, and print its URL and how to stop it."""
+    try:
+        server = start_server(major=major, stop_at_exit=False)
+    except ServerUnavailable as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(server.url("postgres"))
+    typer.echo(f"stop it with: python -m scripts.server stop {server.data_dir}", err=True)
+
+
+@app.command()
+def stop(
+    data_dir: Annotated[Path, typer.Argument(help="The server's folder, as its start named it.")],
+) -> None:
+    """Stop a server and remove its folder with everything in it."""
+    try:
+        stop_server(data_dir)
+    except (ServerUnavailable, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None

@@ -1,0 +1,1 @@
+"""What ``alembic/env.py`` and the revisions need beside ``scripts.common``."""
