@@ -42,7 +42,7 @@ faults: install ## the migrator dies at every point, in every way
 	$(PYTEST) --faults tests/test_faults.py
 
 soak: install ## a million writes while upgrade, downgrade and upgrade run; WRITES=10000 for fewer
-	$(BIN)/python tests/soak.py --writes $(or $(WRITES),1000000)
+	$(BIN)/python tests/support/soak.py --writes $(or $(WRITES),1000000)
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check

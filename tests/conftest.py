@@ -19,11 +19,11 @@ from psycopg import sql
 from pytest_postgresql import factories
 from pytest_postgresql.config import get_config
 
-from databases import Database, Server, cloned, upgrade
 from scripts.common.connection import VARIABLES
 from scripts.common.server import ServerUnavailable, embedded_server
 from scripts.development.sample_data import fill
 from scripts.dumps import client_programs, program_folders
+from support.databases import Clone, Database, Server, cloned, upgrade
 
 # Before anything else: no test may ever reach the database that the environment names. Passwords
 # stay, for --postgresql-host.
@@ -148,8 +148,6 @@ template_0006 = factories.postgresql_noproc(
 template_head = factories.postgresql_noproc(
     depends_on="template_0006", dbname="at_head", load=_load(_to("head"))
 )
-
-Clone = Callable[[str], Database]
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from conftest import Clone
-from databases import Database, deviations, downgrade, failed_checks, upgrade
-from oracle import CONFIG, PROGRESS
+from support.databases import Clone, Database, deviations, downgrade, failed_checks, upgrade
+from support.oracle import CONFIG, PROGRESS
 
 LONG = "long " * 400
 VALUES = "SELECT system_prompt, ivr_greeting, tts_provider FROM {} WHERE session_token = '{}'"

@@ -9,34 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 from threading import Event, Thread
 
 import psycopg
 import pytest
-import typer
 from psycopg import sql
-from typer.testing import CliRunner
 
-from conftest import Clone
-from databases import ROOT, Database, Server, changes, downgrade, dump, psql, upgrade
-from test_scripts import script
+from support.commands import run_command, script
+from support.databases import ROOT, Clone, Database, Server, changes, downgrade, dump, psql, upgrade
 
 PASSWORD = "geheim-canary-4711"
 API_KEY = "sk-canary-0123456789abcdef"
 TOKEN = "ws_canary_token_0123456789"
-
-
-def run_command(name: str, *args: str, url: str) -> "subprocess.CompletedProcess[str]":
-    """``python -m scripts.<name> ...`` within this process, which is a second faster."""
-    app = typer.Typer()
-    app.command()(import_module(f"scripts.{name}").main)
-    environ = {"POSTGRES_URL_NON_POOLING": url, "COLUMNS": "120"}
-    done = CliRunner().invoke(app, args, env=environ)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return subprocess.CompletedProcess(args, done.exit_code, done.stdout, done.stderr)
 
 
 def alike(database: Database) -> list[str]:

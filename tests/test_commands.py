@@ -17,11 +17,13 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
-from conftest import Clone
-from databases import (
+from support.commands import script as run_script
+from support.databases import (
+    ADVISORY_LOCK,
     HEAD,
     REVISIONS,
     ROOT,
+    Clone,
     Database,
     Server,
     alembic_cli,
@@ -37,9 +39,8 @@ from databases import (
     script_of,
     upgrade,
 )
-from test_scripts import script as run_script
+from support.eras import PRIOR_ATTEMPT
 
-ADVISORY_LOCK = 5_283_017_740_012_345
 ADVISORY_LOCKS = """
     SELECT count(*) FROM pg_locks
     WHERE locktype = 'advisory'
@@ -586,17 +587,6 @@ def test_a_name_that_is_taken_by_an_unknown_table(legacy: Database) -> None:
     refused = alembic_cli("upgrade", "head", url=legacy.url)
     assert_refused(refused, "events", "nothing_that_anybody_knows")
     assert changes(before, dump(legacy, without=("alembic_version",))) == []
-
-
-PRIOR_ATTEMPT = """
-CREATE TABLE students (student_email text PRIMARY KEY, student_name text);
-CREATE TABLE sessions (
-    session_token text PRIMARY KEY,
-    student_email text REFERENCES students (student_email)
-);
-INSERT INTO students VALUES ('earlier@example.com', 'Earlier');
-INSERT INTO sessions VALUES ('ws_earlier', 'earlier@example.com');
-"""
 
 
 def test_an_earlier_attempt_is_dropped_only_on_request(clone: Clone, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import pytest
 from psycopg import sql
 from sqlalchemy import StaticPool, create_engine, make_url
 
-from databases import Database, Server, alembic_cli, psql, script_of, upgrade
 from scripts.common.connection import (
     VARIABLES,
     ConnectionProblem,
@@ -18,7 +17,8 @@ from scripts.common.connection import (
     refuse_pooler,
     resolve_url,
 )
-from test_scripts import script
+from support.commands import script
+from support.databases import Database, Server, alembic_cli, psql, script_of, upgrade
 
 NON_POOLING, PLAIN, GENERIC = VARIABLES
 

@@ -26,10 +26,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from conftest import Clone
-from databases import ROOT, Database, Server, cloned
 from scripts.dashboard_server import Throttle
-from test_scripts import script
+from support.commands import script
+from support.databases import ROOT, Clone, Database, Server, cloned
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 OPTIONS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run

@@ -29,13 +29,12 @@ import psycopg
 import pytest
 from psycopg.rows import DictRow, dict_row
 
-from conftest import Clone
-from databases import ROOT, Database, copy_project, failed_checks, upgrade
-from eras import ERAS
 from models import FLAGS, Base
-from oracle import CONFIG, EARLY_FLAGS, HOMES, JSON_COLUMNS, PROGRESS, TEXT_COLUMNS
 from scripts.development.diagram import diagram, fenced
-from test_scripts import script
+from support.commands import script
+from support.databases import ROOT, Clone, Database, copy_project, failed_checks, upgrade
+from support.eras import ERAS
+from support.oracle import CONFIG, EARLY_FLAGS, HOMES, JSON_COLUMNS, PROGRESS, TEXT_COLUMNS
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 ENDPOINTS = ROOT / "docs" / "moving-endpoints.md"

@@ -11,8 +11,9 @@ import psycopg
 import pytest
 from alembic.util import CommandError
 
-from conftest import Clone
-from databases import (
+from support.commands import run_command
+from support.databases import (
+    Clone,
     Database,
     alembic_cli,
     catalog,
@@ -23,7 +24,7 @@ from databases import (
     script_of,
     upgrade,
 )
-from test_backup import API_KEY, TOKEN, assert_silent, plant, restore, run_command, with_password
+from test_backup import API_KEY, TOKEN, assert_silent, plant, restore, with_password
 
 CONFIRM = ("--confirm", "DELETE OLD TABLES")
 OLD = "20250101"

@@ -8,31 +8,21 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from conftest import Clone
-from databases import ROOT, Database, alembic_cli, downgrade, dump, upgrade
-from eras import ERAS, load
 from scripts.commands import dry_run
-from scripts.common.report import database, progress
+from scripts.common.report import progress
 from scripts.common.server import embedded_server
 from scripts.development.sample_data import fill
-from test_commands import PRIOR_ATTEMPT
-from test_scripts import script
-
-
-def predicted(target: Database) -> dry_run.Report:
-    """The dry run, in this process."""
-    with database(target.url, "AUTOCOMMIT") as connection:
-        return dry_run.examine(connection)
+from support.commands import predicted, script
+from support.databases import ROOT, Clone, Database, alembic_cli, downgrade, dump, upgrade
+from support.eras import ERAS, PRIOR_ATTEMPT, load
+from support.watching import CANARY, LONGEST, planted, watched
 
 
 def assert_it_happened(plan: dry_run.Report, merged: Database) -> None:
@@ -302,60 +292,6 @@ def test_a_standby_is_told_apart(request: pytest.FixtureRequest) -> None:
 
 # --- it keeps nobody waiting --------------------------------------------------------------------------
 
-HELD = """
-SELECT l.mode, c.relname::text FROM pg_locks AS l
-JOIN pg_class AS c ON c.oid = l.relation
-JOIN pg_stat_activity AS a ON a.pid = l.pid
-WHERE a.backend_type = 'client backend' AND l.pid <> pg_backend_pid() AND l.pid <> %s
-  AND l.granted AND l.locktype = 'relation' AND l.database = a.datid AND a.datname = current_database()
-  AND c.relpersistence = 'p' AND c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
-"""
-LONGEST = 0.4
-"""Seconds that a statement of the application may wait: 250 ms, and what a busy machine adds."""
-
-
-@contextmanager
-def watched(
-    target: Database, *tables: str
-) -> Iterator[tuple[list[float], Counter[tuple[str, str]]]]:
-    """The application's ALTER TABLE over and over, how long each took, and all locks by others."""
-    waits: list[float] = []
-    locks: Counter[tuple[str, str]] = Counter()
-    ended = threading.Event()
-    application = target.connect()
-    application.execute("SET lock_timeout = '10s'")
-    pid = application.info.backend_pid
-    for table in tables:
-        # one would be waited for as well, for a second on a busy machine
-        application.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)".encode())
-
-    def alter() -> None:
-        while not ended.is_set():
-            for table in tables:
-                began = time.monotonic()
-                application.execute(
-                    f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS demo_mode boolean".encode()
-                )
-                waits.append(time.monotonic() - began)
-            time.sleep(0.005)
-
-    def sample() -> None:
-        with target.connect() as observer:
-            while not ended.is_set():
-                locks.update(observer.execute(HELD, (pid,)).fetchall())
-                time.sleep(0.002)
-
-    threads = [threading.Thread(target=work) for work in (alter, sample)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield waits, locks
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
-        application.close()
-
 
 def test_it_keeps_nobody_waiting(empty: Database) -> None:
     with empty.connect() as connection:
@@ -474,26 +410,6 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
 
 
 # --- secrets ------------------------------------------------------------------------------------------
-
-CANARY = "canaryCANARYcanary"
-
-
-def planted(target: Database) -> None:
-    """A secret in every place where one may stand."""
-    with target.connect() as connection:
-        connection.execute(
-            f"""
-            ALTER TABLE student_configs ADD COLUMN IF NOT EXISTS twilio_auth_token text;
-            UPDATE student_configs SET openai_api_key = 'sk-{CANARY}', twilio_auth_token = '{CANARY}',
-                tools = to_jsonb('[{{"key": "sk-{CANARY}"'::text),
-                websocket_url = 'wss://user:{CANARY}@example.com'
-            WHERE session_token IN (SELECT session_token FROM student_configs ORDER BY 1 LIMIT 9);
-            UPDATE workshop_students
-            SET exercises = jsonb_build_object('sk-{CANARY}', jsonb_build_object('completed', true));
-            UPDATE student_configs SET session_token = session_token || '{CANARY}tail'
-            WHERE session_token LIKE 'ws%';
-            """.encode()
-        )
 
 
 def test_no_secret_is_shown(clone: Clone) -> None:

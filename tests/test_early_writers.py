@@ -16,8 +16,7 @@ from alembic import command
 from alembic.util import CommandError
 from psycopg import sql
 
-from conftest import Clone
-from databases import Database, alembic_config, downgrade, failed_checks, upgrade
+from support.databases import Clone, Database, alembic_config, downgrade, failed_checks, upgrade
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

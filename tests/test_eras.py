@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from alembic.util import CommandError
 
-from databases import (
+from support.databases import (
     Database,
     Server,
     changes,
@@ -19,8 +19,8 @@ from databases import (
     script_of,
     upgrade,
 )
-from eras import ERAS, Era, load
-from oracle import (
+from support.eras import ERAS, Era, load
+from support.oracle import (
     CONFIG,
     PROGRESS,
     Prediction,

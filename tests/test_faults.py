@@ -23,7 +23,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from databases import (
+from scripts.common.server import EmbeddedServer, ServerUnavailable, embedded_server, restart_server
+from scripts.development.sample_data import fill
+from support.databases import (
     ROOT,
     Database,
     Server,
@@ -36,8 +38,6 @@ from databases import (
     script_of,
     upgrade,
 )
-from scripts.common.server import EmbeddedServer, ServerUnavailable, embedded_server, restart_server
-from scripts.development.sample_data import fill
 
 SESSIONS = 1000
 

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Clone
-from databases import HEAD, Database, changes, copy_project, dump, psql
+from support.databases import HEAD, Clone, Database, changes, copy_project, dump, psql
 
 Run = Callable[..., str]
 DRIVER = """

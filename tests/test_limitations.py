@@ -5,9 +5,8 @@ import re
 import psycopg
 import pytest
 
-from conftest import Clone
-from databases import ROOT, Database, failed_checks
-from test_dry_run import predicted
+from support.commands import predicted
+from support.databases import ROOT, Clone, Database, failed_checks
 
 DOCUMENT = (ROOT / "docs" / "limitations.md").read_text(encoding="utf-8")
 AFTER_0007, FROM_0003 = DOCUMENT.split("\n## ")[1:3]

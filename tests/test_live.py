@@ -18,8 +18,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from conftest import Clone
-from databases import Database, Server, deviations, downgrade, failed_checks, upgrade
+from support.databases import Clone, Database, Server, deviations, downgrade, failed_checks, upgrade
 
 STAGES = ("base", "0003", "0004", "0006", "head")
 SYNCS_AT_ONCE = ("0006", "head")

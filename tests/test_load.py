@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from conftest import Clone
-from databases import Database, Server, upgrade
 from scripts.commands.status import examine
 from scripts.common.report import database
 from scripts.common.server import ServerUnavailable, embedded_server
 from scripts.development.bench import DURABLE
 from scripts.development.sample_data import fill
-from soak import Traffic, compare
-from writers import NewApplication, OldApplication
+from support.databases import Clone, Database, Server, upgrade
+from support.soak import Traffic, compare
+from support.writers import NewApplication, OldApplication
 
 MANY = 60_000
 """Sessions of a database in which a slow command is noticed."""

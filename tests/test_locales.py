@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from databases import Database, Server, deviations, downgrade, failed_checks, upgrade
-from eras import ERAS, load
+from support.databases import Database, Server, deviations, downgrade, failed_checks, upgrade
+from support.eras import ERAS, load
 
 LOCALES: dict[str, LiteralString] = {
     "C": "LC_COLLATE 'C' LC_CTYPE 'C'",

@@ -11,8 +11,8 @@ from psycopg import sql
 from pytest_postgresql.executors import NoopExecutor
 from sqlalchemy import text
 
-from conftest import Clone
-from databases import (
+from support.databases import (
+    Clone,
     Database,
     Server,
     alembic_config,
@@ -24,7 +24,7 @@ from databases import (
     failed_checks,
     upgrade,
 )
-from strategies import SHAPES, LegacyDatabase, legacy_databases, load
+from support.strategies import SHAPES, LegacyDatabase, legacy_databases, load
 
 EXAMPLES = settings().max_examples
 

@@ -9,11 +9,18 @@ from typing import Any
 
 import pytest
 
-from conftest import Clone
-from databases import ROOT, Database, alembic_cli, deviations, downgrade, dump
-from test_commands import ADVISORY_LOCK
-from test_dry_run import CANARY, LONGEST, planted, watched
-from test_scripts import script
+from support.commands import script
+from support.databases import (
+    ADVISORY_LOCK,
+    ROOT,
+    Clone,
+    Database,
+    alembic_cli,
+    deviations,
+    downgrade,
+    dump,
+)
+from support.watching import CANARY, LONGEST, planted, watched
 
 TABLES = ("students", "sessions", "step_progress")
 ANY = "(SELECT min(session_token) FROM student_configs)"

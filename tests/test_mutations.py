@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from pytest_postgresql.executors import NoopExecutor
 
-from databases import Server, cloned, failed_checks
+from support.databases import Server, cloned, failed_checks
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

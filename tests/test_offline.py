@@ -12,11 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import Clone
-from databases import (
+from support.databases import (
     HEAD,
     REVISIONS,
     ROOT,
+    Clone,
     Database,
     alembic_cli,
     changes,

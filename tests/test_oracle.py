@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from oracle import (
+from support.oracle import (
     Column,
     Prediction,
     Table,

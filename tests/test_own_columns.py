@@ -8,10 +8,12 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
-from conftest import Clone
-from databases import (
+from scripts.commands.rollback_check import Report, examine
+from scripts.common.connection import make_engine, resolve_url
+from support.databases import (
     REVISIONS,
     ROOT,
+    Clone,
     Database,
     alembic_config,
     changes,
@@ -22,8 +24,6 @@ from databases import (
     psql,
     upgrade,
 )
-from scripts.commands.rollback_check import Report, examine
-from scripts.common.connection import make_engine, resolve_url
 
 OWN = """
 CREATE TYPE plan AS ENUM ('free', 'pro');

@@ -15,8 +15,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from conftest import Clone
-from databases import (
+from support.databases import (
+    Clone,
     Database,
     alembic_cli,
     changes,

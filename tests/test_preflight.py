@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 from alembic.util import CommandError
 
-from conftest import Clone
-from databases import (
+from scripts.commands.dry_run import Report, examine
+from scripts.common import obstacles
+from scripts.common.connection import make_engine, resolve_url
+from support.commands import script
+from support.databases import (
     ROOT,
+    Clone,
     Database,
     alembic_cli,
     changes,
@@ -20,12 +24,8 @@ from databases import (
     script_of,
     upgrade,
 )
-from eras import ERAS, load
-from scripts.commands.dry_run import Report, examine
-from scripts.common import obstacles
-from scripts.common.connection import make_engine, resolve_url
-from test_scripts import script
-from writers import NewApplication, OldApplication
+from support.eras import ERAS, load
+from support.writers import NewApplication, OldApplication
 
 SETTINGS = (ROOT / "alembic" / "sql" / "session.sql").read_text(encoding="utf-8")
 CREATED = """

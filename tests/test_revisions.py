@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import psycopg
 import pytest
 
-from databases import Database, downgrade, script_directory, upgrade
+from support.databases import Database, downgrade, script_directory, upgrade
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Rows = list[tuple[Any, ...]]

@@ -12,9 +12,15 @@ import psycopg
 import pytest
 from alembic.util import CommandError
 
-from conftest import Clone
-from databases import (
+from models import Base
+from scripts.commands.dry_run import Report
+from scripts.commands.dry_run import examine as dry_run
+from scripts.commands.rights import beyond
+from scripts.commands.verify import examine as verify
+from scripts.common.connection import make_engine, resolve_url
+from support.databases import (
     ROOT,
+    Clone,
     Database,
     Server,
     changes,
@@ -26,12 +32,6 @@ from databases import (
     script_of,
     upgrade,
 )
-from models import Base
-from scripts.commands.dry_run import Report
-from scripts.commands.dry_run import examine as dry_run
-from scripts.commands.rights import beyond
-from scripts.commands.verify import examine as verify
-from scripts.common.connection import make_engine, resolve_url
 
 ENDPOINTS = (ROOT / "docs" / "moving-endpoints.md").read_text(encoding="utf-8")
 UNIFIED = ("students", "sessions", "step_progress", "events")

@@ -14,10 +14,10 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
-from conftest import Clone
-from databases import (
+from support.databases import (
     REVISIONS,
     ROOT,
+    Clone,
     Database,
     Server,
     alembic_cli,
@@ -29,7 +29,7 @@ from databases import (
     failed_checks,
     upgrade,
 )
-from writers import NewApplication, OldApplication
+from support.writers import NewApplication, OldApplication
 
 DOCUMENT = (ROOT / "docs" / "dba-review.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sql\n(.*?)^```", DOCUMENT, re.M | re.S)

@@ -10,9 +10,8 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from conftest import Clone
-from databases import ROOT, Database, catalog
 from models import FLAGS, STEPS, Base, Event, StepProgress, Student, WorkshopSession
+from support.databases import ROOT, Clone, Database, catalog
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 STUDENT = "00000000-0000-4000-8000-000000000001"

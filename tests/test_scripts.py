@@ -1,36 +1,16 @@
 """The operator's commands, as a person or a script runs them: what they print, and how they end."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic.util import CommandError
 
-from conftest import Clone
-from databases import ROOT, Database, Server, alembic_cli, downgrade, dump, upgrade
 from scripts.development.bench import ONE_SHOT
-
-
-def script(name: str, *args: str, url: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """``python -m scripts.<name> ...`` from the repository's root."""
-    variables = {} if url is None else {"POSTGRES_URL_NON_POOLING": url}
-    # what makes typer colour its help, terminal or not
-    forced = ("PY_COLORS", "FORCE_COLOR", "GITHUB_ACTIONS")
-    environ = {name: value for name, value in os.environ.items() if name not in forced}
-    return subprocess.run(
-        [sys.executable, "-m", f"scripts.{name}", *args],
-        cwd=ROOT,
-        env={**environ, **variables, "COLUMNS": "120"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+from support.commands import script
+from support.databases import Clone, Database, Server, alembic_cli, downgrade, dump, upgrade
 
 
 @pytest.mark.parametrize(

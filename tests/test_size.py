@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Clone
-from databases import ROOT, script_of
+from support.databases import ROOT, Clone, script_of
 
 SCRIPT_LINES = 6850
 """Lines of ``alembic upgrade head --sql``."""

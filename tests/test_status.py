@@ -16,9 +16,12 @@ from alembic import command
 from alembic.util import CommandError
 from typer.testing import CliRunner
 
-from conftest import Clone
-from databases import (
+from scripts.commands.status import main
+from scripts.common.connection import ConnectionProblem, make_engine, resolve_url
+from support.commands import script
+from support.databases import (
     HEAD,
+    Clone,
     Database,
     alembic_cli,
     alembic_config,
@@ -29,9 +32,6 @@ from databases import (
     failed_checks,
     upgrade,
 )
-from scripts.commands.status import main
-from scripts.common.connection import ConnectionProblem, make_engine, resolve_url
-from test_scripts import script
 
 FOUR = ("events", "step_progress", "sessions", "students")
 ADVISORY_LOCK = 5_283_017_740_012_345

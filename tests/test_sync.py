@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis.strategies import integers
 from pytest_postgresql.executors import NoopExecutor
 
-from conftest import Clone
-from databases import (
+from support.databases import (
     ROOT,
+    Clone,
     Database,
     Server,
     changes,
@@ -36,11 +36,11 @@ from databases import (
     script_of,
     upgrade,
 )
-from eras import ERAS, load
-from oracle import CONFIG, PROGRESS, differences, predict, read_legacy, read_v2
-from strategies import LegacyDatabase, legacy_databases
-from strategies import load as fill
-from writers import NewApplication, OldApplication, Writer
+from support.eras import ERAS, load
+from support.oracle import CONFIG, PROGRESS, differences, predict, read_legacy, read_v2
+from support.strategies import LegacyDatabase, legacy_databases
+from support.strategies import load as fill
+from support.writers import NewApplication, OldApplication, Writer
 
 EXAMPLES = settings().max_examples
 UNIFIED = """

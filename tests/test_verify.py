@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from conftest import Clone
-from databases import Database, dump, upgrade
-from eras import ERAS, load
 from scripts.development.sample_data import fill
-from test_dry_run import CANARY, LONGEST, planted, predicted, watched
-from test_scripts import script
+from support.commands import predicted, script
+from support.databases import Clone, Database, dump, upgrade
+from support.eras import ERAS, load
+from support.watching import CANARY, LONGEST, planted, watched
 
 ANY = "(SELECT min(session_token) FROM student_configs WHERE session_token LIKE 'ws%')"
 UNSEEN = "SET bridge.applying = 'on';"

@@ -8,8 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from conftest import Clone
-from databases import Database
+from support.databases import Clone, Database
 
 VIEWS = ("session_overview", "student_overview", "step_funnel", "progress_by_day", "stuck_sessions")
 PLAIN = {"text", "uuid", "boolean", "integer", "bigint", "date", "double precision"} | {

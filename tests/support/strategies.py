@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from psycopg import sql
 
-from oracle import CONFIG, EARLY_EXERCISES, FLAGS, PROGRESS
+from support.oracle import CONFIG, EARLY_EXERCISES, FLAGS, PROGRESS
 
 
 @dataclass(frozen=True)

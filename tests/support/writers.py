@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from oracle import CONFIG, PROGRESS
+from support.oracle import CONFIG, PROGRESS
 
 CONFIGURATION = (
     "selected_phone_number",

@@ -20,7 +20,15 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from oracle import CONFIG, CURRENT_KEYS, EARLY_EXERCISES, FLAGS, PROGRESS, STEPS, TEXT_COLUMNS
+from support.oracle import (
+    CONFIG,
+    CURRENT_KEYS,
+    EARLY_EXERCISES,
+    FLAGS,
+    PROGRESS,
+    STEPS,
+    TEXT_COLUMNS,
+)
 
 Row = dict[str, Any]
 
@@ -1375,3 +1383,13 @@ ERAS: dict[str, Era] = {
         AROUND,
     ),
 }
+
+PRIOR_ATTEMPT = """
+CREATE TABLE students (student_email text PRIMARY KEY, student_name text);
+CREATE TABLE sessions (
+    session_token text PRIMARY KEY,
+    student_email text REFERENCES students (student_email)
+);
+INSERT INTO students VALUES ('earlier@example.com', 'Earlier');
+INSERT INTO sessions VALUES ('ws_earlier', 'earlier@example.com');
+"""

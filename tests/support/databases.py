@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import unified_diff
@@ -27,9 +27,9 @@ from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import URL, Engine, NullPool, create_engine
 
-from oracle import CONFIG, PROGRESS, Prediction, differences, predict, read_legacy, read_v2
+from support.oracle import CONFIG, PROGRESS, Prediction, differences, predict, read_legacy, read_v2
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REVISIONS = tuple(sorted(path.stem for path in (ROOT / "alembic" / "versions").glob("[0-9]*.py")))
 HEAD = REVISIONS[-1]
 
@@ -121,6 +121,10 @@ class Database:
 _numbers = count(1)
 
 
+Clone = Callable[[str], "Database"]
+"""What the fixture ``clone`` is: a database in a state, for one test."""
+
+
 @contextmanager
 def cloned(server: Server, template: str) -> Iterator[Database]:
     """A copy of a template database, dropped at the end."""
@@ -132,6 +136,9 @@ def cloned(server: Server, template: str) -> Iterator[Database]:
     finally:
         server.execute(sql.SQL("DROP DATABASE {name} WITH (FORCE)").format(**names))
 
+
+ADVISORY_LOCK = 5_283_017_740_012_345
+"""The migrator's lock, written a second time: databases that are in use know it by this number."""
 
 # --- Alembic --------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 ``run`` is what the suite does for a minute; by hand, against a server of its own::
 
-    python tests/soak.py --writes 1000000
+    python tests/support/soak.py --writes 1000000
 
 Nothing of the bridge judges the result: the oracle compares both sides, value by value, and plain
 queries count. Waits are the applications' own, lock times are sampled from ``pg_locks``.
@@ -21,14 +21,14 @@ from typing import Annotated, Any
 import psycopg
 import typer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from databases import Database, Server, downgrade, failed_checks, upgrade  # noqa: E402
-from oracle import CONFIG, PROGRESS, differences, predict, read_legacy, read_v2  # noqa: E402
 from scripts.common.server import embedded_server  # noqa: E402
 from scripts.development.sample_data import fill  # noqa: E402
-from writers import NewApplication, OldApplication, Writer  # noqa: E402
+from support.databases import Database, Server, downgrade, failed_checks, upgrade  # noqa: E402
+from support.oracle import CONFIG, PROGRESS, differences, predict, read_legacy, read_v2  # noqa: E402
+from support.writers import NewApplication, OldApplication, Writer  # noqa: E402
 
 # What an endpoint that has moved gets before the new tables are there, and while they go.
 NOT_THERE = (
