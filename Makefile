@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: install ## migrate a made-up database before your eyes; KEEP=1 leaves its server running
-	@$(BIN)/python -m scripts.demo $(if $(KEEP),--keep)
+	@$(BIN)/workshop demo $(if $(KEEP),--keep)
 
 test: lint ## lint, types and all tests
 	$(PYTEST)
@@ -51,4 +51,4 @@ lint: install ## ruff and mypy
 
 bench: install ## measure 10,000 and 100,000 sessions against the physical floor; N="1000000" for others
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python -m scripts.bench $(addprefix --sessions ,$(N)) --json docs/performance.json --plot docs/performance.svg
+	$(BIN)/workshop bench $(addprefix --sessions ,$(N)) --json docs/performance.json --plot docs/performance.svg

@@ -1,7 +1,6 @@
-"""``python -m scripts.bench``."""
+"""``python -m scripts.bench``: the same as ``workshop bench``."""
 
-from scripts.common.report import run_app
-from scripts.development.bench import main
+from scripts.cli import workshop
 
 if __name__ == "__main__":
-    run_app(main)
+    workshop("bench")

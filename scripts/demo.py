@@ -1,7 +1,6 @@
-"""``python -m scripts.demo``."""
+"""``python -m scripts.demo``: the same as ``workshop demo``."""
 
-from scripts.common.report import run_app
-from scripts.development.demo import main
+from scripts.cli import workshop
 
 if __name__ == "__main__":
-    run_app(main)
+    workshop("demo")

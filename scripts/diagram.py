@@ -1,7 +1,6 @@
-"""``python -m scripts.diagram``."""
+"""``python -m scripts.diagram``: the same as ``workshop diagram``."""
 
-from scripts.common.report import run_app
-from scripts.development.diagram import main
+from scripts.cli import workshop
 
 if __name__ == "__main__":
-    run_app(main)
+    workshop("diagram")

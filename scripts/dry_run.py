@@ -1,7 +1,6 @@
-"""``python -m scripts.dry_run``."""
+"""``python -m scripts.dry_run``: the same as ``workshop dry-run``."""
 
-from scripts.commands.dry_run import main
-from scripts.common.report import run_app
+from scripts.cli import workshop
 
 if __name__ == "__main__":
-    run_app(main)
+    workshop("dry-run")

@@ -1,7 +1,6 @@
-"""``python -m scripts.merge``."""
+"""``python -m scripts.merge``: the same as ``workshop merge``."""
 
-from scripts.commands.merge import main
-from scripts.common.report import run_app
+from scripts.cli import workshop
 
 if __name__ == "__main__":
-    run_app(main)
+    workshop("merge")

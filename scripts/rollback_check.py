@@ -1,7 +1,6 @@
-"""``python -m scripts.rollback_check``."""
+"""``python -m scripts.rollback_check``: the same as ``workshop rollback-check``."""
 
-from scripts.commands.rollback_check import main
-from scripts.common.report import run_app
+from scripts.cli import workshop
 
 if __name__ == "__main__":
-    run_app(main)
+    workshop("rollback-check")

@@ -1,7 +1,6 @@
-"""``python -m scripts.sample_data``."""
+"""``python -m scripts.sample_data``: the same as ``workshop sample-data``."""
 
-from scripts.common.report import run_app
-from scripts.development.sample_data import main
+from scripts.cli import workshop
 
 if __name__ == "__main__":
-    run_app(main)
+    workshop("sample-data")

@@ -1,6 +1,6 @@
-"""``python -m scripts.server``."""
+"""``python -m scripts.server``: the same as ``workshop server``."""
 
-from scripts.development.server import app
+from scripts.cli import workshop
 
 if __name__ == "__main__":
-    app()
+    workshop("server")

@@ -1,7 +1,6 @@
-"""``python -m scripts.status``."""
+"""``python -m scripts.status``: the same as ``workshop status``."""
 
-from scripts.commands.status import main
-from scripts.common.report import run_app
+from scripts.cli import workshop
 
 if __name__ == "__main__":
-    run_app(main)
+    workshop("status")

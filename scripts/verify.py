@@ -1,7 +1,6 @@
-"""``python -m scripts.verify``."""
+"""``python -m scripts.verify``: the same as ``workshop verify``."""
 
-from scripts.commands.verify import main
-from scripts.common.report import run_app
+from scripts.cli import workshop
 
 if __name__ == "__main__":
-    run_app(main)
+    workshop("verify")

@@ -131,7 +131,17 @@ def perform(transcript: list[Command], folder: Path, database: Database) -> None
         ),
         encoding="utf-8",
     )
-    programs = (folder / "copy" / ".venv" / "bin", database.server.bin_dir, os.environ["PATH"])
+    workshop = folder / "bin" / "workshop"  # the installed one uses the repository, not its copy
+    workshop.parent.mkdir()
+    run = "exec python -c 'from scripts.cli import workshop; workshop()'"
+    workshop.write_text(f'#!/bin/sh\n{run} "$@"\n')
+    workshop.chmod(0o755)
+    programs = (
+        workshop.parent,
+        folder / "copy" / ".venv" / "bin",
+        database.server.bin_dir,
+        os.environ["PATH"],
+    )
     environ = os.environ | {"PATH": ":".join(map(str, programs)), "COLUMNS": "100"}
     environ |= dict.fromkeys(("POSTGRES_URL_NON_POOLING", "POSTGRES_URL"), database.url)
     subprocess.run(
@@ -529,7 +539,7 @@ def test_every_legacy_column_has_its_home(empty: Database) -> None:
 
 def test_the_diagram_is_the_models(tmp_path: Path) -> None:
     text = MERGE_RULES.read_text(encoding="utf-8")
-    assert fenced(diagram()) in text, "python -m scripts.diagram --into docs/merge-rules.md"
+    assert fenced(diagram()) in text, "workshop diagram --into docs/merge-rules.md"
     stale = tmp_path / "stale.md"
     stale.write_text(text.replace("uuid student_id PK", "text who"), encoding="utf-8")
     assert script("diagram", "--into", str(stale)).returncode == 0

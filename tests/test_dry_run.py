@@ -152,7 +152,7 @@ def test_where_there_is_nothing_left_to_merge(clone: Clone, state: str) -> None:
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["go"]
-    clue = {"empty": "fresh install", "fresh": "nothing to merge"}.get(state, "scripts.merge")
+    clue = {"empty": "fresh install", "fresh": "nothing to merge"}.get(state, "workshop merge")
     assert clue in " ".join(plan["reasons"])
     if state not in ("empty", "fresh"):
         assert plan["totals"]["sessions"] == 213

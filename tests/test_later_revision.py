@@ -11,18 +11,12 @@ from support.databases import HEAD, Clone, Database, changes, copy_project, dump
 
 Run = Callable[..., str]
 DRIVER = """
-import importlib, shlex, sys
-from functools import partial
-import typer
-from scripts.common import report
+import shlex, sys
+from scripts.cli import app
 from typer.testing import CliRunner
 
 for line in sys.argv[1:]:
-    name, *options = shlex.split(line)
-    module = importlib.import_module(f"scripts.{name}")
-    app = typer.Typer()
-    app.command()(module.main)
-    done = CliRunner().invoke(app, options)
+    done = CliRunner().invoke(app, shlex.split(line))
     assert done.exit_code in (0, 1), f"{line}: {done.output} {done.exception!r}"
     assert not done.exception or isinstance(done.exception, SystemExit), f"{line}: {done.exception!r}"
     print(done.exit_code, line)
@@ -31,10 +25,10 @@ for line in sys.argv[1:]:
 COMMANDS = (
     "status",
     "verify",
-    "dry_run",
+    "dry-run",
     "merge",
-    "rollback_check base",
-    "drop_backups",
+    "rollback-check base",
+    "drop-backups",
     "dashboard --out page.html",
     "backup --file copy.dump",
 )
@@ -79,7 +73,7 @@ def test_a_column_is_added_as_the_recipe_says(migrated: Database, tmp_path: Path
     said = run("-m", "alembic", "upgrade", "head")
     assert "0008_add_nickname" in said.splitlines()[-1]
     assert "No new upgrade operations" in run("-m", "alembic", "check")
-    said = run("-c", DRIVER, *COMMANDS, f"rollback_check {HEAD}")
+    said = run("-c", DRIVER, *COMMANDS, f"rollback-check {HEAD}")
     for line in (
         "0 status",
         "0 verify",
@@ -146,11 +140,11 @@ def test_a_version_table_of_its_own(clone: Clone, tmp_path: Path) -> None:
     run = runner(copy, database)
     assert "there is no schema" in run("-m", "alembic", "upgrade", "head", code=255)
     database.execute(f"CREATE SCHEMA {quoted}")
-    assert "0 dry_run" in run("-c", DRIVER, "dry_run", "status").splitlines()
+    assert "0 dry-run" in run("-c", DRIVER, "dry-run", "status").splitlines()
     run("-m", "alembic", "upgrade", "0003")
     done = psql(database, run("-m", "alembic", "upgrade", "0003:head", "--sql"), tmp_path)
     assert done.returncode == 0, done.stderr
     assert database.query(OURS.format(f'{quoted}."Our_version"')) == [(HEAD,)]
-    assert "0 verify" in run("-c", DRIVER, "verify", "status", "rollback_check base").splitlines()
+    assert "0 verify" in run("-c", DRIVER, "verify", "status", "rollback-check base").splitlines()
     run("-m", "alembic", "downgrade", "base")
     assert database.query(OURS.format("alembic_version")) == [("a1b2c3d4e5f6",)]

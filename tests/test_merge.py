@@ -194,7 +194,7 @@ def test_verification_finds_every_loss(clone: Clone) -> None:
 
 
 def merge_again(database: Database) -> None:
-    """What ``scripts.merge`` runs."""
+    """What ``workshop merge`` runs."""
     with database.connect() as connection:
         connection.execute("CALL bridge.merge()")
         connection.execute("CALL bridge.drain()")

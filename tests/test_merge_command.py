@@ -1,4 +1,4 @@
-"""``python -m scripts.merge``: what is missing arrives, what is newer stays, nothing is written twice."""
+"""``workshop merge``: what is missing arrives, what is newer stays, nothing is written twice."""
 
 import json
 import subprocess
@@ -230,7 +230,7 @@ def test_what_was_merged_stays_where_the_rest_fails(migrated: Database) -> None:
     ("state", "clue"),
     [
         ("empty", "revision (base) has not merged anything yet"),
-        ("legacy", "next: python -m scripts.status"),
+        ("legacy", "next: workshop status"),
         ("0003", "has not merged anything yet"),
         ("fresh", "no legacy tables to merge from"),
     ],
@@ -253,7 +253,7 @@ def test_tables_dropped_by_hand(clone: Clone) -> None:
     done = script("merge", url=database.url)
     assert done.returncode == 2
     assert "students, sessions, step_progress, events" in done.stderr
-    assert "python -m scripts.status" in done.stderr
+    assert "workshop status" in done.stderr
 
 
 def test_a_downgrade_that_has_begun(clone: Clone) -> None:

@@ -1,8 +1,12 @@
 """The operator's commands, as a person or a script runs them: what they print, and how they end."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,7 +14,7 @@ from alembic.util import CommandError
 
 from scripts.development.bench import ONE_SHOT
 from support.commands import script
-from support.databases import Clone, Database, Server, alembic_cli, downgrade, dump, upgrade
+from support.databases import ROOT, Clone, Database, Server, alembic_cli, downgrade, dump, upgrade
 
 
 @pytest.mark.parametrize(
@@ -29,7 +33,9 @@ from support.databases import Clone, Database, Server, alembic_cli, downgrade, d
 def test_every_command_explains_itself(name: str) -> None:
     done = script(name, "--help")
     assert done.returncode == 0
-    assert "Example: python -m scripts." in " ".join(done.stdout.split())
+    assert re.search(
+        r"Example: (\w+=\S+ )?(workshop|python -m scripts\.)", " ".join(done.stdout.split())
+    )
     assert "xits with 0" in done.stdout
     nowhere = script(name)
     assert nowhere.returncode == 2
@@ -71,7 +77,7 @@ def test_verify_says_what_is_wrong(clone: Clone, server: Server) -> None:
     unmigrated = script("verify", url=clone("legacy").url)
     assert unmigrated.returncode == 2
     # that much it can tell
-    assert unmigrated.stderr.startswith("error: the database is not migrated; next: python -m ")
+    assert unmigrated.stderr.startswith("error: the database is not migrated; next: workshop ")
     nowhere = script("verify", url=server.url("not_there"))
     assert (nowhere.returncode, nowhere.stderr[:24]) == (2, "error: could not tell: c")
 
@@ -82,10 +88,10 @@ def test_verify_says_what_is_wrong(clone: Clone, server: Server) -> None:
 def test_status_at_every_stage(clone: Clone) -> None:
     expected = {
         "empty": (1, "is this the right database"),
-        "legacy": (1, "scripts.backup, then python -m scripts.dry_run, then alembic upgrade 0003"),
-        "0003": (1, "scripts.dry_run shows what will be merged, then alembic upgrade 0006"),
+        "legacy": (1, "workshop backup, then workshop dry-run, then alembic upgrade 0003"),
+        "0003": (1, "workshop dry-run shows what will be merged, then alembic upgrade 0006"),
         "0004": (1, "alembic upgrade 0006"),
-        "0006": (1, "scripts.verify, a look at the dashboard"),
+        "0006": (1, "workshop verify, a look at the dashboard"),
         "head": (0, "nothing"),
         "fresh": (0, "nothing"),
     }
@@ -148,7 +154,7 @@ def test_status_names_what_a_person_has_to_mend(migrated: Database) -> None:
     migrated.execute(f"ALTER TABLE {backup} ADD COLUMN brand_new text")
     done = script("status", url=migrated.url)
     assert done.returncode == 2
-    assert "python -m scripts.merge" in done.stdout
+    assert "workshop merge" in done.stdout
 
 
 def test_rollback_check_tells_what_a_downgrade_would_do(migrated: Database) -> None:
@@ -278,7 +284,7 @@ def assert_status_is_pointed_at(database: Database) -> None:
     for command in others if unified else (*others, "drop_backups"):
         done = script(command, url=database.url)
         assert done.returncode == 2, done.stdout + done.stderr
-        assert re.match(r"error: .*python -m scripts\.status", done.stderr)
+        assert re.match(r"error: .*(workshop|python -m scripts\.)", done.stderr)
 
 
 # --- the benchmark's baseline -------------------------------------------------------------------------
@@ -304,3 +310,80 @@ def test_the_one_shot_writes_what_the_migration_writes(migrated: Database) -> No
                 GROUP BY 1
             """
             assert connection.execute(query.encode()).fetchall() == [], table
+
+
+# --- workshop -----------------------------------------------------------------------------------------
+
+GUIDE = ("status", "backup", "dry-run", "verify", "dashboard", "merge", "drop-backups",
+         "rollback-check", "restore", "demo", "sample-data", "server", "bench", "diagram")  # fmt: skip
+
+
+def workshop(*args: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    """What the installed ``workshop`` does, from the project's root."""
+    point = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["workshop"]
+    module, function = point.split(":")
+    return subprocess.run(
+        [sys.executable, "-c", f"from {module} import {function}; {function}()", *args],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "COLUMNS": "100", **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_workshop_lists_its_commands_in_the_order_of_the_guide() -> None:
+    done = workshop("--help")
+    assert done.returncode == 0
+    listed = [match for match in re.findall(r"^│ ([a-z-]+)  +[A-Z].*\.", done.stdout, re.M)]
+    assert tuple(listed) == GUIDE
+    assert "--install-completion" in done.stdout
+    for name in GUIDE:
+        done = workshop(name, "--help")
+        assert done.returncode == 0, done.stderr
+        assert f"Usage: workshop {name}" in done.stdout
+        assert "Example: " in done.stdout or name == "server"
+
+
+def test_the_list_needs_no_other_package() -> None:
+    """It is quick, and an extra that is not installed keeps nobody from the other commands."""
+    code = (
+        "import sys; from scripts.cli import app; from typer.testing import CliRunner; "
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
+        "print(*sorted(sys.modules.keys() & {'sqlalchemy', 'alembic', 'psycopg', 'jinja2', "
+        "'starlette', 'matplotlib'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("args", [("nothing",), ("status", "--nothing"), ("status", "nothing"), ()])
+def test_workshop_refuses_what_it_does_not_know(args: tuple[str, ...]) -> None:
+    done = workshop(*args)
+    assert done.returncode == 2
+    assert "Usage: workshop" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("workshop rol", "rollback-check"), ("workshop verify --diff", "--differences")],
+)
+def test_workshop_completes(words: str, offered: str) -> None:
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = workshop(_WORKSHOP_COMPLETE="complete_bash", **asked)
+    assert done.stdout.split() == [offered]
+
+
+def test_a_reader_that_goes_away_is_no_traceback(migrated: Database) -> None:
+    code = "from scripts.cli import workshop; workshop()"
+    command = f"'{sys.executable}' -c '{code}' verify | true"
+    environ = os.environ | {"POSTGRES_URL_NON_POOLING": migrated.url}
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, 1)
+    assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""``python -m scripts.status``: what it tells, and that the way back it names leads back."""
+"""``workshop status``: what it tells, and that the way back it names leads back."""
 
 import importlib
 import json
@@ -55,12 +55,12 @@ def follow(database: Database, commands: list[str]) -> None:
         if program == "alembic" and args[0] in ("upgrade", "downgrade"):
             # what alembic_cli does in a process of its own
             getattr(command, args[0])(alembic_config(database.url), *args[1:])
-        elif args[1:] in (["scripts.merge"], ["scripts.status", "--drain"]):
-            done = script(args[1].removeprefix("scripts."), *args[2:], url=database.url)
-            assert done.returncode < 2, done.stdout + done.stderr
-        elif program == "python":
-            assert args == ["-m", "scripts.verify"]
+        elif program == "workshop" and args == ["verify"]:
             assert failed_checks(database) == []
+        elif program == "workshop":
+            assert args in (["merge"], ["status", "--drain"])
+            done = script(*args, url=database.url)
+            assert done.returncode < 2, done.stdout + done.stderr
         elif program == "alembic":
             done = alembic_cli(*args, url=database.url)
             assert done.returncode == 0, (line, done.stdout)

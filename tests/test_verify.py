@@ -1,4 +1,4 @@
-"""``python -m scripts.verify``: the guide's step 5, what makes it red, and what opens the differences."""
+"""``workshop verify``: the guide's step 5, what makes it red, and what opens the differences."""
 
 import json
 from contextlib import closing
@@ -111,7 +111,7 @@ def test_what_makes_a_criterion_red(migrated: Database, damage: str, criterion: 
     done = script("verify", url=migrated.url)
     assert done.returncode == 1
     assert "NOT OK" in done.stdout
-    assert "scripts.merge" in done.stdout
+    assert "workshop merge" in done.stdout
 
 
 def test_what_waits_to_be_carried_over_is_no_fault(clone: Clone) -> None:

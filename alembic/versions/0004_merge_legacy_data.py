@@ -5,8 +5,8 @@ Purpose
     the legacy rows say about students, then the students, then the sessions. Each chunk has a commit of its own; the
     cursor is stored with the data, so that a killed run continues. A row that was there first is combined with the
     mapping once. Then the drain applies, twice, what was logged meanwhile, and the counts of both sides are compared:
-    the step fails if one does not add up. Values are compared before the cut-over (0007) and by ``scripts.verify``.
-    Triggers keep step_progress, exercises and completion_rate in line, whoever writes them. ``scripts.merge`` runs
+    the step fails if one does not add up. Values are compared before the cut-over (0007) and by ``workshop verify``.
+    Triggers keep step_progress, exercises and completion_rate in line, whoever writes them. ``workshop merge`` runs
     the same procedures again.
 
 Mapping

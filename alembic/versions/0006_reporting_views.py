@@ -14,7 +14,7 @@ Who may read them
     reader's: so SELECT on a view is enough for a role that makes reports, and it needs none on the
     tables with the API keys. Where the four tables have row security, they are ``security_invoker``:
     then the reader needs SELECT on the tables, and a policy. Row security that is added later needs
-    ``ALTER VIEW ... SET (security_invoker = true)``; ``scripts.verify`` says so. What default privileges
+    ``ALTER VIEW ... SET (security_invoker = true)``; ``workshop verify`` says so. What default privileges
     give is taken away from roles that lack it on a legacy table.
 
 Locks

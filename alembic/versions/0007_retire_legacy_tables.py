@@ -20,7 +20,7 @@ Locks
 Downgrade
     The reverse: drops the views and gives the tables their names back. Another view that was built
     over one of them stops it, by name, before anything is changed. Where the tables were dropped for
-    good (``scripts.drop_backups``, or by hand) it is refused; the message names the dump.
+    good (``workshop drop-backups``, or by hand) it is refused; the message names the dump.
 """
 
 from alembic import op

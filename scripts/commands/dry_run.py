@@ -378,8 +378,8 @@ def _after(connection: Connection, report: Report, has: Any, merged: Any) -> Non
     if merged:
         report.reasons = [
             f"merged already, at {merged['merged_at']} UTC",
-            "python -m scripts.verify compares what has arrived",
-            "python -m scripts.merge merges again",
+            "'workshop verify' compares what has arrived",
+            "'workshop merge' merges again",
         ]
         if merged["pending"]:
             report.reasons.append(f"{merged['pending']:,} sessions wait to be carried over")
@@ -622,9 +622,9 @@ def main(
     and merged as temporary copies, which need about three times their space until the end.
     Exits with 0 (go), 1 (no-go) or 2 (could not tell).
 
-    Example: python -m scripts.dry_run --url postgresql://localhost/workshop
+    Example: workshop dry-run --url postgresql://localhost/workshop
 
-    Example: python -m scripts.dry_run --rehearse
+    Example: workshop dry-run --rehearse
     """
     with database(url, "AUTOCOMMIT") as connection:
         with progress("dry run") as say:

@@ -77,7 +77,7 @@ def examine(connection: Connection) -> Report:
     if report.revision is None or report.revision < "0004":
         raise NotApplicable(
             f"revision {report.revision or '(base)'} has not merged anything yet; next: "
-            "python -m scripts.status"
+            "workshop status"
         )
     if not has["bridge"]:
         raise NotApplicable(
@@ -142,7 +142,7 @@ def show(report: Report, out: Console) -> None:
     out.print(
         f"[green]All {len(report.checks)} checks hold.[/]"
         if report.ok
-        else "[red]NOT OK:[/] python -m scripts.verify --differences shows what differs"
+        else "[red]NOT OK:[/] 'workshop verify --differences' shows what differs"
     )
 
 
@@ -154,7 +154,7 @@ def main(url: Url = None, as_json: Json = False) -> None:
     application goes on meanwhile: the old tables are read in short transactions. Exits with 0
     (merged, every check holds), 1 (a check does not hold) or 2 (could not merge, or not to the end).
 
-    Example: python -m scripts.merge --url postgresql://localhost/workshop
+    Example: workshop merge --url postgresql://localhost/workshop
     """
     with database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection:
         report = examine(connection)

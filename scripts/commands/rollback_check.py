@@ -34,7 +34,7 @@ from scripts.common.report import (
 )
 
 DROPPED = """
-SELECT 'the old tables were dropped for good (scripts.drop_backups)'
+SELECT 'the old tables were dropped for good (workshop drop-backups)'
 WHERE to_regclass('public.legacy_tables_dropped') IS NOT NULL
 """
 # Sessions that are logged and not applied yet: the columns that differ, and the legacy columns that take them.
@@ -251,7 +251,7 @@ def main(
 
     Exits with 0 (nothing in the way, nothing would be lost), 1 (not so) or 2 (could not tell).
 
-    Example: python -m scripts.rollback_check base
+    Example: workshop rollback-check base
     """
     with database(url, "AUTOCOMMIT") as connection:
         if target != "base":

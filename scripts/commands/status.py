@@ -178,11 +178,11 @@ STAGES = {
 LAST_STAGE = "0007"
 MERGING = "the merge has begun, and is not finished"
 NOT_VERIFIED = "merged; not verified yet"
-DRAIN = "python -m scripts.status --drain"
+DRAIN = "workshop status --drain"
 UPGRADE = "alembic upgrade head"
-BACKUP, DRY_RUN = "python -m scripts.backup", "python -m scripts.dry_run"
-VERIFY, MERGE = "python -m scripts.verify", "python -m scripts.merge"
-LOOK = "a look at the dashboard (python -m scripts.dashboard --out dashboard.html)"
+BACKUP, DRY_RUN = "workshop backup", "workshop dry-run"
+VERIFY, MERGE = "workshop verify", "workshop merge"
+LOOK = "a look at the dashboard (workshop dashboard --out dashboard.html)"
 
 
 @dataclass
@@ -415,7 +415,7 @@ def _find_damage(
             status.commands += [*names_back, "alembic downgrade 0002", UPGRADE]
         if said == "0007":
             status.problems[-1] += (
-                ". Or, for good: python -m scripts.drop_backups shows what is left, and takes it off"
+                ". Or, for good: 'workshop drop-backups' shows what is left, and takes it off"
             )
     elif said and has["dropped"] and has["legacy"]:
         status.problems.append(
@@ -498,9 +498,7 @@ def _what_next(status: Status, has: RowMapping) -> None:
     elif status.revision != status.head:
         status.next, status.commands = UPGRADE, [UPGRADE]
     else:
-        endpoints = (
-            "nothing: move endpoints at your pace; python -m scripts.verify compares every value"
-        )
+        endpoints = "nothing: move endpoints at your pace; 'workshop verify' compares every value"
         status.next = endpoints if status.tables else "nothing"
 
 
@@ -653,7 +651,7 @@ def main(
     Changes nothing without --drain. Exits with 0 (done, nothing waits), 1 (more to do) or 2 (needs a
     person, or could not tell).
 
-    Example: python -m scripts.status --drain
+    Example: workshop status --drain
     """
     with database(url, "AUTOCOMMIT") as connection, progress("looking") as say:
         status = examine(connection, say)

@@ -35,7 +35,7 @@ from scripts.common.report import (
     table,
 )
 
-STATUS = "python -m scripts.status"
+STATUS = "workshop status"
 CHECKS = "CALL bridge.run_checks(NULL)"
 MERGE = """
 SELECT merged_at IS NOT NULL AS done, (SELECT count(DISTINCT token) FROM bridge.change_log) AS pending
@@ -440,9 +440,9 @@ def show(report: Report, out: Console) -> None:
     if report.ok:
         out.print("[green]Every check holds.[/]")
     else:
-        opened = "" if report.differences else "python -m scripts.verify --differences shows them; "
+        opened = "" if report.differences else "'workshop verify --differences' shows them; "
         out.print(
-            f"[red]NOT OK: see above.[/] {opened}python -m scripts.merge brings what the new tables lack"
+            f"[red]NOT OK: see above.[/] {opened}'workshop merge' brings what the new tables lack"
         )
 
 
@@ -578,9 +578,9 @@ def main(
     characters of its token; keys are masked, and of other columns of the old tables only the names are shown.
     Exits with 0 (every check holds), 1 (one does not) or 2 (could not tell).
 
-    Example: python -m scripts.verify --url postgresql://localhost/workshop
+    Example: workshop verify --url postgresql://localhost/workshop
 
-    Example: python -m scripts.verify --differences --limit 10
+    Example: workshop verify --differences --limit 10
     """
     with database(url, "AUTOCOMMIT") as connection, progress("verifying") as say:
         report = examine(connection, say, limit if differences else 0)

@@ -91,5 +91,5 @@ def serializable(connection: Connection) -> list[str]:
         return []
     return [
         f"default_transaction_isolation is serializable ({', '.join(whose)}): such transactions apply no "
-        "change; python -m scripts.status --drain does (docs/limitations.md)"
+        "change; 'workshop status --drain' does (docs/limitations.md)"
     ]

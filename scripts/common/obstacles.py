@@ -28,7 +28,7 @@ BEGIN
 {legacy_names}) AS f;
         IF found IS NOT NULL THEN
             RAISE EXCEPTION 'a legacy name was changed by hand: %', found
-                USING HINT = 'Nothing was changed. python -m scripts.status says what that means. The way back, in '
+                USING HINT = 'Nothing was changed. "workshop status" says what that means. The way back, in '
                              'one transaction: ' || way;
         END IF;
     END IF;

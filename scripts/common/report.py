@@ -117,13 +117,13 @@ def refuse_damage(connection: Connection) -> None:
     """Raise NotApplicable where a table that the bridge joins was dropped or renamed by hand."""
     if dropped := run(connection, BY_HAND).scalars().all():
         raise NotApplicable(
-            f"{', '.join(dropped)}: the tables were dropped by hand; python -m scripts.status says what "
-            "that means, and the way back"
+            f"{', '.join(dropped)}: the tables were dropped by hand; 'workshop status' says "
+            "what that means, and the way back"
         )
     if renamed := misnamed(connection, revision_of(connection)):
         raise NotApplicable(
-            f"a legacy name was changed by hand: {'; '.join(row['what'] for row in renamed)}; python -m "
-            "scripts.status says what that means, and the way back"
+            f"a legacy name was changed by hand: {'; '.join(row['what'] for row in renamed)}; "
+            "'workshop status' says what that means, and the way back"
         )
 
 

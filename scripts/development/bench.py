@@ -400,7 +400,7 @@ def main(
 ) -> None:
     """Migrate throw-away databases there and back, and measure it against two baselines.
 
-    Example: python -m scripts.bench --sessions 10000 --sessions 100000 --json bench.json
+    Example: workshop bench --sessions 10000 --sessions 100000 --json bench.json
     """
     out = console()
     measured = []

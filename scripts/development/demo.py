@@ -88,7 +88,7 @@ def tour(server: EmbeddedServer, sessions: int, out: Console) -> bool:
         before = _rows(connection)
     out.print(f"PostgreSQL {server.version}, {sessions:,} made-up sessions in two tables\n")
 
-    out.rule("2. python -m scripts.dry_run", align="left")
+    out.rule("2. workshop dry-run", align="left")
     with database(url, "AUTOCOMMIT") as connection:
         plan = dry_run.examine(connection)
     dry_run.show(plan, out)
@@ -113,7 +113,7 @@ def tour(server: EmbeddedServer, sessions: int, out: Console) -> bool:
     as_predicted = all(after[name] == number for name, number in predicted.items())
 
     out.print()
-    out.rule("5. python -m scripts.verify", align="left")
+    out.rule("5. workshop verify", align="left")
     with database(url, "AUTOCOMMIT") as connection:
         verification = verify.examine(connection)
     verify.show(verification, out)
@@ -204,12 +204,12 @@ The server goes on running. To try more:
 {f"{chr(10)}source {activate}" if activate.exists() else ""}
 export POSTGRES_URL_NON_POOLING='{url}'
 export POSTGRES_URL='{url}'
-python -m scripts.status
+workshop status
 alembic downgrade base
 
 and from there on docs/guide.md, from its step 1. To stop and remove it:
 
-python -m scripts.server stop {server.data_dir}""")
+workshop server stop {server.data_dir}""")
 
 
 def main(
@@ -222,7 +222,7 @@ def main(
 
     Touches no other database. Exits with 0 (every check holds), 1 (one does not) or 2 (broke off).
 
-    Example: python -m scripts.demo --keep
+    Example: workshop demo --keep
     """
     out = console()
     try:

@@ -65,7 +65,7 @@ def main(
     Needs no database. Exits with 0, or with 1 where the document has not one Mermaid block: then
     nothing was changed.
 
-    Example: python -m scripts.diagram --into docs/merge-rules.md
+    Example: workshop diagram --into docs/merge-rules.md
     """
     if into is None:
         typer.echo(diagram(), nl=False)

@@ -1,5 +1,5 @@
 -- The baseline of the benchmark: the same legacy rows in the same four tables, by hand, in one transaction that locks the
--- application out. No bridge, no checks, no way back. It knows only what the generated data hold (scripts.sample_data).
+-- application out. No bridge, no checks, no way back. It knows only what the generated data hold (workshop sample-data).
 LOCK TABLE public.workshop_students, public.student_configs IN ACCESS EXCLUSIVE MODE;
 CREATE TABLE students (LIKE public.students INCLUDING DEFAULTS);
 CREATE TABLE sessions (LIKE public.sessions INCLUDING DEFAULTS);

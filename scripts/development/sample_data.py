@@ -532,7 +532,7 @@ def main(
 
     Exits with 0 (filled) or 2 (nothing was changed: one of the two tables exists already, ...).
 
-    Example: python -m scripts.sample_data --url postgresql://localhost/empty_database
+    Example: workshop sample-data --url postgresql://localhost/empty_database
     """
     try:
         target = resolve_url(url).set(drivername="postgresql")

@@ -8,7 +8,7 @@ import typer
 from scripts.common.server import ServerUnavailable, start_server, stop_server
 
 app = typer.Typer(
-    help="Start and stop a throw-away PostgreSQL server. Example: python -m scripts.server start",
+    help="Start and stop a throw-away PostgreSQL server. Example: workshop server start",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -25,7 +25,7 @@ def start(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     typer.echo(server.url("postgres"))
-    typer.echo(f"stop it with: python -m scripts.server stop {server.data_dir}", err=True)
+    typer.echo(f"stop it with: workshop server stop {server.data_dir}", err=True)
 
 
 @app.command()

@@ -114,7 +114,7 @@ BEGIN
     IF lacking IS NOT NULL THEN
         RAISE EXCEPTION 'this database cannot be stamped with %: what % creates is not there',
             {literal(revision)}, lacking
-            USING HINT = 'Nothing was changed. Run "alembic upgrade head"; "python -m scripts.status" tells the '
+            USING HINT = 'Nothing was changed. Run "alembic upgrade head"; "workshop status" tells the '
                          'revision that a database is at.';
     END IF;
 END

@@ -1,4 +1,4 @@
--- Not where the tables are gone: dropped by scripts.drop_backups, which leaves a marker, or by hand.
+-- Not where the tables are gone: dropped by workshop drop-backups, which leaves a marker, or by hand.
 DO $$
 DECLARE
     gone record;
@@ -10,8 +10,8 @@ BEGIN
         RAISE EXCEPTION 'the old tables were dropped on %, and nothing here can bring them back',
             to_char(gone.dropped_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')
             USING HINT = 'Nothing was changed. ' || coalesce(
-                'They are in the dump ' || gone.dump || ': restore it into an empty database (python -m '
-                'scripts.restore) and run the downgrade there.',
+                'They are in the dump ' || gone.dump || ': restore it into an empty database '
+                '(workshop restore) and run the downgrade there.',
                 'No dump of them was named when they were dropped.');
     END IF;
     IF to_regnamespace('bridge') IS NOT NULL THEN
@@ -20,8 +20,8 @@ BEGIN
         WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = s.relation);
         IF missing IS NOT NULL THEN
             RAISE EXCEPTION 'the table behind % was dropped by hand, and nothing here can bring it back', missing
-                USING HINT = 'Nothing was changed. Restore a backup into an empty database (python -m '
-                             'scripts.restore) and run the downgrade there.';
+                USING HINT = 'Nothing was changed. Restore a backup into an empty database '
+                             '(workshop restore) and run the downgrade there.';
         END IF;
         -- LEGACY TABLES: ACCESS EXCLUSIVE, for the rename
         PERFORM bridge.retry('SELECT bridge.undo_cut_over()');
