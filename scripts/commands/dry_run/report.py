@@ -1,0 +1,181 @@
+"""The answer, and how it is printed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+
+from scripts.common.report import calculation, size_of, table
+
+WHY = {
+    "conflicts": "both rows say something else; configuration: student_configs wins, progress and "
+    "address: workshop_students",
+    "placeholder_address": "no row of the session has an address: a student of its own",
+    "unreadable": "not the JSON or number that its column is for: kept in legacy_extra as it is",
+    "clamped": "out of range: the nearest number that is allowed",
+    "row_without_token": "a session of its own, named after the row's key, not active",
+    "token_shared_by_many_browsers": "the literal text null or undefined: kept, as one session",
+    "written_on_both_sides": "written in the new tables as well: later values win, flags add up",
+}
+"""Kinds of ``merge_note``, as the mapping, the backfill and apply write them, for people."""
+
+
+@dataclass
+class Report:
+    """The answer: the verdict, and what the merge will read and write.
+
+    ``warnings`` do not stop the migration, and need a person; ``checks`` are the bridge's, of the merge on
+    temporary tables; ``expected`` holds seconds, bytes
+    and what they are based on; ``rehearsal`` is None unless it was asked for.
+    """
+
+    database: str
+    revision: str | None
+    go: bool = False
+    reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    totals: dict[str, int] = field(default_factory=dict)
+    earlier_attempt: dict[str, int] = field(default_factory=dict)
+    events: dict[str, int] = field(default_factory=dict)
+    unknown_exercise_keys: dict[str, int] = field(default_factory=dict)
+    decided: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    expected: dict[str, Any] = field(default_factory=dict)
+    rehearsal: dict[str, Any] | None = None
+
+
+def show(report: Report, out: Console) -> None:
+    """Print the report for people."""
+    out.print(f"Database {escape(report.database)}, revision {report.revision or '(base)'}")
+    out.print("A dry run: nothing is changed.\n")
+    parts = _parts(report) if report.expected else _arrived(report)
+    for part in (*parts, *_rehearsed(report)):
+        out.print(part)
+        out.print()
+    for warning in report.warnings:
+        out.print(f"[yellow]MIND:[/] {escape(warning)}")
+    verdict = "[green]GO[/]" if report.go else "[red]NO-GO[/]"
+    out.print(f"{verdict}: {escape('; '.join(report.reasons))}")
+
+
+def _rehearsed(report: Report) -> Iterator[RenderableType]:
+    if report.rehearsal:
+        yield table(
+            "The rehearsal",
+            ("Revision", "Seconds"),
+            ((name, f"{took:.2f}") for name, took in report.rehearsal["seconds"].items()),
+        )
+        yield (
+            "Rolled back. Verification: every check holds."
+            if report.rehearsal["ok"]
+            else f"Rolled back. FAILED: {escape('; '.join(report.rehearsal['failed']))}"
+        )
+
+
+def _arrived(report: Report) -> Iterator[RenderableType]:
+    if report.totals:
+        yield table("Rows there are", ("Table", "Rows"), list(report.totals.items()))
+
+
+def _parts(report: Report) -> Iterator[RenderableType]:
+    tables, n = report.tables, report.totals
+    yield table(
+        "Legacy tables",
+        ("Table", "Rows", "Lacks", "Kept in sessions.legacy_extra"),
+        (
+            (t["name"], t["rows"], *(escape(", ".join(t[k])) or "-" for k in ("lacking", "extra")))
+            for t in tables
+        ),
+    )
+    if len(tables) == 1:
+        yield "The other legacy table does not exist: it will be created, empty."
+    if report.earlier_attempt:
+        yield table(
+            "An earlier attempt: moved aside as ..._prior_backup_YYYYMMDD, its rows are merged in",
+            ("Table", "Rows"),
+            list(report.earlier_attempt.items()),
+        )
+
+    def total(name: str) -> int:
+        return sum(t[name] for t in tables)
+
+    def unless_none(*lines: tuple[str, int, str]) -> list[tuple[str, int, str]]:
+        return [line for line in lines if line[1]]
+
+    yield calculation(
+        "Sessions",
+        *(("+", t["with_token"], f"rows of {t['name']} with a session_token") for t in tables),
+        ("+", total("rows") - total("with_token"), "rows without one: a session each"),
+        ("-", total("repeated"), "rows that repeat a token of their own table"),
+        ("-", n["in_both"], "tokens in both tables: two rows become one"),
+        *unless_none(
+            ("+", n["further_sessions"], "only in an earlier attempt, or in the new tables"),
+            ("-", n["sessions_gone"], "deleted in the new tables"),
+        ),
+        ("=", n["sessions"], "sessions will result"),
+        *(("", n[f"only_{t['name']}"], f"of them only in {t['name']}") for t in tables),
+    )
+    spellings = total("addresses") - total("not_addresses") - total("clean_addresses")
+    yield calculation(
+        "Students",
+        *(("+", t["addresses"], f"COUNT(DISTINCT student_email) of {t['name']}") for t in tables),
+        ("-", spellings, "differ in case or white space only"),
+        ("-", total("not_addresses"), "are none: empty, or unknown@example.com"),
+        ("-", total("clean_addresses") - n["addresses"], "stand in both tables"),
+        ("+", n["placeholders"], "placeholders, one for each session without any address"),
+        *unless_none(
+            ("+", n["further_students"], "only in an earlier attempt, or in the new tables"),
+            ("-", n["students_gone"], "deleted or given another address in the new tables"),
+        ),
+        ("=", n["students"], "students will result"),
+    )
+    yield calculation(
+        "Addresses",
+        *(("", t["missing"], f"rows of {t['name']} without an address") for t in tables),
+        ("", total("known_elsewhere"), "of them have one in the other table"),
+        ("", n["disagreeing"], "sessions whose two rows name different addresses"),
+    )
+    unknown = report.unknown_exercise_keys
+    other = n["sessions"] - n["keys_none"] - n["keys_encrypted"] - n["keys_plaintext"]
+    yield calculation(
+        "Content",
+        ("", n["steps"], "rows of step_progress will result"),
+        ("", n["steps_completed"], "of them completed"),
+        ("", sum(unknown.values()), "exercises under an unknown key, which stay in exercises"),
+        *(("", entries, escape(f"  {key}")) for key, entries in list(unknown.items())[:10]),
+        ("", n["keys_none"], "sessions without an API key"),
+        ("", n["keys_encrypted"], "with an encrypted one"),
+        ("", n["keys_plaintext"], "with one in plain text (sk-...)"),
+        ("", other, "with one of another form"),
+    )
+    yield table(
+        f"Decided in {n['decided']:,} sessions, each noted in an event",
+        ("What", "Sessions", "Why"),
+        (
+            (
+                escape(f"  {d['column']}" if d["column"] else d["kind"]),
+                d["sessions"],
+                "" if d["column"] else WHY.get(d["kind"], ""),
+            )
+            for d in report.decided
+        ),
+    )
+    yield "\n".join(_expected(report))
+
+
+def _expected(report: Report) -> Iterator[str]:
+    expected, measured = report.expected, report.expected["measured"]
+    yield (
+        f"Expected: about {expected['seconds']:,.0f} s for all revisions, "
+        f"{size_of(expected['bytes'])} for the new tables with their indexes "
+        f"(the old ones have {size_of(expected['legacy_bytes'])}, and stay)."
+    )
+    yield (
+        f"Measured just now, on temporary copies of all rows: merge {measured['merge']:.1f} s, indexes "
+        f"{measured['indexes']:.1f} s, verification {measured['verify']:.1f} s. Temporary tables write no "
+        "log: merge and indexes are counted 1.5 times, verification twice, because 0007 repeats it, "
+        "and a second for the rest."
+    )

@@ -1,0 +1,41 @@
+"""The command: check, and print the report."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from scripts.commands.verify.checks import examine
+from scripts.commands.verify.report import show
+from scripts.common.report import Json, Url, console, database, progress
+
+
+def main(
+    url: Url = None,
+    as_json: Json = False,
+    differences: Annotated[
+        bool,
+        typer.Option(
+            help="Show what differs: whose session, which value, and what both sides say."
+        ),
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="So many differences at most.")] = 50,
+) -> None:
+    """Check that nothing was lost: students, sessions, every value, orphans, percentages.
+
+    Changes nothing, and keeps nobody waiting. A session is shown as its student and the last four
+    characters of its token; keys are masked, and of other columns of the old tables only the names are shown.
+    Exits with 0 (every check holds), 1 (one does not) or 2 (could not tell).
+
+    Example: workshop verify --url postgresql://localhost/workshop
+
+    Example: workshop verify --differences --limit 10
+    """
+    with database(url, "AUTOCOMMIT") as connection, progress("verifying") as say:
+        report = examine(connection, say, limit if differences else 0)
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        show(report, console())
+    raise typer.Exit(0 if report.ok else 1)

@@ -1,0 +1,164 @@
+"""The answer, and how it is printed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+
+from scripts.common.report import calculation, table
+
+
+@dataclass
+class Report:
+    """``criteria`` says yes, no, or (None) that the database cannot tell; ``notes`` say more on each.
+
+    ``guide`` holds the guide's queries with their results, ``reconciled`` what makes them add up;
+    ``differences`` are filled where they are asked for, at most as many as asked for; ``rights`` are those
+    that no role should have.
+    """
+
+    database: str
+    revision: str | None
+    ok: bool
+    checks: list[dict[str, Any]]
+    counts: dict[str, int]
+    pending: int
+    criteria: dict[str, bool | None]
+    notes: dict[str, str] = field(default_factory=dict)
+    guide: dict[str, int | None] = field(default_factory=dict)
+    tables: dict[str, dict[str, int]] = field(default_factory=dict)
+    reconciled: dict[str, int] = field(default_factory=dict)
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    rights: list[str] = field(default_factory=list)
+
+
+def show(report: Report, out: Console) -> None:
+    """Print the report for people."""
+    out.print(f"Database {escape(report.database)}, revision {report.revision}\n")
+    for part in _parts(report):
+        out.print(part)
+        out.print()
+    if report.ok:
+        out.print("[green]Every check holds.[/]")
+    else:
+        opened = "" if report.differences else "'workshop verify --differences' shows them; "
+        out.print(
+            f"[red]NOT OK: see above.[/] {opened}'workshop merge' brings what the new tables lack"
+        )
+
+
+MARKS = {True: "[green]yes[/]", False: "[red]NO[/]", None: "look for yourself"}
+
+
+def _parts(report: Report) -> Iterator[RenderableType]:
+    if report.checks:
+        yield table(
+            "Checks",
+            ("Check", "Expected", "Found", ""),
+            (
+                (escape(c["check_name"]), c["expected"], c["actual"], MARKS[c["ok"]])
+                for c in report.checks
+            ),
+        )
+        if report.rights:
+            yield "\n".join(escape(line) for line in report.rights)
+        yield f"{report.pending:,} sessions written meanwhile, left out until carried over"
+    else:
+        yield "No legacy table to compare with: a fresh install, or they were dropped for good."
+    yield table(
+        "The guide's queries",
+        ("Query", "Result"),
+        (
+            (escape(query), "no such column" if result is None else f"{result:,}")
+            for query, result in report.guide.items()
+        ),
+    )
+    if report.reconciled:
+        yield from _reconciled(report)
+    yield table(
+        "Success criteria",
+        ("Criterion", "Met", "What was seen"),
+        ((name, MARKS[met], escape(report.notes[name])) for name, met in report.criteria.items()),
+    )
+    if report.differences:
+        yield table(
+            f"Differences, the first {len(report.differences)}",
+            ("Student", "Session", "Value", "Old tables say", "New tables hold"),
+            (
+                (
+                    escape(d["student"] or "-"),
+                    escape(d["session"]),
+                    escape(
+                        f"{d['table']}.{d['column']}" + (f", step {d['step']}" if d["step"] else "")
+                    ),
+                    escape(d["old_tables"]),
+                    escape(d["new_tables"]),
+                )
+                for d in report.differences
+            ),
+        )
+
+
+def _reconciled(report: Report) -> Iterator[RenderableType]:
+    tables, n = report.tables, report.reconciled
+
+    def total(name: str) -> int:
+        return sum(counted[name] for counted in tables.values())
+
+    def unless_none(*lines: tuple[str, int, str]) -> list[tuple[str, int, str]]:
+        return [line for line in lines if line[1]]
+
+    yield calculation(
+        "Sessions: why the counts agree",
+        *(
+            ("+", t["with_token"], f"rows of {name} with a session_token")
+            for name, t in tables.items()
+        ),
+        *unless_none(
+            ("+", total("rows") - total("with_token"), "rows without one: a session each"),
+            ("-", total("repeated"), "rows that repeat a token of their own table"),
+        ),
+        ("-", n["in_both"], "tokens in both tables: two rows became one"),
+        *unless_none(
+            (
+                "+",
+                n["further_sessions"],
+                "only in the new tables: written there, or an earlier attempt's",
+            ),
+            (
+                "-",
+                n["sessions_gone"] - n["sessions_missing"],
+                "deleted there, or about to be carried over",
+            ),
+            ("-", n["sessions_missing"], "MISSING"),
+        ),
+        ("=", n["sessions"], "sessions"),
+    )
+    spellings = total("addresses") - total("not_addresses") - total("clean_addresses")
+    yield calculation(
+        "Students: why the counts agree",
+        *(
+            ("+", t["addresses"], f"COUNT(DISTINCT student_email) of {name}")
+            for name, t in tables.items()
+        ),
+        ("-", spellings, "differ in case or white space only"),
+        *unless_none(("-", total("not_addresses"), "are none: empty, or unknown@example.com")),
+        ("-", total("clean_addresses") - n["addresses"], "stand in both tables"),
+        ("+", n["placeholders"], "placeholders, one for each session without any address"),
+        *unless_none(
+            (
+                "+",
+                n["further_students"],
+                "only in the new tables: written there, or an earlier attempt's",
+            ),
+            (
+                "-",
+                n["students_gone"] - n["students_missing"],
+                "changed there, or about to be carried over",
+            ),
+            ("-", n["students_missing"], "MISSING"),
+        ),
+        ("=", n["students"], "students"),
+    )
