@@ -5,12 +5,10 @@ those that differ, and apply the log. What is newer in the new tables stays: it 
 tables already, or an override.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from sqlalchemy import Connection
@@ -19,11 +17,11 @@ from scripts.common.connection import ADVISORY_LOCK, ConnectionProblem, NotAppli
 from scripts.common.report import (
     COULD_NOT_DO,
     HAS,
-    ROOT,
     Json,
     Url,
-    console,
+    apply_settings,
     database,
+    finish,
     progress,
     refuse_damage,
     revision_of,
@@ -99,7 +97,7 @@ def merge(connection: Connection, report: Report, say: Callable[[str], None]) ->
 
     Raises ConnectionProblem while a migrator runs, and behind a transaction pooler.
     """
-    run(connection, (ROOT / "alembic" / "sql" / "session.sql").read_text(encoding="utf-8"))
+    apply_settings(connection)
     refuse_pooler(connection.engine, connection)
     if not run(connection, f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})").scalar():
         raise ConnectionProblem(
@@ -164,8 +162,4 @@ def main(url: Url = None, as_json: Json = False) -> None:
         progress("merging") as say,
     ):
         merge(connection, report, say)
-    if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
-    else:
-        show(report, console())
-    raise typer.Exit(0 if report.ok else 1)
+    finish(report, show, as_json, 0 if report.ok else 1)

@@ -4,15 +4,12 @@ Nothing is changed and nobody is kept waiting: every look at the old tables is a
 columns of the unified tables are kept aside in a transaction that is rolled back.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from rich.console import Console
 from rich.markup import escape
@@ -20,13 +17,14 @@ from sqlalchemy import Connection, text
 
 from scripts.common.connection import ConnectionProblem, NotApplicable
 from scripts.common.obstacles import dependents
+from scripts.common.project import project, sql_text
 from scripts.common.report import (
     HAS,
-    ROOT,
     Json,
     Url,
-    console,
+    apply_settings,
     database,
+    finish,
     refuse_damage,
     revision_of,
     run,
@@ -124,7 +122,7 @@ class Report:
 
 def examine(connection: Connection, target: str) -> Report:
     """Find out what a downgrade to ``target`` (a full revision id, or ``base``) would do."""
-    run(connection, (ROOT / "alembic" / "sql" / "session.sql").read_text(encoding="utf-8"))
+    apply_settings(connection)
     has = run(connection, HAS).mappings().one()
     report = Report(has["database"], revision_of(connection), target)
     if report.revision is None:
@@ -186,7 +184,7 @@ def _way_back(connection: Connection, report: Report) -> None:
 
 def _own_columns(connection: Connection, report: Report) -> None:
     """Others' columns and objects on the unified tables: kept aside, read, and rolled back."""
-    keep = (ROOT / "alembic" / "sql" / "own_columns" / "98_keep.sql").read_text(encoding="utf-8")
+    keep = sql_text("own_columns", "98_keep.sql")
     run(connection, "BEGIN")
     try:
         run(connection, keep)
@@ -256,14 +254,9 @@ def main(
     with database(url, "AUTOCOMMIT") as connection:
         if target != "base":
             try:
-                script = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
-                found = script.get_revision(target)
+                found = project().get_revision(target)
             except CommandError as error:
                 raise ConnectionProblem(str(error)) from error
             target = found.revision
         report = examine(connection, target)
-    if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
-    else:
-        show(report, console())
-    raise typer.Exit(0 if report.ok else 1)
+    finish(report, show, as_json, 0 if report.ok else 1)

@@ -5,14 +5,14 @@ drop what objects of others depend on.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from sqlalchemy import Connection, RowMapping, text
 
-SQL = Path(__file__).parents[2] / "alembic" / "sql"
-LEGACY_NAMES = (SQL / "legacy_names.sql").read_text(encoding="utf-8")
-DEPENDENTS = (SQL / "98_dependents.sql").read_text(encoding="utf-8")
+from scripts.common.project import sql_text
+
+LEGACY_NAMES = sql_text("legacy_names.sql")
+DEPENDENTS = sql_text("98_dependents.sql")
 
 AT = "SELECT set_config('bridge.at', :at, false), set_config('bridge.target', :target, false)"
 REFUSE = """\

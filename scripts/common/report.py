@@ -3,21 +3,20 @@
 A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell, or could not do it).
 """
 
+import json
 import logging
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache, wraps
+from dataclasses import asdict
+from functools import wraps
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import psycopg
 import typer
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -39,9 +38,10 @@ from scripts.common.connection import (
     version_table,
 )
 from scripts.common.obstacles import misnamed
+from scripts.common.project import ROOT as ROOT  # dumps and drop_backups take it from here
+from scripts.common.project import configuration, known_revisions, sql_text
 
-ROOT = Path(__file__).parents[2]
-VERSION_TABLE = qualified(*version_table(Config(str(ROOT / "alembic.ini"))))
+VERSION_TABLE = qualified(*version_table(configuration()))
 """The table that holds the revision, as SQL takes it."""
 
 Url = Annotated[
@@ -71,13 +71,18 @@ def run(connection: Connection, sql: str) -> CursorResult[*tuple[Any, ...]]:
     return connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
 
 
+def apply_settings(connection: Connection) -> None:
+    """Give the session the settings that every run of the migration has."""
+    run(connection, sql_text("session.sql"))
+
+
 def revision_of(connection: Connection) -> str | None:
     """The revision that the database is at; None where Alembic has not been.
 
     Raises ConnectionProblem for a revision that this project does not have.
     """
     found = revisions_in(connection)
-    if unknown := set(found) - known_revisions():
+    if unknown := set(found) - set(known_revisions()):
         raise ConnectionProblem(
             f"{VERSION_TABLE} holds revision {', '.join(sorted(unknown))}, which this project does not "
             f"have; nothing was changed. {VERSION_TABLE_ADVICE}"
@@ -91,17 +96,6 @@ def revisions_in(connection: Connection) -> list[str]:
     if connection.execute(query, {"name": VERSION_TABLE}).scalar() is None:
         return []
     return list(run(connection, f"SELECT version_num FROM {VERSION_TABLE} ORDER BY 1").scalars())
-
-
-@cache
-def project() -> ScriptDirectory:
-    """The revisions of this folder."""
-    return ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
-
-
-def known_revisions() -> set[str]:
-    """The ids of all of them."""
-    return {script.revision for script in project().walk_revisions()}
 
 
 BY_HAND = """
@@ -148,7 +142,7 @@ def database(
     would wait for a transaction that has read its tables. The exit code of a failure is 2.
     """
     try:
-        named = url or Config(str(ROOT / "alembic.ini")).get_main_option("sqlalchemy.url")
+        named = url or configuration().get_main_option("sqlalchemy.url")
         with connect(make_engine(resolve_url(named))) as connection:
             yield connection.execution_options(isolation_level=isolation_level)
     except NotApplicable as problem:
@@ -177,6 +171,15 @@ def give_up(reason: str, advice: str, prefix: str) -> NoReturn:
         reason = f"{reason.rstrip('.')}. {advice}"
     typer.echo(f"{prefix}: {reason}", err=True)
     raise typer.Exit(2)
+
+
+def finish(report: Any, show: Callable[[Any, Console], None], as_json: bool, code: int) -> NoReturn:
+    """Print a report, a dataclass, as JSON or for people; end the command with this exit code."""
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        show(report, console())
+    raise typer.Exit(code)
 
 
 INTERRUPTED = (

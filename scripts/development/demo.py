@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import psycopg
 import typer
 from alembic import command
-from alembic.config import Config
 from alembic.util import CommandError
 from rich.console import Console
 from rich.logging import RichHandler
@@ -23,7 +22,8 @@ from sqlalchemy import Connection
 
 from models.steps import FLAGS
 from scripts.commands import dry_run, verify
-from scripts.common.report import ROOT, console, database, run, table
+from scripts.common.project import configuration
+from scripts.common.report import console, database, run, table
 from scripts.common.server import EmbeddedServer, ServerUnavailable, start_server
 from scripts.development.sample_data import MEASURED, fill
 
@@ -146,9 +146,7 @@ def _migrate(url: str, out: Console) -> None:
     for name in ("workshop", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger(name).addHandler(handler)
-    config = Config(str(ROOT / "alembic.ini"))
-    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    command.upgrade(config, "head")
+    command.upgrade(configuration(url), "head")
 
 
 def _journey(journey: dict[str, Any]) -> Table:

@@ -1,8 +1,6 @@
 """The command: examine, rehearse where that is asked for, and print."""
 
-import json
 import sys
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -10,7 +8,7 @@ import typer
 from scripts.commands.dry_run.plan import examine
 from scripts.commands.dry_run.rehearsal import REHEARSAL, left, rehearse
 from scripts.commands.dry_run.report import show
-from scripts.common.report import Json, Url, console, database, progress
+from scripts.common.report import Json, Url, database, finish, progress
 
 
 def main(
@@ -48,8 +46,4 @@ def main(
         elif with_rehearsal:
             why = "the last revision is reached" if report.go else "the answer is NO-GO without it"
             typer.echo(f"Nothing was rehearsed: {why}.", err=True)
-    if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
-    else:
-        show(report, console())
-    raise typer.Exit(0 if report.go else 1)
+    finish(report, show, as_json, 0 if report.go else 1)

@@ -9,10 +9,18 @@ from sqlalchemy.exc import DBAPIError
 
 from scripts.commands.dry_run.counts import count
 from scripts.commands.dry_run.report import Report
-from scripts.commands.dry_run.shadow import SQL, build
+from scripts.commands.dry_run.shadow import build
 from scripts.common import limitations
 from scripts.common.connection import ConnectionProblem, explain
-from scripts.common.report import HAS, VERSION_TABLE, refuse_damage, revision_of, run
+from scripts.common.project import sql_text
+from scripts.common.report import (
+    HAS,
+    VERSION_TABLE,
+    apply_settings,
+    refuse_damage,
+    revision_of,
+    run,
+)
 
 BEFORE_BRIDGE = (None, "0001_unified_schema", "0002_progress_tracking")
 NOT_ORDINARY = f"""
@@ -55,7 +63,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     Raises ConnectionProblem where that cannot be found out: on a standby, behind a transaction
     pooler, while a migration runs.
     """
-    run(connection, (SQL / "session.sql").read_text(encoding="utf-8"))
+    apply_settings(connection)
     has = run(connection, HAS).mappings().one()
     revision = revision_of(connection)
     report = Report(has["database"], revision)
@@ -125,10 +133,10 @@ def _preflight(connection: Connection, report: Report) -> None:
         report.warnings.append(notice.message_primary or "")
 
     try:
-        run(connection, (SQL / "0001_unified_schema" / "00_preflight.sql").read_text("utf-8"))
+        run(connection, sql_text("0001_unified_schema", "00_preflight.sql"))
         raw.add_notice_handler(hear)
         try:
-            run(connection, (SQL / "rights" / "preflight.sql").read_text("utf-8"))
+            run(connection, sql_text("rights", "preflight.sql"))
         finally:
             raw.remove_notice_handler(hear)
     except DBAPIError as error:

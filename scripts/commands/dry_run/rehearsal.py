@@ -6,8 +6,6 @@ from io import StringIO
 from typing import Any
 
 from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -16,7 +14,8 @@ from scripts.commands import verify
 from scripts.commands.dry_run.plan import ARRIVED
 from scripts.commands.dry_run.report import Report
 from scripts.common.connection import ConnectionProblem, connect
-from scripts.common.report import ROOT, passes, run
+from scripts.common.project import configuration, known_revisions
+from scripts.common.report import passes, run
 
 REHEARSAL = """
 The rehearsal runs the revisions themselves on the tables of database {database}, in one transaction, and
@@ -28,8 +27,7 @@ of events that are skipped."""
 
 def left(report: Report) -> list[str]:
     """The revisions that an upgrade to head would run."""
-    scripts = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
-    revisions = [script.revision for script in scripts.walk_revisions()][::-1]
+    revisions = known_revisions()
     done = revisions.index(report.revision) + 1 if report.revision in revisions else 0
     return revisions[done:]
 
@@ -39,7 +37,8 @@ def rehearse(connection: Connection, report: Report, say: Callable[[str], None])
 
     Raises ConnectionProblem where it could not be done: a lock was not free, another migration runs.
     """
-    config = Config(str(ROOT / "alembic.ini"), stdout=StringIO())
+    config = configuration()
+    config.stdout = StringIO()
     seconds: dict[str, float] = {}
     result: dict[str, Any] = {"ok": False, "seconds": seconds, "failed": []}
     report.rehearsal = result

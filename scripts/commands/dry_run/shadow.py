@@ -22,9 +22,9 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from models import Base
 from scripts.common.connection import explain
 from scripts.common.moment import Moment, moment
-from scripts.common.report import ROOT, passes, run
+from scripts.common.project import SQL
+from scripts.common.report import passes, run
 
-SQL = ROOT / "alembic" / "sql"
 LEGACY = ("workshop_students", "student_configs")
 MERGE = SQL / "0004_merge_legacy_data"
 UNIFIED = ("students", "sessions", "step_progress", "events")

@@ -1,10 +1,8 @@
 """The command: look, drain where that is asked for, and print."""
 
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 
 import psycopg
 import typer
@@ -16,7 +14,7 @@ from scripts.commands.status.facts import OLD_TABLES
 from scripts.commands.status.look import examine
 from scripts.commands.status.report import show
 from scripts.common.connection import explain
-from scripts.common.report import Json, Url, console, database, progress, run
+from scripts.common.report import Json, Url, database, finish, progress, run
 
 PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
 # Who writes and has not committed: a row lock itself is to be seen in no catalog.
@@ -81,8 +79,4 @@ def main(
                 status.next = (
                     f"{reason}. Everything else is carried over; when that has ended: {DRAIN}"
                 )
-    if as_json:
-        typer.echo(json.dumps(asdict(status), indent=2))
-    else:
-        show(status, console())
-    raise typer.Exit(status.exit_code)
+    finish(status, show, as_json, status.exit_code)

@@ -10,7 +10,7 @@ from scripts.commands.verify.differences import differing
 from scripts.commands.verify.report import Report
 from scripts.common.connection import NotApplicable
 from scripts.common.moment import moment
-from scripts.common.report import HAS, ROOT, refuse_damage, revision_of, run
+from scripts.common.report import HAS, apply_settings, refuse_damage, revision_of, run
 
 STATUS = "workshop status"
 CHECKS = "CALL bridge.run_checks(NULL)"
@@ -56,7 +56,7 @@ def examine(
 
     NotApplicable says what comes first where there is nothing to check.
     """
-    run(connection, (ROOT / "alembic" / "sql" / "session.sql").read_text(encoding="utf-8"))
+    apply_settings(connection)
     has = run(connection, HAS).mappings().one()
     revision = revision_of(connection)
     report = Report(has["database"], revision, False, [], {}, 0, {})

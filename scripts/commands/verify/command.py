@@ -1,14 +1,12 @@
 """The command: check, and print the report."""
 
-import json
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from scripts.commands.verify.checks import examine
 from scripts.commands.verify.report import show
-from scripts.common.report import Json, Url, console, database, progress
+from scripts.common.report import Json, Url, database, finish, progress
 
 
 def main(
@@ -34,8 +32,4 @@ def main(
     """
     with database(url, "AUTOCOMMIT") as connection, progress("verifying") as say:
         report = examine(connection, say, limit if differences else 0)
-    if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
-    else:
-        show(report, console())
-    raise typer.Exit(0 if report.ok else 1)
+    finish(report, show, as_json, 0 if report.ok else 1)

@@ -1,115 +1,29 @@
-"""Seeded sample of a legacy workshop database: for the demo, the tests and the benchmarks.
-
-``fill`` creates ``workshop_students`` and ``student_configs`` as the current application leaves
-them and loads any number of sessions, with the faults that real databases have: JSON inside JSON,
-addresses that are missing or disagree, flags that fell back to false, secrets in several forms.
-Every person, address, key and URL is made up. The same number of sessions and the same seed give
-the same rows, whatever the day.
-"""
+"""The rows: what happens in a session, and what the application stores of it."""
 
 import base64
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from itertools import islice
 from random import Random
-from typing import Annotated, Any, NoReturn
-
-import psycopg
-import typer
 
 from models.steps import STEPS
-from scripts.common.connection import CONNECT_ARGS, VARIABLES, ConnectionProblem, resolve_url
-
-TABLE_DDL = """
-CREATE TABLE workshop_students (
-    session_token text PRIMARY KEY,
-    student_email text NOT NULL,
-    student_name text,
-    exercises jsonb DEFAULT '{}',
-    bug_reports jsonb DEFAULT '[]',
-    started_at timestamptz DEFAULT now(),
-    last_activity timestamptz DEFAULT now(),
-    total_time_spent integer DEFAULT 0,
-    completion_rate integer DEFAULT 0,
-    repo_created boolean DEFAULT false,
-    demo_mode boolean DEFAULT false,
-    created_at timestamptz DEFAULT now(),
-    updated_at timestamptz DEFAULT now()
-);
-
-CREATE OR REPLACE FUNCTION update_updated_at_column() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    NEW.updated_at = now();
-    RETURN NEW;
-END;
-$$;
-CREATE TRIGGER update_workshop_students_updated_at BEFORE UPDATE ON workshop_students
-    FOR EACH ROW EXECUTE FUNCTION update_updated_at_column();
-
-CREATE TABLE student_configs (
-    session_token text PRIMARY KEY,
-    student_name text,
-    student_email text,
-    openai_api_key text,
-    system_prompt text,
-    tools jsonb DEFAULT '[]',
-    voice_settings jsonb DEFAULT '{}',
-    use_case_description text,
-    call_direction text,
-    ivr_greeting text,
-    tts_provider text,
-    selected_voice text,
-    selected_phone_number text,
-    websocket_url text,
-    codespace_url text,
-    github_repo_url text,
-    railway_url text,
-    demo_mode boolean DEFAULT false,
-    current_step integer DEFAULT 0,
-    twilio_connected boolean DEFAULT false,
-    openai_connected boolean DEFAULT false,
-    call_direction_chosen boolean DEFAULT false,
-    services_ready boolean DEFAULT false,
-    step4_code_validated boolean DEFAULT false,
-    step4_committed boolean DEFAULT false,
-    step4_deployed boolean DEFAULT false,
-    step5_code_validated boolean DEFAULT false,
-    step5_committed boolean DEFAULT false,
-    step5_deployed boolean DEFAULT false,
-    step6_code_validated boolean DEFAULT false,
-    step6_committed boolean DEFAULT false,
-    step6_deployed boolean DEFAULT false,
-    system_prompt_saved boolean DEFAULT false,
-    step7_committed boolean DEFAULT false,
-    step7_deployed boolean DEFAULT false,
-    tools_configured boolean DEFAULT false,
-    step8_code_validated boolean DEFAULT false,
-    step8_committed boolean DEFAULT false,
-    step8_deployed boolean DEFAULT false,
-    project_deployed boolean DEFAULT false,
-    ci_service_sid text,
-    twilio_account_sid text,
-    twilio_auth_token text,
-    enable_persistent_memory boolean DEFAULT false,
-    memory_retention_days integer DEFAULT 30,
-    created_at timestamp DEFAULT now(),
-    updated_at timestamp DEFAULT now()
-);
-"""
-INDEX_DDL = """
-CREATE INDEX idx_students_email ON workshop_students (student_email);
-CREATE INDEX idx_students_last_activity ON workshop_students (last_activity DESC);
-CREATE INDEX idx_sessions_email ON student_configs (student_email);
-"""
-LEGACY_DDL = TABLE_DDL + INDEX_DDL
+from scripts.development.sample_data.words import (
+    ADDRESS_PARTS,
+    BUG,
+    DOMAINS,
+    GREETINGS,
+    NAMES,
+    NO_URLS,
+    SENTENCES,
+    TOOLS,
+    USE_CASES,
+    VOICES,
+    dump,
+)
 
 Row = tuple[object, ...]
-
-BATCH = 2000  # sessions in memory at a time
 
 # A measured database of 213 sessions: 117 tokens in both tables, 36 and 60 in one of them.
 MEASURED, IN_BOTH, ONLY_STUDENTS = 213, 117, 36
@@ -135,98 +49,6 @@ WORKSHOP_DAYS = tuple(week * 7 + day for week in range(8) for day in range(3))
 CALENDAR = tuple(f"{FIRST_DAY + timedelta(days=day):%Y-%m-%d}" for day in range(80))
 FIRST_SECOND, SPAN = 13 * 3600, 6 * 3600
 
-PEOPLE = """
-    Ada Abebe Bruno Bauer Chloé Costa Dmitri Dubois Elena Eriksen Farid Fischer Grace García
-    Hiro Hansen Inés Ibrahim João Jansen Karin Kowalski Łukasz Lopez Mei Müller Nadia Nakamura
-    Olu O'Brien Priya Patel Quentin Quispe Rosa Rossi Søren Silva Tariq Tanaka Uma Usman
-    Viktor Varga Wanjiru Wagner Ximena Xu Yusuf Şahin Zoë Zhang Amara Ali Björn Brown
-    Carmen Chen Diego Davis Emre Evans Fatima Flores
-"""
-NAMES = PEOPLE.split()
-ADDRESS_PARTS = PEOPLE.translate(str.maketrans("éíãŁøëöüŞ", "eiaLoeouS", "'")).lower().split()
-DOMAINS = (
-    "example.com",
-    "example.org",
-    "example.edu",
-    "students.example.edu",
-    "mail.example.net",
-    "cs.example.edu",
-    "workshop.example",
-)
-
-USE_CASES = (
-    "Pizza orders by phone: menu, allergies, delivery time",
-    "Appointment reminders for a dental practice (50% no-shows today)",
-    "IT help desk: reset passwords & open tickets",
-    'Hotel concierge, answers "what is open now?"',
-    "Bank hotline that never asks for a PIN: hand over to a person instead",
-    "Réservations d'un restaurant, en français",
-    "Survey after a support call: 3 questions, < 2 minutes",
-    "Vaccination campaign: who, where, when",
-)
-SENTENCES = (
-    "Keep every answer below 40 words; callers can't scroll back.",
-    'If the caller says "agent", transfer at once.',
-    "Never promise a discount above 15%.",
-    "Opening hours: Mon-Fri 9:00-17:00, Sat 10:00-14:00.",
-    "Spell names letter by letter - e.g. Müller: M, U, E, L, L, E, R.",
-    "Réponds en français si l'appelant parle français.",
-    "Prices are in € and include 19% tax; say “about” before estimates.",
-    "Ask for: name, phone number, preferred time.",
-    "Do not read URLs aloud (https://example.com/menu?day=%d): offer a text message.",
-    "Repeat the order; wait for a clear yes (はい, sí, oui).",
-    "Path of the log: C:\\temp\\calls. Do not mention it.",
-    "After two misunderstandings apologise & offer a call back.",
-)
-GREETINGS = (
-    "Hello! Thanks for calling. How can I help?",
-    "Hi, you've reached the workshop line.\nPlease tell me what you need.",
-    "Bonjour ! Que puis-je faire pour vous ?",
-    'Welcome. Say "menu" at any time: I am listening.',
-    "",  # typed and deleted again
-)
-TOOL_NAMES = (
-    ("lookup_order", 'Find an order by its number, e.g. "A-1042"'),
-    ("book_slot", "Book an appointment: date, time, name"),
-    ("send_sms", "Send a text message; at most 160 characters"),
-    ("transfer_call", "Hand the call over to a person"),
-)
-
-# JSON as the application's JSON.stringify writes it.
-dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-def _tool(name: str, description: str) -> dict[str, object]:
-    parameters = {"type": "object", "properties": {"text": {"type": "string"}}}
-    function = {"name": name, "description": description, "parameters": parameters}
-    return {"type": "function", "function": function}
-
-
-VOICES = tuple(
-    (
-        provider,
-        voice,
-        dump({"provider": provider, "voice": voice, "language": language, "speed": speed}),
-    )
-    for provider, voice, language in (
-        ("google", "en-US-Journey-O", "en-US"),
-        ("google", "en-GB-Neural2-B", "en-GB"),
-        ("elevenlabs", "sample-voice-21", "en-US"),
-        ("amazon", "Joanna-Neural", "en-US"),
-        ("amazon", "Léa-Neural", "fr-FR"),
-    )
-    for speed in (0.9, 1, 1.15)
-)
-
-BUG = 'The button "Deploy" does nothing: 0% for 10 minutes'
-NO_URLS: tuple[str | None, ...] = (None,) * 4
-
-# Most configurations have no tool of their own.
-TOOLS = (
-    *["[]"] * 4,
-    *[dump([_tool(*tool) for tool in TOOL_NAMES[:count]]) for count in range(1, 5)],
-)
-
 
 @dataclass(slots=True)
 class _Session:
@@ -248,7 +70,7 @@ class _Session:
 def generate(sessions: int, seed: int = 1) -> Iterator[tuple[Row | None, Row | None]]:
     """One pair a session: its row of ``workshop_students`` and of ``student_configs``, or None.
 
-    The values stand in the order of the columns of ``LEGACY_DDL``, JSON and times as text.
+    The values stand in the order of the columns in ``tables``, JSON and times as text.
     Sessions come in the order of their beginning, in October and November 2025. 213 sessions give
     exactly 153 and 177 rows, 117 of them pairs; other numbers the same shares. In 1,000 sessions
     or more, one token is ``null`` and one is ``undefined``.
@@ -270,32 +92,6 @@ def generate(sessions: int, seed: int = 1) -> Iterator[tuple[Row | None, Row | N
             None if kind == "configs" else _student_row(rng, session),
             None if kind == "students" else _config_row(rng, session, students),
         )
-
-
-def fill(connection: psycopg.Connection[Any], sessions: int = MEASURED, seed: int = 1) -> None:
-    """Create the two legacy tables and load the rows of ``generate`` with COPY.
-
-    All or nothing, in a transaction of its own unless the connection is in one already; memory
-    does not grow with the number of sessions. Raises ``psycopg.errors.DuplicateTable`` when one
-    of the tables exists.
-    """
-    pairs = generate(sessions, seed)
-    with connection.transaction(), connection.cursor() as cursor:
-        cursor.execute(TABLE_DDL)
-        # One connection runs one COPY at a time, so the tables take turns. The next batch is made
-        # between the rows of this one: the server takes them in meanwhile.
-        batch = list(islice(pairs, BATCH))
-        while batch:
-            coming: list[tuple[Row | None, Row | None]] = []
-            for turn, table in enumerate(("workshop_students", "student_configs")):
-                with cursor.copy(f"COPY {table} FROM STDIN") as copy:
-                    for place, pair in enumerate(batch):
-                        if (row := pair[turn]) is not None:
-                            copy.write_row(row)
-                        if place % 2 == turn:
-                            coming += islice(pairs, 1)
-            batch = coming
-        cursor.execute(INDEX_DDL)
 
 
 def _kinds(rng: Random, count: int) -> list[str]:
@@ -518,38 +314,3 @@ def _stamp(rng: Random, day: int, second: int) -> str:
 @cache
 def _clock(second: int) -> str:
     return f"{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
-
-
-def main(
-    sessions: Annotated[int, typer.Option(min=1, help="How many sessions to make.")] = MEASURED,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same rows.")] = 1,
-    url: Annotated[
-        str | None,
-        typer.Option(help=f"Database to fill; default: the first set of {', '.join(VARIABLES)}."),
-    ] = None,
-) -> None:
-    """Fill a database with a made-up legacy workshop: workshop_students and student_configs.
-
-    Exits with 0 (filled) or 2 (nothing was changed: one of the two tables exists already, ...).
-
-    Example: workshop sample-data --url postgresql://localhost/empty_database
-    """
-    try:
-        target = resolve_url(url).set(drivername="postgresql")
-        with psycopg.connect(
-            target.render_as_string(hide_password=False), **CONNECT_ARGS
-        ) as connection:
-            fill(connection, sessions, seed)
-    except psycopg.errors.DuplicateTable as error:
-        _refuse(
-            f"{error.diag.message_primary}: the sample needs a database without the two tables; "
-            "nothing was changed"
-        )
-    except (ConnectionProblem, psycopg.Error) as error:
-        _refuse(" ".join(str(error).split()))
-    typer.echo(f"{sessions:,} legacy sessions loaded (seed {seed})")
-
-
-def _refuse(reason: str) -> NoReturn:
-    typer.echo(f"error: {reason}", err=True)
-    raise typer.Exit(2)

@@ -1,13 +1,5 @@
-"""Benchmark: the whole way there and back, on a throw-away server, against two baselines.
+"""One database, measured on the whole way there and back, and the two baselines beside it."""
 
-The floor is what no migration of these rows can beat: ``CREATE TABLE AS`` of the finished rows, then the
-same keys, indexes and foreign keys. The one-shot (``one_shot.sql``) is what an engineer would write by hand
-for these rows: ``INSERT ... SELECT`` into plain tables with the same keys and indexes, the application locked
-out. Both are measured in the same run on the same server. Every time is given as a multiple of the floor:
-seconds depend on the machine, ratios hardly do.
-"""
-
-import json
 import statistics
 import subprocess
 import sys
@@ -16,17 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import psycopg
-import typer
 from alembic import command
-from alembic.config import Config
 from psycopg import sql
-from rich.markup import escape
 
-from scripts.common.report import ROOT, console, table
-from scripts.common.server import EmbeddedServer, ServerUnavailable, embedded_server
+from scripts.common.project import ROOT, SQL, configuration
+from scripts.common.server import EmbeddedServer
 from scripts.development.sample_data import fill
 
 TABLES = ("students", "sessions", "step_progress", "events")
@@ -139,9 +128,7 @@ class Bench:
 
     def step(self, revision: str) -> None:
         """Upgrade in this process: without the start of Python."""
-        config = Config(ROOT / "alembic.ini")
-        config.set_main_option("sqlalchemy.url", self.server.url(self.database).replace("%", "%%"))
-        command.upgrade(config, revision)
+        command.upgrade(configuration(self.server.url(self.database)), revision)
 
     def call(self, procedure: str) -> None:
         """``CALL`` a procedure that commits as it goes."""
@@ -271,7 +258,7 @@ class Bench:
         files = [
             path
             for revision in ("0003", "0004", "0007")
-            for path in (ROOT / "alembic" / "sql").glob(f"{revision}_*/[0-8]*.sql")
+            for path in SQL.glob(f"{revision}_*/[0-8]*.sql")
         ]
         self.figures["lines of the script"] = len(script.splitlines())
         self.figures["lines of SQL of 0003, 0004 and 0007"] = sum(
@@ -310,124 +297,3 @@ class Bench:
             stop.set()
             thread.join()
         self.figures["memory of a backend, bytes"] = peak[0]
-
-
-BASELINES = ("floor", "one-shot")
-TARGETS = {
-    "upgrade head": 5.0,
-    "merge, keys and indexes": 3.0,
-    "verify": 1.0,
-    "second merge": 0.5,
-    "downgrade base": 1.0,
-}
-"""What is aimed for, as multiples of the floor."""
-
-
-BUDGETS = {
-    "upgrade head / one-shot": 2.3,
-    "lines of the script": 4_000,
-    "lines of SQL of 0003, 0004 and 0007": 2_500,
-    "functions and procedures of the bridge": 65,
-    "its views": 12,
-    "its tables": 6,
-    "memory of a backend, bytes": 150e6,
-}
-"""What must not be exceeded."""
-
-
-def budgets(figures: Figures) -> Iterator[tuple[str, str, str, str]]:
-    """For the table: name, figure, budget, and whether the figure is within it."""
-    for name, budget in BUDGETS.items():
-        found = figures[name]
-        measured, most = (f"{n / 1e6:,.0f} MB" if n > 1e6 else f"{n:,.1f}" for n in (found, budget))
-        within = "yes" if found <= budget else "[red]NO[/]"
-        yield name.removesuffix(", bytes"), measured, most, within
-
-
-def rows(figures: Figures) -> Iterator[tuple[str, str, str, str, str, str]]:
-    """For the table: name, seconds, multiple of the floor, aim, sessions a second, WAL."""
-    figures["merge, keys and indexes"] = figures["merge alone"] + figures["keys and indexes"]
-    for name in BASELINES:
-        yield name, f"{figures[name]:.2f}", f"{figures[name] / figures['floor']:.1f}", "", "", ""
-    for name, aim in TARGETS.items():
-        seconds = figures[name]
-        wal = figures.get(f"{name}: WAL bytes")
-        yield (
-            name,
-            f"{seconds:.2f}",
-            f"{seconds / figures['floor']:.1f}",
-            f"{aim:.1f}",
-            f"{figures['sessions'] / seconds:,.0f}",
-            "" if wal is None else f"{wal / 1e6:,.1f}",
-        )
-
-
-def plot(measured: list[Figures], path: Path) -> None:
-    """Time against the number of sessions, both logarithmic."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    sizes = [f["sessions"] for f in measured]
-    for name in (*BASELINES, *TARGETS):
-        axes.plot(
-            sizes,
-            [f[name] for f in measured],
-            marker="o",
-            linewidth=3 if name in BASELINES else 1.5,
-            color={"floor": "black", "one-shot": "gray"}.get(name),
-            label=name,
-        )
-    axes.set(xscale="log", yscale="log", xlabel="sessions", ylabel="seconds")
-    axes.grid(which="both", alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(path)
-
-
-def main(
-    sessions: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="How many sessions; may be given several times."),
-    ] = None,
-    major: Annotated[int | None, typer.Option(help="PostgreSQL version, for instance 18.")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write every figure to this file.")
-    ] = None,
-    plot_file: Annotated[
-        Path | None,
-        typer.Option("--plot", help="Draw time against sessions (.svg; extra [bench])."),
-    ] = None,
-) -> None:
-    """Migrate throw-away databases there and back, and measure it against two baselines.
-
-    Example: workshop bench --sessions 10000 --sessions 100000 --json bench.json
-    """
-    out = console()
-    measured = []
-    try:
-        with embedded_server(major=major, settings=DURABLE) as server:
-            for count in sessions or [10_000, 100_000]:
-                figures = Bench(server, count, lambda text: typer.echo(text, err=True)).run()
-                measured.append(figures)
-                out.print(
-                    table(
-                        f"PostgreSQL {server.version}, {count:,} sessions, "
-                        f"{'JIT on' if figures['jit'] else 'no JIT'}",
-                        ("", "Seconds", "x floor", "Aim", "Sessions/s", "WAL, MB"),
-                        rows(figures),
-                    )
-                )
-                out.print(table("Budgets", ("", "Measured", "Budget", "Within"), budgets(figures)))
-                out.print(
-                    f"a write: {figures['a write without the bridge, ms']:.2f} ms without the bridge, "
-                    f"{figures['a write carried over, ms']:.2f} ms carried over; session_overview of one "
-                    f"student: {figures['session_overview of one student, ms']:.2f} ms; temporary files: "
-                    f"{figures['upgrade head: temporary bytes'] / 1e6:.0f} MB\n"
-                )
-    except ServerUnavailable as error:
-        typer.echo(f"error: {escape(str(error))}", err=True)
-        raise typer.Exit(2) from None
-    if json_file is not None:
-        json_file.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-    if plot_file is not None:
-        plot(measured, plot_file)
