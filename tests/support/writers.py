@@ -17,22 +17,8 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from support.oracle import CONFIG, PROGRESS
+from support.oracle import CONFIG, PROGRESS, TEXT_COLUMNS
 
-CONFIGURATION = (
-    "selected_phone_number",
-    "selected_voice",
-    "tts_provider",
-    "call_direction",
-    "use_case_description",
-    "openai_api_key",
-    "system_prompt",
-    "ivr_greeting",
-    "websocket_url",
-    "codespace_url",
-    "github_repo_url",
-    "railway_url",
-)
 FLAGS = (
     "twilio_connected",
     "openai_connected",
@@ -212,7 +198,7 @@ class NewApplication(Writer):
         )
 
     def configure(self) -> None:
-        columns = self.choose(CONFIGURATION)
+        columns = self.choose(TEXT_COLUMNS)
         values: list[object] = [self.text(column) for column in columns]
         for column in ("tools", "voice_settings", "bug_reports"):
             if self.random.random() < 0.3:
@@ -390,7 +376,7 @@ class OldApplication(Writer):
     def save(self) -> None:
         token = self.new_token() if self.random.random() < 0.3 else self.token()
         full = self.random.random() < 0.5
-        values: dict[str, object] = {name: self.text(name) for name in CONFIGURATION}
+        values: dict[str, object] = {name: self.text(name) for name in TEXT_COLUMNS}
         values |= {name: full and self.random.random() < 0.5 for name in FLAGS}
         values |= {
             "student_email": self.email() if full else None,
