@@ -110,3 +110,15 @@ def test_beside_the_tests_is_nothing_else() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
                 assert not str(node.module).startswith(("test_", "conftest")), path.name
+
+
+def test_the_map_has_every_test() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    map_ = text.split("## Where a test belongs")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", map_))
+    for path in (ROOT / "tests").glob("test_*.py"):
+        name = path.stem.removeprefix("test_")
+        command = name.removesuffix("_command") in (
+            path.stem for path in (ROOT / "scripts").glob("*")
+        )
+        assert name in named or command, f"CONTRIBUTING.md does not say what {path.name} is for"
