@@ -15,8 +15,8 @@ from alembic.util import CommandError
 from models import Base
 from scripts.commands.dry_run import Report
 from scripts.commands.dry_run import examine as dry_run
-from scripts.commands.rights import beyond
 from scripts.commands.verify import examine as verify
+from scripts.commands.verify.rights import beyond
 from scripts.common.connection import make_engine, resolve_url
 from support.databases import (
     ROOT,

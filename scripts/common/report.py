@@ -243,6 +243,11 @@ def calculation(title: str, *lines: tuple[str, int, str]) -> Table:
     return made
 
 
+def nonzero(*lines: tuple[str, int, str]) -> list[tuple[str, int, str]]:
+    """Return the lines of a calculation whose number is not 0."""
+    return [line for line in lines if line[1]]
+
+
 class _Progress(logging.Handler):
     """Says what goes on, on stderr: one line that changes on a terminal, else one every 2 s."""
 

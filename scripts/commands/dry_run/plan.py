@@ -101,8 +101,14 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
             "merge; did you mean another database?"
         ]
         return report
-    shadow = build(connection, revision, say)
-    if revision_of(connection) != revision:
+    _merge_copies(connection, report, say)
+    return report
+
+
+def _merge_copies(connection: Connection, report: Report, say: Callable[[str], None]) -> None:
+    """Merge temporary copies, and judge the result."""
+    shadow = build(connection, report.revision, say)
+    if revision_of(connection) != report.revision:
         raise ConnectionProblem("a migration ran meanwhile; run this again when it has ended")
     report.reasons += shadow.refused
     if not shadow.refused:
@@ -122,7 +128,6 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
             report.warnings.insert(
                 0, f"database {report.database} has no row to merge: is it the right one?"
             )
-    return report
 
 
 def _preflight(connection: Connection, report: Report) -> None:

@@ -1,5 +1,6 @@
 """The answer, and how it is printed."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from scripts.common.report import calculation, size_of, table
+from scripts.common.report import calculation, nonzero, size_of, table
 
 WHY = {
     "conflicts": "both rows say something else; configuration: student_configs wins, progress and "
@@ -20,6 +21,9 @@ WHY = {
     "written_on_both_sides": "written in the new tables as well: later values win, flags add up",
 }
 """Kinds of ``merge_note``, as the mapping, the backfill and apply write them, for people."""
+
+
+FURTHER = "only in an earlier attempt, or in the new tables"
 
 
 @dataclass
@@ -98,59 +102,18 @@ def _parts(report: Report) -> Iterator[RenderableType]:
             ("Table", "Rows"),
             list(report.earlier_attempt.items()),
         )
-
-    def total(name: str) -> int:
-        return sum(t[name] for t in tables)
-
-    def unless_none(*lines: tuple[str, int, str]) -> list[tuple[str, int, str]]:
-        return [line for line in lines if line[1]]
-
-    yield calculation(
-        "Sessions",
-        *(("+", t["with_token"], f"rows of {t['name']} with a session_token") for t in tables),
-        ("+", total("rows") - total("with_token"), "rows without one: a session each"),
-        ("-", total("repeated"), "rows that repeat a token of their own table"),
-        ("-", n["in_both"], "tokens in both tables: two rows become one"),
-        *unless_none(
-            ("+", n["further_sessions"], "only in an earlier attempt, or in the new tables"),
-            ("-", n["sessions_gone"], "deleted in the new tables"),
-        ),
-        ("=", n["sessions"], "sessions will result"),
-        *(("", n[f"only_{t['name']}"], f"of them only in {t['name']}") for t in tables),
-    )
-    spellings = total("addresses") - total("not_addresses") - total("clean_addresses")
-    yield calculation(
-        "Students",
-        *(("+", t["addresses"], f"COUNT(DISTINCT student_email) of {t['name']}") for t in tables),
-        ("-", spellings, "differ in case or white space only"),
-        ("-", total("not_addresses"), "are none: empty, or unknown@example.com"),
-        ("-", total("clean_addresses") - n["addresses"], "stand in both tables"),
-        ("+", n["placeholders"], "placeholders, one for each session without any address"),
-        *unless_none(
-            ("+", n["further_students"], "only in an earlier attempt, or in the new tables"),
-            ("-", n["students_gone"], "deleted or given another address in the new tables"),
-        ),
-        ("=", n["students"], "students will result"),
-    )
+    total = Counter[str]()
+    for t in tables:
+        total.update({name: count for name, count in t.items() if isinstance(count, int)})
+    yield _sessions(tables, total, n)
+    yield _students(tables, total, n)
     yield calculation(
         "Addresses",
         *(("", t["missing"], f"rows of {t['name']} without an address") for t in tables),
-        ("", total("known_elsewhere"), "of them have one in the other table"),
+        ("", total["known_elsewhere"], "of them have one in the other table"),
         ("", n["disagreeing"], "sessions whose two rows name different addresses"),
     )
-    unknown = report.unknown_exercise_keys
-    other = n["sessions"] - n["keys_none"] - n["keys_encrypted"] - n["keys_plaintext"]
-    yield calculation(
-        "Content",
-        ("", n["steps"], "rows of step_progress will result"),
-        ("", n["steps_completed"], "of them completed"),
-        ("", sum(unknown.values()), "exercises under an unknown key, which stay in exercises"),
-        *(("", entries, escape(f"  {key}")) for key, entries in list(unknown.items())[:10]),
-        ("", n["keys_none"], "sessions without an API key"),
-        ("", n["keys_encrypted"], "with an encrypted one"),
-        ("", n["keys_plaintext"], "with one in plain text (sk-...)"),
-        ("", other, "with one of another form"),
-    )
+    yield _content(report)
     yield table(
         f"Decided in {n['decided']:,} sessions, each noted in an event",
         ("What", "Sessions", "Why"),
@@ -164,6 +127,59 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         ),
     )
     yield "\n".join(_expected(report))
+
+
+def _sessions(
+    tables: list[dict[str, Any]], total: Counter[str], n: dict[str, int]
+) -> RenderableType:
+    return calculation(
+        "Sessions",
+        *(("+", t["with_token"], f"rows of {t['name']} with a session_token") for t in tables),
+        ("+", total["rows"] - total["with_token"], "rows without one: a session each"),
+        ("-", total["repeated"], "rows that repeat a token of their own table"),
+        ("-", n["in_both"], "tokens in both tables: two rows become one"),
+        *nonzero(
+            ("+", n["further_sessions"], FURTHER),
+            ("-", n["sessions_gone"], "deleted in the new tables"),
+        ),
+        ("=", n["sessions"], "sessions will result"),
+        *(("", n[f"only_{t['name']}"], f"of them only in {t['name']}") for t in tables),
+    )
+
+
+def _students(
+    tables: list[dict[str, Any]], total: Counter[str], n: dict[str, int]
+) -> RenderableType:
+    spellings = total["addresses"] - total["not_addresses"] - total["clean_addresses"]
+    return calculation(
+        "Students",
+        *(("+", t["addresses"], f"COUNT(DISTINCT student_email) of {t['name']}") for t in tables),
+        ("-", spellings, "differ in case or white space only"),
+        ("-", total["not_addresses"], "are none: empty, or unknown@example.com"),
+        ("-", total["clean_addresses"] - n["addresses"], "stand in both tables"),
+        ("+", n["placeholders"], "placeholders, one for each session without any address"),
+        *nonzero(
+            ("+", n["further_students"], FURTHER),
+            ("-", n["students_gone"], "deleted or given another address in the new tables"),
+        ),
+        ("=", n["students"], "students will result"),
+    )
+
+
+def _content(report: Report) -> RenderableType:
+    n, unknown = report.totals, report.unknown_exercise_keys
+    other = n["sessions"] - n["keys_none"] - n["keys_encrypted"] - n["keys_plaintext"]
+    return calculation(
+        "Content",
+        ("", n["steps"], "rows of step_progress will result"),
+        ("", n["steps_completed"], "of them completed"),
+        ("", sum(unknown.values()), "exercises under an unknown key, which stay in exercises"),
+        *(("", entries, escape(f"  {key}")) for key, entries in list(unknown.items())[:10]),
+        ("", n["keys_none"], "sessions without an API key"),
+        ("", n["keys_encrypted"], "with an encrypted one"),
+        ("", n["keys_plaintext"], "with one in plain text (sk-...)"),
+        ("", other, "with one of another form"),
+    )
 
 
 def _expected(report: Report) -> Iterator[str]:

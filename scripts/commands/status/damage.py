@@ -31,67 +31,25 @@ def find_damage(
     sources: Any,
 ) -> None:
     """Say what was dropped, renamed or stamped by hand, and how to get back on track from there."""
-    names_back = [_psql("SET lock_timeout = 200", *has["names_back"])] if has["names_back"] else []
     whole = not has["missing"]
     possible = _revisions_of(has, bridge)
-    said = stage_of(status.revision)
-    stamp: list[str] = []
     is_at = possible[0 if whole else -1] or "base"
     if unknown:
-        # it may be another project's: never deleted
-        status.problems.append(
-            f"{VERSION_TABLE} holds revision {status.revision}, which this project does not have. "
-            f"{VERSION_TABLE_ADVICE}"
-        )
-        if is_at != "base":
-            status.problems[0] += (
-                f". What is there is of revision {is_at}: with a table of its own, alembic stamp {is_at}"
-            )
+        _unknown_revision(status, is_at)
         return
+    said = stage_of(status.revision)
+    stamp: list[str] = []
     if said not in possible if whole or said is None else not has["of_0001"]:
         stamp = [f"alembic stamp --purge {is_at}"]
-        status.problems.append(
-            f"{VERSION_TABLE} says {status.revision or 'nothing'}, but what is there is of revision "
-            f"{is_at}: somebody changed it by hand"
-        )
-        if is_at == LAST_STAGE and status.head[:4] > LAST_STAGE:
-            status.problems[-1] += (
-                f". A later revision, up to {status.head}, may be there as well: stamp that one instead"
-            )
+        _wrong_revision(status, is_at)
         said = None if is_at == "base" else is_at
 
+    names_back = [_psql("SET lock_timeout = 200", *has["names_back"])] if has["names_back"] else []
     gone = [source["name"] for source in sources if not source["exists"]]
     if said and not whole and has["of_0001"]:
-        names = ", ".join(has["missing"])
-        if len(has["missing"]) == 4:
-            status.problems.append(
-                f"{names} dropped by hand; what only they held is gone, the old tables are as they "
-                "were. To start over: alembic downgrade base, then alembic upgrade head"
-            )
-            back = ["alembic downgrade base", UPGRADE]
-        else:
-            status.problems.append(
-                f"{names} dropped by hand; what only they held is gone, the old tables are as they "
-                "were. To start over from these, the rest of the new tables has to go as well: take a "
-                "copy first (pg_dump) if an application has written to them"
-            )
-            back = ["alembic -x drop_existing=true downgrade base", UPGRADE]
-        status.commands = [*stamp, *([] if bridge else names_back), *back]
+        _unified_dropped(status, has["missing"], [*stamp, *([] if bridge else names_back)])
     elif said and gone:
-        status.problems.append(
-            f"the table behind {' and '.join(gone)} was dropped by hand: nothing keeps it in step any "
-            "more, and only a backup can bring back what the new tables do not hold. The bridge has to go"
-        )
-        status.commands = [*stamp, _psql("DROP SCHEMA bridge CASCADE")]
-        if len(gone) == len(sources):
-            status.commands += [] if said == "0007" else [UPGRADE]
-        else:
-            status.problems[-1] += ", and can be built anew with the table that is left"
-            status.commands += [*names_back, "alembic downgrade 0002", UPGRADE]
-        if said == "0007":
-            status.problems[-1] += (
-                ". Or, for good: 'workshop drop-backups' shows what is left, and takes it off"
-            )
+        _legacy_dropped(status, said, gone, stamp, names_back if len(gone) < len(sources) else None)
     elif said and has["dropped"] and has["legacy"]:
         status.problems.append(
             f"{' and '.join(has['legacy'])} came after the old tables were dropped for good: an old endpoint "
@@ -108,12 +66,77 @@ def find_damage(
     elif stamp:
         status.commands = [*stamp, UPGRADE]
     if bridge and said and not status.problems:
-        for renamed in misnamed(connection, status.revision):
-            status.problems.append(
-                f"a legacy name was changed by hand: {renamed['what']}{AFTERWARDS if renamed['kind'] else ''}"
-            )
-            status.misnamed.append(renamed["legacy_name"])
-            status.commands.append(_psql("SET lock_timeout = 200", *renamed["way_back"]))
+        _misnamed(connection, status)
+
+
+def _unknown_revision(status: Status, is_at: str) -> None:
+    """It may be another project's: never deleted."""
+    status.problems.append(
+        f"{VERSION_TABLE} holds revision {status.revision}, which this project does not have. "
+        f"{VERSION_TABLE_ADVICE}"
+    )
+    if is_at != "base":
+        status.problems[0] += (
+            f". What is there is of revision {is_at}: with a table of its own, alembic stamp {is_at}"
+        )
+
+
+def _wrong_revision(status: Status, is_at: str) -> None:
+    status.problems.append(
+        f"{VERSION_TABLE} says {status.revision or 'nothing'}, but what is there is of revision "
+        f"{is_at}: somebody changed it by hand"
+    )
+    if is_at == LAST_STAGE and status.head[:4] > LAST_STAGE:
+        status.problems[-1] += (
+            f". A later revision, up to {status.head}, may be there as well: stamp that one instead"
+        )
+
+
+def _unified_dropped(status: Status, missing: list[str], first: list[str]) -> None:
+    problem = (
+        f"{', '.join(missing)} dropped by hand; what only they held is gone, the old tables are as they "
+        "were. To start over"
+    )
+    back = "alembic downgrade base"
+    if len(missing) == 4:
+        problem += f": {back}, then {UPGRADE}"
+    else:
+        problem += (
+            " from these, the rest of the new tables has to go as well: take a "
+            "copy first (pg_dump) if an application has written to them"
+        )
+        back = "alembic -x drop_existing=true downgrade base"
+    status.problems.append(problem)
+    status.commands = [*first, back, UPGRADE]
+
+
+def _legacy_dropped(
+    status: Status, said: str, gone: list[str], stamp: list[str], names_back: list[str] | None
+) -> None:
+    """``names_back`` is for the table that is left; None: both are gone."""
+    status.problems.append(
+        f"the table behind {' and '.join(gone)} was dropped by hand: nothing keeps it in step any "
+        "more, and only a backup can bring back what the new tables do not hold. The bridge has to go"
+    )
+    status.commands = [*stamp, _psql("DROP SCHEMA bridge CASCADE")]
+    if names_back is not None:
+        status.problems[-1] += ", and can be built anew with the table that is left"
+        status.commands += [*names_back, "alembic downgrade 0002", UPGRADE]
+    elif said != "0007":
+        status.commands.append(UPGRADE)
+    if said == "0007":
+        status.problems[-1] += (
+            ". Or, for good: 'workshop drop-backups' shows what is left, and takes it off"
+        )
+
+
+def _misnamed(connection: Connection, status: Status) -> None:
+    for renamed in misnamed(connection, status.revision):
+        status.problems.append(
+            f"a legacy name was changed by hand: {renamed['what']}{AFTERWARDS if renamed['kind'] else ''}"
+        )
+        status.misnamed.append(renamed["legacy_name"])
+        status.commands.append(_psql("SET lock_timeout = 200", *renamed["way_back"]))
 
 
 def _revisions_of(has: RowMapping, bridge: RowMapping | None) -> list[str | None]:

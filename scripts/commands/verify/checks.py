@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
-from scripts.commands.rights import beyond
 from scripts.commands.verify.counts import count
 from scripts.commands.verify.differences import differing
 from scripts.commands.verify.report import Report
+from scripts.commands.verify.rights import beyond
 from scripts.common.connection import NotApplicable
 from scripts.common.moment import moment
 from scripts.common.report import HAS, apply_settings, refuse_damage, revision_of, run

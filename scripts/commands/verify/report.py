@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from scripts.common.report import calculation, table
+from scripts.common.report import calculation, nonzero, table
 
 
 @dataclass
@@ -49,6 +49,7 @@ def show(report: Report, out: Console) -> None:
         )
 
 
+ONLY_NEW = "only in the new tables: written there, or an earlier attempt's"
 MARKS = {True: "[green]yes[/]", False: "[red]NO[/]", None: "look for yourself"}
 
 
@@ -102,31 +103,28 @@ def _parts(report: Report) -> Iterator[RenderableType]:
 
 
 def _reconciled(report: Report) -> Iterator[RenderableType]:
-    tables, n = report.tables, report.reconciled
+    yield _sessions(report.tables, report.reconciled)
+    yield _students(report.tables, report.reconciled)
 
-    def total(name: str) -> int:
-        return sum(counted[name] for counted in tables.values())
 
-    def unless_none(*lines: tuple[str, int, str]) -> list[tuple[str, int, str]]:
-        return [line for line in lines if line[1]]
-
-    yield calculation(
+def _sessions(tables: dict[str, dict[str, int]], n: dict[str, int]) -> RenderableType:
+    rows, with_token, repeated = (
+        sum(counted[name] for counted in tables.values())
+        for name in ("rows", "with_token", "repeated")
+    )
+    return calculation(
         "Sessions: why the counts agree",
         *(
             ("+", t["with_token"], f"rows of {name} with a session_token")
             for name, t in tables.items()
         ),
-        *unless_none(
-            ("+", total("rows") - total("with_token"), "rows without one: a session each"),
-            ("-", total("repeated"), "rows that repeat a token of their own table"),
+        *nonzero(
+            ("+", rows - with_token, "rows without one: a session each"),
+            ("-", repeated, "rows that repeat a token of their own table"),
         ),
         ("-", n["in_both"], "tokens in both tables: two rows became one"),
-        *unless_none(
-            (
-                "+",
-                n["further_sessions"],
-                "only in the new tables: written there, or an earlier attempt's",
-            ),
+        *nonzero(
+            ("+", n["further_sessions"], ONLY_NEW),
             (
                 "-",
                 n["sessions_gone"] - n["sessions_missing"],
@@ -136,23 +134,25 @@ def _reconciled(report: Report) -> Iterator[RenderableType]:
         ),
         ("=", n["sessions"], "sessions"),
     )
-    spellings = total("addresses") - total("not_addresses") - total("clean_addresses")
-    yield calculation(
+
+
+def _students(tables: dict[str, dict[str, int]], n: dict[str, int]) -> RenderableType:
+    addresses, not_addresses, clean = (
+        sum(counted[name] for counted in tables.values())
+        for name in ("addresses", "not_addresses", "clean_addresses")
+    )
+    return calculation(
         "Students: why the counts agree",
         *(
             ("+", t["addresses"], f"COUNT(DISTINCT student_email) of {name}")
             for name, t in tables.items()
         ),
-        ("-", spellings, "differ in case or white space only"),
-        *unless_none(("-", total("not_addresses"), "are none: empty, or unknown@example.com")),
-        ("-", total("clean_addresses") - n["addresses"], "stand in both tables"),
+        ("-", addresses - not_addresses - clean, "differ in case or white space only"),
+        *nonzero(("-", not_addresses, "are none: empty, or unknown@example.com")),
+        ("-", clean - n["addresses"], "stand in both tables"),
         ("+", n["placeholders"], "placeholders, one for each session without any address"),
-        *unless_none(
-            (
-                "+",
-                n["further_students"],
-                "only in the new tables: written there, or an earlier attempt's",
-            ),
+        *nonzero(
+            ("+", n["further_students"], ONLY_NEW),
             (
                 "-",
                 n["students_gone"] - n["students_missing"],
