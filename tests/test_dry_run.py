@@ -16,8 +16,8 @@ import psycopg
 import pytest
 
 from scripts.commands import dry_run
-from scripts.common.report import progress
 from scripts.common.server import embedded_server
+from scripts.common.terminal import progress
 from scripts.development.sample_data import fill
 from support.commands import predicted, script
 from support.databases import ROOT, Clone, Database, alembic_cli, downgrade, dump, upgrade
@@ -402,7 +402,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 1.0, 3.0, 3.0])
-    monkeypatch.setattr("scripts.common.report.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("scripts.common.terminal.time.monotonic", lambda: next(clock))
     with progress("working") as say:
         say("too early for [this]")
         say("three of [seven]")

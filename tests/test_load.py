@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 
 from scripts.commands.status import examine
-from scripts.common.report import database
+from scripts.common.database import database
 from scripts.common.server import ServerUnavailable, embedded_server
 from scripts.development.bench import DURABLE
 from scripts.development.sample_data import fill

@@ -197,7 +197,9 @@ def later(tmp_path: Path) -> Any:
 def test_a_column_of_a_later_revision(
     migrated: Database, later: Any, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scripts.common.report.known_revisions", lambda: {*REVISIONS, "0008_plan"})
+    monkeypatch.setattr(
+        "scripts.common.database.known_revisions", lambda: {*REVISIONS, "0008_plan"}
+    )
     config = later(migrated.url)
     command.upgrade(config, "head")
     migrated.execute("UPDATE sessions SET plan = nullif('p' || session_token, 'pundefined')")

@@ -14,20 +14,17 @@ from rich.markup import escape
 from sqlalchemy import Connection
 
 from scripts.common.connection import ADVISORY_LOCK, ConnectionProblem, NotApplicable, refuse_pooler
-from scripts.common.report import (
+from scripts.common.database import (
     COULD_NOT_DO,
     HAS,
-    Json,
     Url,
     apply_settings,
     database,
-    finish,
-    progress,
     refuse_damage,
     revision_of,
     run,
-    table,
 )
+from scripts.common.terminal import Json, finish, progress, table
 
 STAYS = (
     "What was merged before that stays, and is right; nothing of it is lost. Put that right, then run "

@@ -16,20 +16,18 @@ from rich.markup import escape
 from sqlalchemy import Connection, text
 
 from scripts.common.connection import ConnectionProblem, NotApplicable
-from scripts.common.obstacles import dependents
-from scripts.common.project import project, sql_text
-from scripts.common.report import (
+from scripts.common.database import (
     HAS,
-    Json,
     Url,
     apply_settings,
     database,
-    finish,
     refuse_damage,
     revision_of,
     run,
-    table,
 )
+from scripts.common.obstacles import dependents
+from scripts.common.project import project, sql_text
+from scripts.common.terminal import Json, finish, table
 
 DROPPED = """
 SELECT 'the old tables were dropped for good (workshop drop-backups)'

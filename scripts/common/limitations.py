@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection
 
-from scripts.common.report import run
+from scripts.common.database import run
 
 # Text is searched: a hint for a person. Views follow their table, and are no trouble until created anew.
 FOUND = r"""

@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection
 
 from scripts.common.connection import ConnectionProblem, connect, refuse_pooler
-from scripts.common.report import run
+from scripts.common.database import run
 
 TARGET = 0.04
 """Seconds that a transaction may read a table."""

@@ -22,9 +22,10 @@ from sqlalchemy import Connection
 
 from models.steps import FLAGS
 from scripts.commands import dry_run, verify
+from scripts.common.database import database, run
 from scripts.common.project import configuration
-from scripts.common.report import console, database, run, table
 from scripts.common.server import EmbeddedServer, ServerUnavailable, start_server
+from scripts.common.terminal import console, table
 from scripts.development.sample_data import MEASURED, fill
 
 DATABASE = "workshop"

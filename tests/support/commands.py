@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from scripts.cli import app
 from scripts.commands import dry_run
-from scripts.common.report import database
+from scripts.common.database import database
 from support.databases import ROOT, Database
 
 

@@ -8,7 +8,8 @@ import typer
 from scripts.commands.dry_run.plan import examine
 from scripts.commands.dry_run.rehearsal import REHEARSAL, left, rehearse
 from scripts.commands.dry_run.report import show
-from scripts.common.report import Json, Url, database, finish, progress
+from scripts.common.database import Url, database
+from scripts.common.terminal import Json, finish, progress
 
 
 def main(

@@ -5,7 +5,8 @@ from sqlalchemy import Connection
 from models.steps import FLAGS
 from scripts.commands.dry_run.report import Report
 from scripts.commands.dry_run.shadow import Shadow
-from scripts.common.report import masked, run
+from scripts.common.database import run
+from scripts.common.terminal import masked
 
 EXPECTED = {
     "workshop_students": """session_token student_email student_name exercises bug_reports

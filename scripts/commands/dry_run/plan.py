@@ -12,8 +12,7 @@ from scripts.commands.dry_run.report import Report
 from scripts.commands.dry_run.shadow import build
 from scripts.common import limitations
 from scripts.common.connection import ConnectionProblem, explain
-from scripts.common.project import sql_text
-from scripts.common.report import (
+from scripts.common.database import (
     HAS,
     VERSION_TABLE,
     apply_settings,
@@ -21,6 +20,7 @@ from scripts.common.report import (
     revision_of,
     run,
 )
+from scripts.common.project import sql_text
 
 BEFORE_BRIDGE = (None, "0001_unified_schema", "0002_progress_tracking")
 NOT_ORDINARY = f"""

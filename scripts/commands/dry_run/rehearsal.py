@@ -14,8 +14,8 @@ from scripts.commands import verify
 from scripts.commands.dry_run.plan import ARRIVED
 from scripts.commands.dry_run.report import Report
 from scripts.common.connection import ConnectionProblem, connect
+from scripts.common.database import passes, run
 from scripts.common.project import configuration, known_revisions
-from scripts.common.report import passes, run
 
 REHEARSAL = """
 The rehearsal runs the revisions themselves on the tables of database {database}, in one transaction, and

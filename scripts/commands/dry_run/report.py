@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from scripts.common.report import calculation, nonzero, size_of, table
+from scripts.common.terminal import calculation, nonzero, size_of, table
 
 WHY = {
     "conflicts": "both rows say something else; configuration: student_configs wins, progress and "

@@ -21,9 +21,9 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from models import Base
 from scripts.common.connection import explain
+from scripts.common.database import passes, run
 from scripts.common.moment import Moment, moment
 from scripts.common.project import SQL
-from scripts.common.report import passes, run
 
 LEGACY = ("workshop_students", "student_configs")
 MERGE = SQL / "0004_merge_legacy_data"

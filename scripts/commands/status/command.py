@@ -14,7 +14,8 @@ from scripts.commands.status.facts import OLD_TABLES
 from scripts.commands.status.look import examine
 from scripts.commands.status.report import show
 from scripts.common.connection import explain
-from scripts.common.report import Json, Url, database, finish, progress, run
+from scripts.common.database import Url, database, run
+from scripts.common.terminal import Json, finish, progress
 
 PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
 # Who writes and has not committed: a row lock itself is to be seen in no catalog.

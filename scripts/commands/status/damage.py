@@ -8,8 +8,8 @@ from scripts.commands.status.advice import UPGRADE
 from scripts.commands.status.facts import LAST_STAGE, stage_of
 from scripts.commands.status.report import Status
 from scripts.common.connection import VERSION_TABLE_ADVICE
+from scripts.common.database import VERSION_TABLE
 from scripts.common.obstacles import misnamed
-from scripts.common.report import VERSION_TABLE
 
 AFTERWARDS = (
     ". What stands there gets the name ..._stray_<number>. Rows that only it has are copied; compare the others, "

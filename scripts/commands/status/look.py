@@ -28,8 +28,8 @@ from scripts.commands.status.facts import (
 )
 from scripts.commands.status.report import Status
 from scripts.common import limitations
+from scripts.common.database import revisions_in, run
 from scripts.common.project import known_revisions, project
-from scripts.common.report import revisions_in, run
 
 
 def examine(connection: Connection, say: Callable[[str], None] = lambda _: None) -> Status:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from scripts.common.report import table
+from scripts.common.terminal import table
 
 
 @dataclass

@@ -9,8 +9,8 @@ from scripts.commands.verify.differences import differing
 from scripts.commands.verify.report import Report
 from scripts.commands.verify.rights import beyond
 from scripts.common.connection import NotApplicable
+from scripts.common.database import HAS, apply_settings, refuse_damage, revision_of, run
 from scripts.common.moment import moment
-from scripts.common.report import HAS, apply_settings, refuse_damage, revision_of, run
 
 STATUS = "workshop status"
 CHECKS = "CALL bridge.run_checks(NULL)"

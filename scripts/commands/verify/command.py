@@ -6,7 +6,8 @@ import typer
 
 from scripts.commands.verify.checks import examine
 from scripts.commands.verify.report import show
-from scripts.common.report import Json, Url, database, finish, progress
+from scripts.common.database import Url, database
+from scripts.common.terminal import Json, finish, progress
 
 
 def main(

@@ -1,8 +1,8 @@
 """The guide's counts, of one moment, and what reconciles them: taken from copies of what they are about."""
 
 from scripts.commands.verify.report import Report
+from scripts.common.database import run
 from scripts.common.moment import Moment
-from scripts.common.report import run
 
 SOURCES = """
 SELECT s.legacy_name AS name, s.relation::text AS relation, s.token_expression AS token,

@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from scripts.common.report import masked, run
+from scripts.common.database import run
+from scripts.common.terminal import masked
 
 DIFFERENCES = """
 SELECT r.last_token AS last, r.sessions, d.table_name, d.column_name, d.token

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from scripts.common.report import calculation, nonzero, table
+from scripts.common.terminal import calculation, nonzero, table
 
 
 @dataclass

@@ -6,7 +6,7 @@ with row security is left to its policies. A role for reports may get SELECT on 
 
 from sqlalchemy import Connection
 
-from scripts.common.report import run
+from scripts.common.database import run
 
 BEYOND = r"""
 WITH legacy AS (

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from scripts.common.report import console, table
 from scripts.common.server import ServerUnavailable, embedded_server
+from scripts.common.terminal import console, table
 from scripts.development.bench.measure import DURABLE, Bench
 from scripts.development.bench.report import budgets, plot, rows
 

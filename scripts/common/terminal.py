@@ -1,0 +1,162 @@
+"""What a command prints: tables, calculations, JSON, progress; and no secret.
+
+A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell, or could not do it).
+"""
+
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from functools import wraps
+from io import TextIOWrapper
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+def finish(report: Any, show: Callable[[Any, Console], None], as_json: bool, code: int) -> NoReturn:
+    """Print a report, a dataclass, as JSON or for people; end the command with this exit code."""
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2))
+    else:
+        show(report, console())
+    raise typer.Exit(code)
+
+
+INTERRUPTED = (
+    "interrupted. What was committed stays, and nothing is half done. Type the command again: it goes "
+    "on, or begins anew"
+)
+
+
+def run_app(main: Callable[..., None]) -> None:
+    """``typer.run``, with a help whose lines are as long as the terminal is wide.
+
+    Ctrl-C ends it with one line on stderr and exit code 130.
+    """
+
+    @wraps(main)
+    def interruptible(*args: Any, **options: Any) -> None:
+        try:
+            main(*args, **options)
+        except KeyboardInterrupt:
+            typer.echo(INTERRUPTED, err=True)
+            raise typer.Exit(130) from None
+
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    app.command()(interruptible)
+    app()
+
+
+def console() -> Console:
+    """A console on stdout, in colour only where that is a terminal."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show
+    return Console(highlight=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | int]]) -> Table:
+    """A table of text and numbers; text may have markup, numbers stand to the right."""
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+    )
+    rows = list(rows)
+    for place, name in enumerate(columns):
+        number = any(isinstance(row[place], int) for row in rows)
+        made.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row))
+    return made
+
+
+def calculation(title: str, *lines: tuple[str, int, str]) -> Table:
+    """Numbers that add up, ``(sign, number, what)`` a line; the result has the sign ``=``."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
+    made.add_column(justify="right")
+    made.add_column(justify="right")
+    made.add_column()
+    for sign, number, what in lines:
+        made.add_row(sign, f"{number:,}", what, style="bold" if sign == "=" else "")
+    return made
+
+
+def nonzero(*lines: tuple[str, int, str]) -> list[tuple[str, int, str]]:
+    """Return the lines of a calculation whose number is not 0."""
+    return [line for line in lines if line[1]]
+
+
+class _Progress(logging.Handler):
+    """Says what goes on, on stderr: one line that changes on a terminal, else one every 2 s."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(logging.INFO)
+        out = Console(stderr=True, highlight=False)
+        # the time goes on where a long statement says nothing
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        self.bar = Progress(*columns, console=out, transient=True) if out.is_terminal else None
+        self.task = self.bar.add_task(escape(what)) if self.bar else None
+        self.said = time.monotonic()
+
+    def say(self, line: str) -> None:
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, description=escape(line))
+        elif time.monotonic() - self.said > 2:
+            self.said = time.monotonic()
+            typer.echo(line, err=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(record.getMessage())
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what goes on: what the block says, and the server's notices."""
+    shown = _Progress(what)
+    log = logging.getLogger("workshop.server")
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(shown)
+    try:
+        with shown.bar or nullcontext():
+            yield shown.say
+    finally:
+        log.removeHandler(shown)
+        log.setLevel(level)
+
+
+SECRETS = (
+    (re.compile(r"sk-[\w-]{6,}"), "sk-..."),
+    (re.compile(r"://\S*@"), "://***@"),
+    (re.compile(r"\b(ws_\d+_|legacy-\S+?-\d)\w+(\w{4})\b"), r"...\2"),
+)
+
+
+def masked(value: str) -> str:
+    """Free text without what looks like an API key, a password in a URL or a session token."""
+    for pattern, instead in SECRETS:
+        value = pattern.sub(instead, value)
+    return value
+
+
+def size_of(count: float) -> str:
+    """Bytes for people."""
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while count >= 1024 and len(units) > 1:
+        count /= 1024
+        units.pop(0)
+    return f"{count:,.0f} {units[0]}"
