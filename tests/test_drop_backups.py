@@ -377,7 +377,7 @@ def test_dropped_by_hand(clone: Clone, both: bool) -> None:
     database.execute("UPDATE sessions SET ivr_greeting = 'V2 goes on'")
     status = run_command("status", url=database.url)
     assert status.returncode == 2
-    assert "scripts.drop_backups" in " ".join(status.stdout.split())
+    assert "workshop drop-backups" in " ".join(status.stdout.split())
     with pytest.raises(CommandError, match="was dropped by hand"):
         downgrade(database)
     listed = json.loads(drop(database, "--json").stdout)
