@@ -30,6 +30,9 @@ from support.databases import Clone, Database, Server, cloned, upgrade
 LIBPQ = ("HOST", "HOSTADDR", "PORT", "DATABASE", "USER", "OPTIONS", "SERVICE", "APPNAME")
 for variable in (*VARIABLES, *(f"PG{name}" for name in LIBPQ)):
     os.environ.pop(variable, None)
+# What makes typer colour its help, terminal or not; it looks when it is imported.
+for variable in ("PY_COLORS", "FORCE_COLOR", "GITHUB_ACTIONS"):
+    os.environ.pop(variable, None)
 
 # The same examples on every run; "pytest --hypothesis-profile=thorough" looks for new ones.
 COMMON: dict[str, Any] = {

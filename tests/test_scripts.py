@@ -348,8 +348,10 @@ def test_each_has_its_help_and_its_old_name(
     """``python -m scripts.dry_run`` is ``workshop dry-run``."""
     monkeypatch.setattr("sys.argv", ["", "--help"])
     monkeypatch.setenv("COLUMNS", "100")
+    module = f"scripts.{name.replace('-', '_')}"
+    monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of one that is imported
     with pytest.raises(SystemExit, match="0"):
-        runpy.run_module(f"scripts.{name.replace('-', '_')}", run_name="__main__")
+        runpy.run_module(module, run_name="__main__")
     told = capsys.readouterr().out
     assert "Example: " in told
     by_old_name = name in ("backup", "restore", "drop-backups", "dashboard")  # being rebuilt

@@ -15,13 +15,10 @@ from support.databases import ROOT, Database
 def script(name: str, *args: str, url: str | None = None) -> "subprocess.CompletedProcess[str]":
     """``python -m scripts.<name> ...`` from the repository's root."""
     variables = {} if url is None else {"POSTGRES_URL_NON_POOLING": url}
-    # what makes typer colour its help, terminal or not
-    forced = ("PY_COLORS", "FORCE_COLOR", "GITHUB_ACTIONS")
-    environ = {name: value for name, value in os.environ.items() if name not in forced}
     return subprocess.run(
         [sys.executable, "-m", f"scripts.{name}", *args],
         cwd=ROOT,
-        env={**environ, **variables, "COLUMNS": "120"},
+        env={**os.environ, **variables, "COLUMNS": "120"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
