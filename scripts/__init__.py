@@ -1,1 +1,1 @@
-"""The operator's commands: ``python -m scripts.<name> --help``."""
+"""The operator's commands: ``workshop --help`` lists them."""

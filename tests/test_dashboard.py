@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from scripts.dashboard_server import Throttle
+from scripts.dashboard.server import Throttle
 from support.commands import script
 from support.databases import ROOT, Clone, Database, Server, cloned
 
@@ -666,7 +666,7 @@ def test_the_command_explains_itself() -> None:
     done = script("dashboard", "--help")
     assert done.returncode == 0
     told = " ".join(done.stdout.split())
-    assert "Example: python -m scripts.dashboard" in told
+    assert "Example: workshop dashboard --out" in told
     assert "Exits with 0" in told
     nowhere = script("dashboard")
     assert nowhere.returncode == 2

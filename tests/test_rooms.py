@@ -34,7 +34,7 @@ def modules() -> dict[str, Path]:
 
 
 # being rebuilt
-OLD = ("backup", "restore", "dumps", "drop_backups", "dashboard", "dashboard_server")
+OLD = ("backup", "restore", "dumps", "drop_backups")
 MODULES = {
     name: path
     for name, path in modules().items()
@@ -43,6 +43,8 @@ MODULES = {
 
 
 def room_of(module: str) -> str:
+    if module.endswith(".__main__"):
+        return "shims"
     known = [room for room in ROOMS if f"{module}.".startswith(f"{room}.")]
     return known[0] if known else "shims"
 

@@ -23,9 +23,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from scripts.common.report import database
-from scripts.dashboard import read, refuse, render, verification
+from scripts.common.database import COULD_NOT_DO, database, give_up
+from scripts.dashboard.data import read, verification
+from scripts.dashboard.page import render
 
+NO_PASSWORD = "Nothing is served; set the environment variable ADMIN_PASSWORD"
 COOKIE = "workshop_dashboard"
 HOURS = 12
 LONGEST_PASSWORD = 1000
@@ -172,12 +174,13 @@ def serve(url: str | None, host: str, port: int) -> None:
     """Serve until interrupted. Without a password, or where the port is taken: exit code 2."""
     password = os.environ.get("ADMIN_PASSWORD", "")
     if not password:
-        refuse("--serve needs a password: set the environment variable ADMIN_PASSWORD")
+        give_up("--serve needs a password", NO_PASSWORD, COULD_NOT_DO)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
-        refuse(f"cannot listen on {host}, port {port}: {error.strerror}")
+        reason = f"cannot listen on {host}, port {port}: {error.strerror}"
+        give_up(reason, "Nothing is served; name another --host or --port", COULD_NOT_DO)
     local = host in LOOPBACK
     if not local:
         typer.echo(

@@ -1,0 +1,80 @@
+"""The page: one HTML file with style, script and data in it, and its Content-Security-Policy."""
+
+import base64
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+FOLDER = Path(__file__).parent
+MARK = b'<meta name="generator" content="workshop-dashboard">'
+"""Stands near the top of every page: a page may replace a page, and no other file."""
+
+Mode = Literal["file", "live"]
+
+
+def policy(style: str, script: str, mode: Mode) -> str:
+    """Return the Content-Security-Policy: the page's own style and script, by their hashes."""
+
+    def source(text: str) -> str:
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        return f"'sha256-{digest}'"
+
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"style-src {source(style)}",
+            f"script-src {source(script)}",
+            "img-src data:",
+            "connect-src 'self'" if mode == "live" else "connect-src 'none'",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+
+
+def render(data: str, mode: Mode = "file", *, logged_in: bool = False) -> tuple[str, str]:
+    """Return the page and its Content-Security-Policy. ``data``: JSON text, escaped here."""
+    style = (FOLDER / "static" / "dashboard.css").read_text(encoding="utf-8")
+    script = (FOLDER / "static" / "dashboard.js").read_text(encoding="utf-8")
+    allowed = policy(style, script, mode)
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined
+    )
+    page = environment.get_template("page.html.j2").render(
+        mode=mode,
+        logged_in=logged_in,
+        policy=allowed,
+        # the project's own files; in a JSON string "\\u003c" is the same as "<"
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(data.replace("<", "\\u003c")),
+    )
+    return page, allowed
+
+
+def check_target(path: Path) -> None:
+    """Raise OSError where no page may be written: an earlier page is replaced, any other file stays."""
+    if path.exists():
+        with path.open("rb") as file:
+            if MARK not in file.read(1000):
+                raise FileExistsError(f"{path} exists, and is no dashboard")
+    elif not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder")
+
+
+def write(path: Path, page: str) -> None:
+    """Write the page at once or not at all, readable for its owner only."""
+    # mkstemp makes it 0600
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(page)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
