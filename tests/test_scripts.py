@@ -9,10 +9,13 @@ import sys
 import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
 
 import pytest
 from alembic.util import CommandError
+from rich.console import Console
 
+from scripts.common import terminal
 from scripts.development.bench import ONE_SHOT
 from support.commands import script
 from support.databases import ROOT, Clone, Database, Server, alembic_cli, downgrade, dump, upgrade
@@ -311,6 +314,35 @@ def test_the_one_shot_writes_what_the_migration_writes(migrated: Database) -> No
                 GROUP BY 1
             """
             assert connection.execute(query.encode()).fetchall() == [], table
+
+
+@pytest.mark.parametrize("width", [100, 80, 60])
+def test_a_table_breaks_lines_between_words(width: int) -> None:
+    """A table of names that the terminal has no room for becomes a list of its rows."""
+    rows = [
+        ("student_configs.selected_phone_number", "AccessExclusiveLock", "the application", 1234),
+        ("a view over workshop_students_backup", "yes", "[red]waits for a long, long time[/]", 5),
+    ]
+    written = StringIO()
+    Console(width=width, file=written).print(
+        terminal.table(
+            "What the downgrade keeps aside, [b]and[/] why",
+            ("Column", "Mode", "What", "Rows"),
+            rows,
+        )
+    )
+    lines = written.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    for word in [
+        "student_configs.selected_phone_number",
+        "AccessExclusiveLock",
+        "application",
+        "1,234",
+        "waits",
+    ]:
+        assert word in words
+    assert ("Mode" in lines[1]) == (width == 100), "one line of headings, or one for each value"
 
 
 # --- workshop -----------------------------------------------------------------------------------------

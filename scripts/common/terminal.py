@@ -17,10 +17,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
@@ -66,22 +68,60 @@ def console() -> Console:
     return Console(highlight=False)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | int]]) -> Table:
-    """A table of text and numbers; text may have markup, numbers stand to the right."""
-    made = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-    )
-    rows = list(rows)
-    for place, name in enumerate(columns):
-        number = any(isinstance(row[place], int) for row in rows)
-        made.add_column(name, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row))
-    return made
+class _Table:
+    """A table that breaks lines between words: where its words need more room, a list of its rows."""
+
+    def __init__(self, title: str, columns: Sequence[str], rows: list[Sequence[str | int]]) -> None:
+        self.title, self.columns, self.rows = title, columns, rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text.from_markup(self.title, style="bold")
+        widths = self._widths(console, options)
+        yield self._grid(widths) if widths else self._list()
+
+    def _widths(self, console: Console, options: ConsoleOptions) -> list[int]:
+        """Return a width for each column, or nothing where a word would have to be broken."""
+        room = options.max_width - 3 * len(self.columns) + 1
+        cells = [Text("\n").join(_text(row[place]) for row in [self.columns, *self.rows])
+                 for place in range(len(self.columns))]  # fmt: skip
+        sizes = [Measurement.get(console, options, cell) for cell in cells]
+        for most in range(
+            room, 0, -1
+        ):  # short columns have what they need, long ones the same width
+            widths = [min(size.maximum, max(size.minimum, most)) for size in sizes]
+            if sum(widths) <= room:
+                return widths
+        return []
+
+    def _grid(self, widths: list[int]) -> Table:
+        made = Table(box=box.SIMPLE_HEAD, show_edge=False)
+        for place, (name, width) in enumerate(zip(self.columns, widths, strict=True)):
+            number = any(isinstance(row[place], int) for row in self.rows)
+            made.add_column(name, justify="right" if number else "left", width=width)
+        for row in self.rows:
+            made.add_row(*map(_text, row))
+        return made
+
+    def _list(self) -> Table:
+        made = Table.grid(padding=(0, 2, 0, 1))
+        made.add_column(style="dim")
+        made.add_column(overflow="fold")
+        for row in self.rows:
+            for name, value in zip(self.columns, row, strict=True):
+                made.add_row(name, _text(value))
+            made.add_row()
+        return made
+
+
+def _text(value: str | int) -> Text:
+    return Text.from_markup(f"{value:,}" if isinstance(value, int) else value)
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str | int]]
+) -> RenderableType:
+    """Return a table of text and numbers; text may have markup, numbers stand to the right."""
+    return _Table(title, columns, list(rows))
 
 
 def calculation(title: str, *lines: tuple[str, int, str]) -> Table:

@@ -1,7 +1,7 @@
 """The dashboard served live: Starlette and uvicorn, behind ADMIN_PASSWORD.
 
-Nobody sees a row without a session cookie, which a login with the password gives. Sessions are
-random tokens in this process's memory: they end after twelve hours, at logout, and with the process.
+A login with the password sets a signed cookie. Without it, no request gets a row. The key that signs
+is in this process's memory: a login ends after twelve hours, at a logout, and with the process.
 """
 
 import hmac
@@ -9,15 +9,18 @@ import json
 import os
 import secrets
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import typer
 import uvicorn
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -27,13 +30,15 @@ from scripts.common.database import COULD_NOT_DO, database, give_up
 from scripts.dashboard.data import read, verification
 from scripts.dashboard.page import render
 
-NO_PASSWORD = "Nothing is served; set the environment variable ADMIN_PASSWORD"
-COOKIE = "workshop_dashboard"
 HOURS = 12
 LONGEST_PASSWORD = 1000
-FREE_TRIES = 5
-LONGEST_WAIT = 60.0
+TRIES = RateLimitItemPerMinute(10)
+"""Logins of all clients together: behind a proxy they share an address."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+NO_TLS = (
+    "warning: {host} is not this machine alone, and http does not hide the password: put a proxy with TLS "
+    "in front"
+)
 HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -44,43 +49,19 @@ HEADERS = {
 }
 
 
-class Throttle:
-    """Wrong passwords cost time: five are free, then each doubles the wait, to a minute at most.
-
-    For all clients together: on one machine they share an address. Whoever is logged in stays so.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self.wrong = 0
-        self.until = 0.0
-
-    def wait(self) -> float:
-        """Seconds until the next try is looked at."""
-        return max(0.0, self.until - self.clock())
-
-    def failed(self) -> None:
-        """Count a wrong password."""
-        self.wrong += 1
-        if self.wrong >= FREE_TRIES:
-            self.until = self.clock() + min(2.0 ** (self.wrong - FREE_TRIES), LONGEST_WAIT)
-
-    def passed(self) -> None:
-        """Forget them."""
-        self.wrong, self.until = 0, 0.0
-
-
 class Dashboard:
-    """The routes, and who is logged in."""
+    """The routes, and which login is valid."""
 
     def __init__(self, url: str | None, password: str) -> None:
         self.url = url
         self.password = password.encode()
-        self.sessions: dict[str, float] = {}
-        self.throttle = Throttle()
+        self.login_id = (
+            secrets.token_urlsafe()
+        )  # a logout makes another: old cookies are worth nothing
+        self.limiter = FixedWindowRateLimiter(MemoryStorage())
 
     def app(self, hosts: list[str]) -> Starlette:
-        """The application; ``hosts``: what a request may call this server."""
+        """Return the application; ``hosts``: the names that a request may use for this server."""
         return Starlette(
             routes=[
                 Route("/", self.page),
@@ -89,60 +70,59 @@ class Dashboard:
                 Route("/data", self.data),
                 Route("/verification", self.verification),
             ],
-            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+            middleware=[
+                Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+                Middleware(
+                    SessionMiddleware,
+                    secret_key=secrets.token_urlsafe(),
+                    session_cookie="workshop_dashboard",
+                    max_age=HOURS * 3600,
+                    same_site="strict",
+                ),
+            ],
         )
 
     def logged_in(self, request: Request) -> bool:
-        """True with a cookie of a session that has not ended."""
-        now = time.monotonic()
-        self.sessions = {token: end for token, end in self.sessions.items() if end > now}
-        return request.cookies.get(COOKIE, "") in self.sessions
+        """Return whether the cookie is of the login that is valid now."""
+        return bool(request.session.get("login") == self.login_id)
 
     async def page(self, request: Request) -> Response:
-        """The page without any data."""
+        """Answer with the page, without any data."""
         page, policy = render("null", "live", logged_in=self.logged_in(request))
         policy = f"{policy}; frame-ancestors 'none'"
         return HTMLResponse(page, headers={**HEADERS, "Content-Security-Policy": policy})
 
     async def login(self, request: Request) -> Response:
-        """The body is the password, as UTF-8; the answer sets the cookie."""
+        """Compare the body with the password, as UTF-8; set the cookie."""
         if not _of_this_page(request):
             return _refusal(403, "This request came from another page.")
+        if not self.limiter.hit(TRIES, "login"):
+            return _refusal(429, "Too many logins: wait a minute.")
         given = b""
         async for part in request.stream():
             given += part
             if len(given) > LONGEST_PASSWORD:
                 break
-        # from here on nothing is awaited: many tries at once count one after the other
-        if wait := self.throttle.wait():
-            refusal = _refusal(429, f"Too many wrong passwords: wait {wait + 0.5:.0f} s.")
-            refusal.headers["Retry-After"] = f"{wait + 1:.0f}"
-            return refusal
         if not hmac.compare_digest(given, self.password):
-            self.throttle.failed()
             return _refusal(401, "Wrong password.")
-        self.throttle.passed()
-        token = secrets.token_urlsafe(32)
-        self.sessions[token] = time.monotonic() + HOURS * 3600
-        answer = JSONResponse({}, headers=HEADERS)
-        answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", path="/")
-        return answer
+        request.session["login"] = self.login_id
+        return JSONResponse({}, headers=HEADERS)
 
     async def logout(self, request: Request) -> Response:
-        """End the session of the cookie."""
+        """End every login, on other machines too."""
         if not _of_this_page(request):
             return _refusal(403, "This request came from another page.")
-        self.sessions.pop(request.cookies.get(COOKIE, ""), None)
-        answer = JSONResponse({}, headers=HEADERS)
-        answer.delete_cookie(COOKIE, path="/")
-        return answer
+        if self.logged_in(request):
+            self.login_id = secrets.token_urlsafe()
+        request.session.clear()
+        return JSONResponse({}, headers=HEADERS)
 
     async def data(self, request: Request) -> Response:
-        """Everything that the page shows, from the database as it is."""
+        """Answer with everything that the page shows, from the database as it is."""
         return await self._answer(request, lambda: read(self.url, verified=False)[0])
 
     async def verification(self, request: Request) -> Response:
-        """The checks of scripts.verify."""
+        """Answer with the checks of ``workshop verify``."""
 
         def verify() -> str:
             with database(self.url, "AUTOCOMMIT") as connection:
@@ -155,7 +135,7 @@ class Dashboard:
             return _refusal(401, "Log in first.")
         try:
             text = await run_in_threadpool(read_json)
-        except typer.Exit:  # said on the terminal, where it may name the server
+        except typer.Exit:  # the terminal says why: the reason may name the server
             return _refusal(503, "The database could not be read; the terminal says why.")
         return Response(text, media_type="application/json", headers=HEADERS)
 
@@ -165,7 +145,7 @@ def _refusal(status: int, error: str) -> JSONResponse:
 
 
 def _of_this_page(request: Request) -> bool:
-    """False where a browser says that another site sends this."""
+    """Return False where a browser says that another site sends this."""
     origin = request.headers.get("origin")
     return origin is None or origin.split("://")[-1] == request.headers.get("host")
 
@@ -174,7 +154,8 @@ def serve(url: str | None, host: str, port: int) -> None:
     """Serve until interrupted. Without a password, or where the port is taken: exit code 2."""
     password = os.environ.get("ADMIN_PASSWORD", "")
     if not password:
-        give_up("--serve needs a password", NO_PASSWORD, COULD_NOT_DO)
+        advice = "Nothing is served; set the environment variable ADMIN_PASSWORD"
+        give_up("--serve needs a password", advice, COULD_NOT_DO)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
@@ -183,12 +164,8 @@ def serve(url: str | None, host: str, port: int) -> None:
         give_up(reason, "Nothing is served; name another --host or --port", COULD_NOT_DO)
     local = host in LOOPBACK
     if not local:
-        typer.echo(
-            f"warning: {host} is not this machine alone, and http does not hide the password: put a "
-            "proxy with TLS in front",
-            err=True,
-        )
-    # a name that somebody else's DNS points here is none of ours
+        typer.echo(NO_TLS.format(host=host), err=True)
+    # on this machine alone, another name in a request is an attack by DNS rebinding
     hosts = [*LOOPBACK, "[::1]"] if local else ["*"]
     shown = f"[{host}]" if ":" in host else host
     typer.echo(f"http://{shown}:{listening.getsockname()[1]}/   (Ctrl-C stops it)")

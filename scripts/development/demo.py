@@ -14,10 +14,9 @@ import psycopg
 import typer
 from alembic import command
 from alembic.util import CommandError
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.table import Table
 from sqlalchemy import Connection
 
 from models.steps import FLAGS
@@ -150,7 +149,7 @@ def _migrate(url: str, out: Console) -> None:
     command.upgrade(configuration(url), "head")
 
 
-def _journey(journey: dict[str, Any]) -> Table:
+def _journey(journey: dict[str, Any]) -> RenderableType:
     sources = ("workshop_students", "student_configs", "sessions")
     rows = [
         (column, *(_shown(column, journey[source]) for source in sources))
