@@ -51,7 +51,9 @@ COMMANDS = {
     "rollback-check": Entry(
         "scripts.commands.rollback_check", "Going back: show what a downgrade would do."
     ),
-    "restore": Entry("scripts.restore", "Going back: restore a backup, all of it or nothing."),
+    "restore": Entry(
+        "scripts.backup.restore", "Going back: restore a backup, all of it or nothing."
+    ),
     "demo": Entry(
         "scripts.development.demo",
         "Migrate a made-up database on a throw-away server.",

@@ -8,8 +8,10 @@ stand-in views, bridge, triggers and tables, without CASCADE, and leaves an even
 
 import json
 import random
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from functools import partial
@@ -24,7 +26,9 @@ from rich.markup import escape
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from scripts import dumps
+from scripts.backup.command import NO_TIMEOUTS
+from scripts.backup.manifest import Manifest, Refused, refusing
+from scripts.backup.tables import PINNED, created_by_revisions, fingerprint
 from scripts.common.connection import ADVISORY_LOCK, ConnectionProblem, NotApplicable
 from scripts.common.report import (
     HAS,
@@ -38,7 +42,6 @@ from scripts.common.report import (
     run_app,
     table,
 )
-from scripts.dumps import Manifest, Refused, doing
 
 CONFIRMATION = "DELETE OLD TABLES"
 DAYS = 30
@@ -135,9 +138,65 @@ MARK = """
 INSERT INTO public.legacy_tables_dropped (tables, dump, dump_sha256)
 VALUES (CAST(:tables AS text[]), :dump, :sha256)
 """
+# Objects outside of these relations (and of the bridge) that a DROP of them would need CASCADE for.
+DEPENDENTS = """
+WITH gone AS (
+    SELECT c.oid, c.reltype, t.typarray
+    FROM pg_class AS c LEFT JOIN pg_type AS t ON t.oid = c.reltype
+    WHERE c.oid = ANY(CAST(:oids AS oid[])) OR c.relnamespace = to_regnamespace('bridge')
+),
+found AS (
+    SELECT d.classid, d.objid, d.objsubid,
+           coalesce(r.ev_class, k.conrelid, a.adrelid, g.tgrelid, p.polrelid,
+                    CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid END) AS relation
+    FROM gone
+    JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = gone.oid
+                        OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (gone.reltype, gone.typarray)
+    LEFT JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    LEFT JOIN pg_constraint AS k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
+    LEFT JOIN pg_attrdef AS a ON d.classid = 'pg_attrdef'::regclass AND a.oid = d.objid
+    LEFT JOIN pg_trigger AS g ON d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+    LEFT JOIN pg_policy AS p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
+    WHERE d.deptype = 'n' AND d.classid <> 'pg_type'::regclass
+      AND NOT (d.classid = 'pg_proc'::regclass AND d.objid = ANY(CAST(:functions AS oid[])))
+      AND NOT (d.classid = 'pg_constraint'::regclass AND d.objid = ANY(CAST(:keys AS oid[])))
+)
+SELECT DISTINCT CASE
+    WHEN c.relkind IN ('v', 'm') THEN format('view %I.%I', c.relnamespace::regnamespace::text, c.relname)
+    ELSE pg_describe_object(f.classid, f.objid, f.objsubid) END AS what
+FROM found AS f
+LEFT JOIN pg_class AS c ON c.oid = f.relation
+LEFT JOIN pg_proc AS o ON f.classid = 'pg_proc'::regclass AND o.oid = f.objid
+WHERE f.relation IS NULL AND o.pronamespace IS DISTINCT FROM to_regnamespace('bridge')
+   OR f.relation NOT IN (SELECT oid FROM gone) AND c.relkind NOT IN ('i', 'I')
+ORDER BY 1
+"""
 EVENT = """
 INSERT INTO public.events (event_type, event_data) VALUES ('legacy_tables_dropped', CAST(:data AS jsonb))
 """
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Say on stderr what is under way: a spinner on a terminal, else a plain line."""
+    if sys.stderr.isatty():
+        with Console(stderr=True, highlight=False).status(what):
+            yield
+    else:
+        typer.echo(f"{what} ...", err=True)
+        yield
+
+
+def dependents(
+    connection: Connection,
+    oids: Sequence[int],
+    *,
+    functions: Sequence[int] = (),
+    keys: Sequence[int] = (),
+) -> list[str]:
+    """What was built on these relations or on the bridge, but for these functions and foreign keys."""
+    leaving_out = {"oids": list(oids), "functions": list(functions), "keys": list(keys)}
+    return list(connection.execute(text(DEPENDENTS), leaving_out).scalars())
 
 
 @dataclass
@@ -302,11 +361,11 @@ def _look_at_users(connection: Connection, report: Report, stand_ins: list[str])
                 f"{dangling:,} rows of {key['child']} have a {key['column']} that sessions does not "
                 f"have: {name} cannot be pointed at sessions"
             )
-    in_the_way = dumps.dependents(connection, oids, keys=[k["oid"] for k in report.keys])
+    in_the_way = dependents(connection, oids, keys=[k["oid"] for k in report.keys])
     report.reasons += [f"{what} was built on them: drop it first" for what in in_the_way]
     names = [b.name for b in report.backups] + ["workshop_students", "student_configs"]
     mentioned = connection.execute(
-        text(MENTIONS), {"names": names, "ours": dumps.created_by_revisions("FUNCTION")}
+        text(MENTIONS), {"names": names, "ours": created_by_revisions("FUNCTION")}
     )
     report.mentions = list(mentioned.scalars())
 
@@ -327,9 +386,9 @@ def check_dump(connection: Connection, report: Report, file: Path) -> Manifest:
     differing = []
     run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     try:
-        run(connection, dumps.PINNED)
+        run(connection, PINNED)
         for backup in report.backups:
-            if dumps.fingerprint(connection, backup.quoted) != manifest.tables.get(backup.quoted):
+            if fingerprint(connection, backup.quoted) != manifest.tables.get(backup.quoted):
                 differing.append(backup.name)
     finally:
         run(connection, "ROLLBACK")
@@ -414,7 +473,7 @@ def _drop_all(connection: Connection, report: Report, manifest: Manifest | None)
         name, twin = (sql.Identifier(n).as_string() for n in (key["name"], TWIN.format(key["oid"])))
         run(connection, f"ALTER TABLE {key['child']} DROP CONSTRAINT {name}")
         run(connection, f"ALTER TABLE {key['child']} RENAME CONSTRAINT {twin} TO {name}")
-    if in_the_way := dumps.dependents(connection, [b.oid for b in report.backups]):
+    if in_the_way := dependents(connection, [b.oid for b in report.backups]):
         raise Refused(f"built on them meanwhile: {'; '.join(in_the_way)}. Nothing was dropped")
     if report.bridge:
         run(connection, "SET LOCAL client_min_messages = warning")
@@ -452,7 +511,7 @@ def _retry(connection: Connection, action: Callable[[], object]) -> None:
             run(connection, "SET LOCAL lock_timeout = '100ms'")
             # a client that is killed lets go of its locks at once
             run(connection, "SET LOCAL client_connection_check_interval = '500ms'")
-            run(connection, dumps.NO_TIMEOUTS)
+            run(connection, NO_TIMEOUTS)
             if not run(connection, f"SELECT pg_try_advisory_xact_lock({ADVISORY_LOCK})").scalar():
                 raise ConnectionProblem(
                     "a migration is running in this database: wait for it to end"
@@ -569,7 +628,7 @@ def main(
     Example: python -m scripts.drop_backups --dump last.dump --confirm "DELETE OLD TABLES"
     """
     manifest = None
-    with dumps.refusing(), database(url, "AUTOCOMMIT") as connection:
+    with refusing(), database(url, "AUTOCOMMIT") as connection:
         if confirm and confirm != CONFIRMATION:
             raise Refused(f"the text is not {CONFIRMATION}: nothing was changed")
         report = examine(connection, watch)

@@ -19,10 +19,10 @@ from psycopg import sql
 from pytest_postgresql import factories
 from pytest_postgresql.config import get_config
 
+from scripts.backup.programs import client_programs, program_folders
 from scripts.common.connection import VARIABLES
 from scripts.common.server import ServerUnavailable, embedded_server
 from scripts.development.sample_data import fill
-from scripts.dumps import client_programs, program_folders
 from support.databases import Clone, Database, Server, cloned, upgrade
 
 # Before anything else: no test may ever reach the database that the environment names. Passwords

@@ -34,7 +34,7 @@ def modules() -> dict[str, Path]:
 
 
 # being rebuilt
-OLD = ("backup", "restore", "dumps", "drop_backups")
+OLD = ("drop_backups",)
 MODULES = {
     name: path
     for name, path in modules().items()

@@ -386,7 +386,7 @@ def test_each_has_its_help_and_its_old_name(
         runpy.run_module(module, run_name="__main__")
     told = capsys.readouterr().out
     assert "Example: " in told
-    by_old_name = name in ("backup", "restore", "drop-backups")  # being rebuilt
+    by_old_name = name == "drop-backups"  # being rebuilt
     assert by_old_name or f"Usage: workshop {name}" in told
 
 

@@ -1,0 +1,128 @@
+"""The manifest: what is in a backup. It lies beside it, and a backup without one is not finished."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any
+
+import typer
+
+from scripts.common.connection import ConnectionProblem
+
+
+class Refused(Exception):
+    """What was asked for is not done; the message says why and what to do. Nothing was changed."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """End the command with one line on stderr and exit code 1 where the block raises ``Refused``."""
+    try:
+        yield
+    except Refused as reason:
+        typer.echo(f"error: {reason}", err=True)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def publishing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file that only its owner may read beside ``path``; it gets that name once it is whole.
+
+    Where the block raises, it is deleted, and what has the name already stays.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        out = os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    except FileExistsError:
+        raise Refused(
+            f"{partial} is there: another backup is being written, or one was killed. Nothing was "
+            "changed; wait for it, or delete that file"
+        ) from None
+    except OSError as error:
+        raise ConnectionProblem(f"cannot write {partial}: {error.strerror}") from None
+    try:
+        with out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@dataclass
+class Manifest:
+    """What is in a backup. ``tables`` maps a table, named as SQL, to its ``rows`` and ``checksum``.
+
+    ``format`` is custom, plain or json; ``options`` are those of pg_dump that the operator added;
+    ``proven``: it was restored elsewhere, and held the same; ``held_seconds``: for how long pg_dump held
+    ACCESS SHARE on all tables.
+    """
+
+    file: str
+    format: str
+    made_at: str
+    database: str
+    server: str
+    server_major: int
+    revision: str | None
+    made_with: str
+    made_with_major: int
+    bytes: int = 0
+    sha256: str = ""
+    options: list[str] = field(default_factory=list)
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+    held_seconds: float = 0.0
+    proven: bool = False
+    proof: str = ""
+    kind: str = "workshop-backup"
+
+    @staticmethod
+    def path(file: Path) -> Path:
+        """Where the manifest of a backup lies."""
+        return file.with_name(file.name + ".manifest.json")
+
+    def write(self, file: Path) -> None:
+        """Write it beside the backup."""
+        with publishing(self.path(file)) as out:
+            out.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
+
+    @classmethod
+    def of(cls, file: Path) -> "Manifest":
+        """The manifest of a backup, once the file is found to be the one that it describes.
+
+        Refused for a file that is missing, damaged, or of another making.
+        """
+        if not file.is_file():
+            raise Refused(f"there is no file {file}. Nothing was changed")
+        try:
+            told = json.loads(cls.path(file).read_text(encoding="utf-8"))
+            if told["kind"] != "workshop-backup":
+                raise ValueError
+            manifest = cls(**{f.name: told[f.name] for f in fields(cls) if f.name in told})
+        except FileNotFoundError:
+            raise Refused(
+                f"{cls.path(file).name} is not beside {file.name}: the backup was not finished, or "
+                "'workshop backup' has not made it. Nothing was changed"
+            ) from None
+        except (ValueError, KeyError, TypeError):
+            raise Refused(
+                f"{cls.path(file)} is no manifest of 'workshop backup'. Nothing was changed"
+            ) from None
+        if (file.stat().st_size, digest(file)) != (manifest.bytes, manifest.sha256):
+            raise Refused(
+                f"{file} is not the file that its manifest describes: it was damaged or replaced. "
+                "Nothing was changed; use another copy of it"
+            )
+        return manifest
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,230 @@
+"""Restore: bring a backup back, all of it or nothing.
+
+Into an empty database; or, if told so, in the place of what is there. One transaction restores and compares
+with the manifest: what differs is rolled back.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from sqlalchemy import Connection, text
+
+from scripts.backup.manifest import Manifest, Refused, refusing
+from scripts.backup.programs import ProgramFailed, play, programs_for, relations_in
+from scripts.backup.tables import Relation, check_sql, created_by_revisions, relations
+from scripts.common.database import COULD_NOT_DO, Url, database, run
+from scripts.common.terminal import Json, console, finish, progress, table
+
+TARGET = """
+SELECT current_database()::text AS database, current_setting('server_version_num')::integer / 10000 AS major
+"""
+FUNCTIONS = """
+SELECT oid::bigint AS oid, oid::regprocedure::text AS quoted FROM pg_proc
+WHERE pronamespace = 'public'::regnamespace AND proname = ANY(CAST(:names AS text[]))
+"""
+COUNT = "SELECT count(*) FROM ONLY {}"
+KINDS = {"r": "TABLE", "p": "TABLE", "v": "VIEW", "m": "MATERIALIZED VIEW", "f": "FOREIGN TABLE"}
+HERE = Path(__file__).parent
+
+
+@dataclass
+class Plan:
+    """What a restore would do, and has done once ``restored`` is true.
+
+    ``tables`` maps a table to the rows that the manifest says; ``replaced`` a table that is dropped to
+    the rows that it has now; ``stays`` is in the database, and not in the backup.
+    """
+
+    file: str
+    database: str
+    made_at: str
+    revision: str | None
+    proven: bool
+    tables: dict[str, int]
+    replaced: dict[str, int] = field(default_factory=dict)
+    stays: list[str] = field(default_factory=list)
+    restored: bool = False
+
+
+def plan_for(manifest: Manifest, name: str, there: list[Relation], inside: set[str]) -> Plan:
+    """Say what a restore would do; ``inside``: schema and name of what the backup creates."""
+    dropped = [r for r in there if r.ours or f"{r.schema} {r.name}" in inside]
+    return Plan(
+        file=manifest.file,
+        database=name,
+        made_at=manifest.made_at,
+        revision=manifest.revision,
+        proven=manifest.proven,
+        tables={name: told["rows"] for name, told in manifest.tables.items()},
+        replaced={r.quoted: -1 for r in dropped if r.kind == "r"},
+        stays=[r.quoted for r in there if r not in dropped and r.kind in KINDS],
+    )
+
+
+def refuse_used(manifest: Manifest, name: str, there: list[Relation]) -> None:
+    """Raise Refused where a schema that the backup fills has a table or a view already."""
+    schemas = {"public", *(name.partition(".")[0] for name in manifest.tables)}
+    if used := [r.quoted for r in there if r.schema in schemas]:
+        more = f" and {len(used) - 5} more" if len(used) > 5 else ""
+        raise Refused(
+            f"database {name} is not empty: {', '.join(used[:5])}{more} would be in the way. Nothing was "
+            "changed. Restore into an empty database (createdb, then --url), or in their place (--replace)"
+        )
+
+
+def replacing(connection: Connection, there: list[Relation]) -> str:
+    """SQL that drops everything of the workshop, so that a backup of any revision finds its names free.
+
+    pg_restore's own --clean drops what the backup has, and no more: what a later revision made would
+    stay, or be in the way. CASCADE, because the order would be another one at each revision;
+    kept.sql refuses at the end if that took anything that is not the workshop's.
+    """
+    ours = [r for r in there if r.ours]
+    names = {"names": created_by_revisions("FUNCTION")}
+    functions = connection.execute(text(FUNCTIONS), names).mappings().all()
+    drops = [
+        f"DROP {KINDS[r.kind]} IF EXISTS {r.quoted} CASCADE;"
+        for r in sorted(ours, key=lambda r: r.kind != "v")
+        if r.schema != "bridge" and r.kind in KINDS
+    ]
+    drops += [f"DROP ROUTINE IF EXISTS {f['quoted']} CASCADE;" for f in functions]
+    if any(r.schema == "bridge" for r in ours):
+        drops.insert(0, "DROP SCHEMA bridge CASCADE;")
+    remember = (HERE / "replace.sql").read_text(encoding="utf-8")
+    oids = {"relations": [r.oid for r in ours], "functions": [f["oid"] for f in functions]}
+    for name, found in oids.items():
+        remember = remember.replace(f"{{{name}}}", f"'{{{','.join(map(str, found))}}}'")
+    return "\n".join(["SET LOCAL lock_timeout = '5s';", remember, *drops])
+
+
+def describe(plan: Plan, out: Console) -> None:
+    """Print what will be done, for people."""
+    proven = "proven" if plan.proven else "[red]not proven[/]"
+    out.print(
+        f"Backup {escape(plan.file)}: made {plan.made_at}, revision {plan.revision or '(base)'}, {proven}"
+    )
+    out.print(f"Into database {escape(plan.database)}\n")
+    names = sorted({*plan.tables, *plan.replaced})
+    columns: tuple[str, ...] = ("Table", "Rows in the backup")
+    rows: list[tuple[str | int, ...]] = [(escape(n), plan.tables.get(n, "-")) for n in names]
+    if plan.replaced:
+        columns += ("Rows now, which will be dropped",)
+        rows = [(*row, plan.replaced.get(n, "-")) for row, n in zip(rows, names, strict=True)]
+    out.print(table("Tables", columns, rows))
+    if plan.replaced:
+        out.print(
+            "\nTheir triggers, views and functions are dropped too, then all of the backup is created."
+        )
+    if plan.stays:
+        out.print(f"Not in the backup, and left as it is: {escape(', '.join(plan.stays))}")
+    if plan.restored:
+        rows_told = sum(plan.tables.values())
+        out.print(
+            f"\n[green]RESTORED:[/] {len(plan.tables)} tables of the workshop, {rows_told:,} rows, each as "
+            "the manifest says"
+        )
+
+
+def main(
+    file: Annotated[Path, typer.Argument(help="The backup; its manifest has to lie beside it.")],
+    options: Annotated[
+        list[str] | None, typer.Argument(help="After a --: options that pg_restore gets as well.")
+    ] = None,
+    url: Url = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Drop what is there of the workshop and of the backup, then restore: see --confirm.",
+        ),
+    ] = False,
+    confirm: Annotated[
+        str,
+        typer.Option(
+            help="With --replace: the name of the database. Without it the effect is only described."
+        ),
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Bring a backup back: into an empty database, or in the place of what is there.
+
+    All in one transaction, which compares every row of the workshop's tables with the manifest
+    before it commits. To look at a backup beside the tables in use, restore it into another database.
+
+    Exits with 0 (restored), 1 (refused or failed, nothing was changed) or 2 (could not tell).
+
+    Example: workshop restore before.dump --url postgresql://localhost/an_empty_database
+
+    Example: workshop restore before.dump --replace --confirm workshop -- --no-owner --no-privileges
+    """
+    with refusing():
+        manifest = Manifest.of(file)
+        if manifest.format == "json":
+            raise Refused(
+                "a JSON export is for reading, and nothing restores it. Nothing was changed; name a "
+                "custom or a plain backup"
+            )
+        if manifest.format == "plain" and (options or replace):
+            raise Refused(
+                "pg_restore cannot read a plain backup. Nothing was changed; only an empty database can "
+                "take it, and no options"
+            )
+        with (
+            database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection,
+            progress("restoring, and comparing with the manifest"),
+        ):
+            plan = restore(connection, file, manifest, options or [], replace, confirm)
+        if as_json or plan.restored:
+            finish(plan, describe, as_json, 0 if plan.restored else 1)
+        describe(plan, console())
+        raise Refused(
+            f"not confirmed, nothing was changed. To drop these tables: --replace --confirm {plan.database}"
+        )
+
+
+def restore(
+    connection: Connection,
+    file: Path,
+    manifest: Manifest,
+    options: list[str],
+    replace: bool,
+    confirm: str,
+) -> Plan:
+    """Restore a backup, unless it would drop something and that is not confirmed.
+
+    Raises Refused where the database is in use, or the restore fails; nothing was changed then.
+    """
+    run(connection, "SET search_path = pg_catalog")
+    target = run(connection, TARGET).mappings().one()
+    programs = programs_for(max(target["major"], manifest.made_with_major))
+    there = relations(connection)
+    before, after = "", check_sql(manifest.tables)
+    try:
+        inside = relations_in(programs, file) if replace else set()
+        plan = plan_for(manifest, target["database"], there, inside)
+        if not replace:
+            refuse_used(manifest, target["database"], there)
+        for name in plan.replaced:
+            plan.replaced[name] = run(connection, COUNT.format(name)).scalar_one()
+        if replace and there:
+            if confirm != plan.database:
+                return plan
+            before = replacing(connection, there)
+            after += (HERE / "kept.sql").read_text(encoding="utf-8")
+            options = ["--clean", "--if-exists", *options]
+        pg_restore = options if manifest.format == "custom" else None
+        play(
+            programs, connection.engine.url, target["major"], file, pg_restore, before, after=after
+        )
+    except ProgramFailed as error:
+        hint = "; -- --no-owner --no-privileges leaves owners and grants out"
+        raise Refused(
+            f"the restore failed and was rolled back, nothing was changed: {error}"
+            f"{hint if 'role ' in str(error) else ''}"
+        ) from None
+    plan.restored = True
+    return plan

@@ -1,0 +1,126 @@
+"""The workshop's tables: which they are, whatever name a revision gives them, and checksums of them."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+from sqlalchemy import Connection, text
+
+from scripts.common.database import VERSION_TABLE, run
+from scripts.common.project import SQL
+
+# A backup of another making (workshop_students_backup_1761155999000) is not the workshop's.
+RELATIONS = r"""
+SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name,
+       format('%I.%I', n.nspname, c.relname) AS quoted, c.relkind::text AS kind,
+       n.nspname = 'bridge' AND to_regclass('bridge.source') IS NOT NULL OR (n.nspname = 'public' AND (
+           c.relname ~ '^(workshop_students|student_configs)(_backup_\d{8}(_\d+)?)?$'
+           OR c.relname ~ '^(students|sessions|step_progress|events)(_prior_backup_\d{8}(_\d+)?)?$'
+           OR c.relname ~ '^(bridge_remainder|own_columns)_backup_\d{8}(_\d+)?$'
+           OR c.relname IN ('prior_attempt', 'legacy_tables_dropped')
+           OR c.relkind = 'v' AND c.relname = ANY(CAST(:views AS text[]))))
+       OR coalesce(c.oid = to_regclass(:version), false) AS ours
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't'
+  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend AS d
+                  WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY n.nspname, c.relname
+"""
+# Row text has to be the same in any session and on any server.
+PINNED = """
+SET LOCAL search_path = pg_catalog;
+SET LOCAL TimeZone = 'UTC';
+SET LOCAL DateStyle = 'ISO, YMD';
+SET LOCAL IntervalStyle = 'postgres';
+SET LOCAL extra_float_digits = 1;
+SET LOCAL bytea_output = 'hex';
+SET LOCAL row_security = off
+"""
+# A sum of the rows' digests: whatever their order, and two rows that are the same count twice.
+FINGERPRINT = """
+SELECT count(*) AS rows,
+       md5(concat_ws(':', count(*), sum(('x' || left(d.digest, 16))::bit(64)::bigint),
+                     sum(('x' || right(d.digest, 16))::bit(64)::bigint))) AS checksum
+FROM (SELECT md5(ROW(t.*)::text) AS digest FROM ONLY %s AS t) AS d
+"""
+# Inside of the transaction that restores: what is not as the manifest says never becomes visible.
+CHECK = """
+DO $check$
+DECLARE
+    expected record;
+    found record;
+    wrong text := '';
+BEGIN
+    FOR expected IN
+        SELECT * FROM pg_catalog.jsonb_to_recordset(
+            pg_catalog.current_setting('workshop.expected')::jsonb)
+            AS e(relation text, rows bigint, checksum text)
+    LOOP
+        EXECUTE pg_catalog.format(pg_catalog.current_setting('workshop.fingerprint'), expected.relation)
+            INTO found;
+        IF found.rows <> expected.rows THEN
+            wrong := wrong || pg_catalog.format(' %s has %s rows instead of %s;', expected.relation,
+                                                found.rows, expected.rows);
+        ELSIF found.checksum <> expected.checksum THEN
+            wrong := wrong || pg_catalog.format(' %s has other values;', expected.relation);
+        END IF;
+    END LOOP;
+    IF wrong <> '' THEN
+        RAISE EXCEPTION 'not what the manifest says:%', wrong;
+    END IF;
+END
+$check$;
+"""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table, view or sequence; ``quoted`` is its name as SQL, ``kind`` PostgreSQL's relkind.
+
+    ``ours``: it is one of the workshop's tables or views, or has the name of one.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    quoted: str
+    kind: str
+    ours: bool
+
+
+def relations(connection: Connection) -> list[Relation]:
+    """Every relation of the database but those of PostgreSQL and of extensions, sorted by name."""
+    names = {"views": created_by_revisions("VIEW"), "version": VERSION_TABLE}
+    found = connection.execute(text(RELATIONS), names)
+    return [Relation(**relation) for relation in found.mappings()]
+
+
+def created_by_revisions(kind: str) -> list[str]:
+    """Names of the functions (``FUNCTION``) or views (``VIEW``) in schema public that revisions create."""
+    names = {"update_session_progress_prior_backup"} if kind == "FUNCTION" else set()
+    for path in SQL.glob("*/*.sql"):
+        content = path.read_text(encoding="utf-8")
+        # some are put together by a DO block, in a string
+        names.update(
+            re.findall(rf"\bCREATE (?:OR REPLACE )?{kind} (?:public\.)?(\w+)\b(?!\.)", content)
+        )
+    return sorted(names)
+
+
+def fingerprint(connection: Connection, relation: str) -> dict[str, Any]:
+    """``rows`` and ``checksum`` of a table, named as SQL; the caller has run ``PINNED``."""
+    return dict(run(connection, FINGERPRINT % relation).mappings().one())
+
+
+def check_sql(tables: dict[str, dict[str, Any]]) -> str:
+    """SQL that raises, within its transaction, unless these tables are what a manifest says."""
+    expected = [{"relation": name, **values} for name, values in tables.items()]
+    settings = sql.SQL(
+        "SELECT pg_catalog.set_config('workshop.expected', {}, true),"
+        " pg_catalog.set_config('workshop.fingerprint', {}, true);"
+    ).format(sql.Literal(json.dumps(expected)), sql.Literal(FINGERPRINT))
+    return f"{PINNED};\n{settings.as_string()}\n{CHECK}"
