@@ -67,6 +67,14 @@ def refuse_long_prompts(database: Database) -> None:
     )
 
 
+def wait_for_a_lock(database: Database) -> None:
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    until = time.monotonic() + 30
+    while not database.query(waiting):
+        assert time.monotonic() < until, "nothing waits for a lock"
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def database(clone: Clone) -> Database:
     """At 0006: both sides are tables, and each write is applied as it commits."""
@@ -297,6 +305,72 @@ AUDIT = f"""
     BEGIN INSERT INTO audit_log VALUES (TG_OP, coalesce(NEW.session_token, OLD.session_token)); RETURN NULL; END $$;
     CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON {CONFIG} FOR EACH ROW EXECUTE FUNCTION audit()
 """
+
+
+def test_two_transactions_that_bring_the_same_new_student(database: Database) -> None:
+    """The second one reads no student, and finds one when it inserts: it must not count as applied."""
+    email = "same@example.org"
+    database.execute(
+        "ALTER FUNCTION bridge.insert_students(text[]) RENAME TO insert_students_now; "
+        "CREATE FUNCTION bridge.insert_students(emails text[]) RETURNS bigint LANGUAGE plpgsql AS $$ "
+        "BEGIN PERFORM pg_advisory_xact_lock_shared(4711); RETURN bridge.insert_students_now(emails); "
+        "END $$"
+    )
+    with database.connect() as first, database.connect() as second:
+        first.execute("SELECT pg_advisory_lock(4711)")
+        second.execute("SET bridge.applying = 'on'")  # log only
+        second.execute(
+            f"INSERT INTO {PROGRESS} (session_token, student_email, student_name, last_activity) "
+            f"VALUES ('ws_same_2', '{email}', 'Later Name', now() + interval '1 hour')"
+        )
+        second.execute("RESET bridge.applying")
+        refused: list[psycopg.Error] = []
+
+        def apply() -> None:
+            try:
+                second.execute("SELECT bridge.apply('ws_same_2')")
+            except psycopg.Error as error:
+                refused.append(error)
+
+        applying = threading.Thread(target=apply)
+        applying.start()
+        wait_for_a_lock(database)
+        first.execute(
+            f"INSERT INTO students (student_email, student_name) VALUES ('{email}', 'First')"
+        )
+        first.execute("SELECT pg_advisory_unlock(4711)")
+        applying.join(30)
+        assert [type(error) for error in refused] == [psycopg.errors.SerializationFailure]
+        first.execute("CALL bridge.drain()")
+    found = database.query(f"SELECT student_name FROM students WHERE student_email = '{email}'")
+    assert (found, failed_checks(database)) == ([("Later Name",)], [])
+
+
+def test_a_step_of_a_session_that_is_being_deleted(clone: Clone) -> None:
+    """Before 0005 no foreign key notices; the step would lead nowhere, and 0005 refuse it."""
+    database = clone("0004")
+    token = token_of(database)
+    with database.connect() as deleting, database.connect() as writing:
+        refused: list[psycopg.Error] = []
+
+        def write() -> None:
+            try:
+                writing.execute(
+                    "INSERT INTO step_progress (session_token, student_id, step_number, step_name) "
+                    "SELECT session_token, student_id, 9, 'step-9-final' FROM sessions "
+                    f"WHERE session_token = '{token}'"
+                )
+            except psycopg.Error as error:
+                refused.append(error)
+
+        with deleting.transaction():
+            deleting.execute(f"DELETE FROM sessions WHERE session_token = '{token}'")
+            step = threading.Thread(target=write)
+            step.start()
+            wait_for_a_lock(database)
+        step.join(30)
+    assert [type(error) for error in refused] == [psycopg.errors.ForeignKeyViolation]
+    assert database.query(f"SELECT FROM step_progress WHERE session_token = '{token}'") == []
 
 
 def test_triggers_of_the_application_find_their_tables(database: Database, token: str) -> None:

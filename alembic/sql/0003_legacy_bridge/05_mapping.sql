@@ -91,19 +91,24 @@ CREATE FUNCTION bridge.winner(first_name text, first anyelement, last anyelement
 AS 'SELECT CASE WHEN first <> last THEN first_name END';
 COMMENT ON FUNCTION bridge.winner(text, anyelement, anyelement) IS 'Name of the source that won; NULL: no conflict.';
 
+-- Columns of a session that the legacy tables can say. Both sides are compared as values of this type.
+CREATE TYPE bridge.shared_columns AS (
+    session_token text, selected_phone_number text, selected_voice text, tts_provider text, call_direction text,
+    use_case_description text, openai_api_key text, system_prompt text, ivr_greeting text, websocket_url text,
+    codespace_url text, github_repo_url text, railway_url text, tools jsonb, voice_settings jsonb, exercises jsonb,
+    bug_reports jsonb, twilio_connected boolean, openai_connected boolean, call_direction_chosen boolean,
+    services_ready boolean, step4_code_validated boolean, step4_committed boolean, step4_deployed boolean,
+    step5_code_validated boolean, step5_committed boolean, step5_deployed boolean, step6_code_validated boolean,
+    step6_committed boolean, step6_deployed boolean, system_prompt_saved boolean, step7_committed boolean,
+    step7_deployed boolean, tools_configured boolean, step8_code_validated boolean, step8_committed boolean,
+    step8_deployed boolean, project_deployed boolean, demo_mode boolean, current_step integer, completion_rate integer,
+    total_time_spent integer, started_at timestamptz, created_at timestamptz, last_activity timestamptz, legacy_extra jsonb
+);
+COMMENT ON TYPE bridge.shared_columns IS 'Columns of a session that both sides have.';
+
 CREATE TYPE bridge.mapped_session AS (
-    session_token text, student_email text, selected_phone_number text, selected_voice text, tts_provider text,
-    call_direction text, use_case_description text, openai_api_key text, system_prompt text, ivr_greeting text,
-    websocket_url text, codespace_url text, github_repo_url text, railway_url text, tools jsonb, voice_settings jsonb,
-    exercises jsonb, bug_reports jsonb, twilio_connected boolean, openai_connected boolean,
-    call_direction_chosen boolean, services_ready boolean, step4_code_validated boolean, step4_committed boolean,
-    step4_deployed boolean, step5_code_validated boolean, step5_committed boolean, step5_deployed boolean,
-    step6_code_validated boolean, step6_committed boolean, step6_deployed boolean, system_prompt_saved boolean,
-    step7_committed boolean, step7_deployed boolean, tools_configured boolean, step8_code_validated boolean,
-    step8_committed boolean, step8_deployed boolean, project_deployed boolean, demo_mode boolean,
-    current_step integer, completion_rate integer, total_time_spent integer, started_at timestamptz,
-    created_at timestamptz, last_activity timestamptz, legacy_extra jsonb,
-    -- set when the row arrives, the unified schema's own afterwards
+    session_token text, student_email text, shared bridge.shared_columns,
+    -- set when the row is inserted, then the unified schema's own
     expires_at timestamptz, is_active boolean, updated_at timestamptz,
     -- rows of step_progress, and the merge decisions for an event
     steps bridge.step[], note jsonb
@@ -126,6 +131,8 @@ BEGIN
     SELECT
         k.token,
         e.student_email,
+        ROW(
+        k.token,
 
         -- configuration: student_configs has the last word
         coalesce(c.selected_phone_number, p.selected_phone_number), coalesce(c.selected_voice, p.selected_voice),
@@ -174,7 +181,8 @@ BEGIN
         a.last_activity,
 
         CASE WHEN p.extra <> '{}' THEN jsonb_build_object('workshop_students', p.extra) ELSE '{}' END
-            || CASE WHEN c.extra <> '{}' THEN jsonb_build_object('student_configs', c.extra) ELSE '{}' END,
+            || CASE WHEN c.extra <> '{}' THEN jsonb_build_object('student_configs', c.extra) ELSE '{}' END
+        )::bridge.shared_columns,
 
         t.expires_at,
         t.expires_at > now() IS NOT FALSE AND p.tokenless IS NOT TRUE AND c.tokenless IS NOT TRUE,
@@ -283,7 +291,8 @@ $$;
 COMMENT ON FUNCTION bridge.mapped(text, text) IS 'Sessions of a range of tokens, both ends included, as the legacy tables say.';
 
 CREATE VIEW bridge.sessions AS
-SELECT m.* FROM bridge.mapped('', (SELECT max(t.token) FROM bridge.tokens AS t)) AS m;
+SELECT m.student_email, (m.shared).*, m.expires_at, m.is_active, m.updated_at, m.steps, m.note
+FROM bridge.mapped('', (SELECT max(t.token) FROM bridge.tokens AS t)) AS m;
 COMMENT ON VIEW bridge.sessions IS 'What the legacy tables say of every session.';
 
 -- A row that names no address speaks of the student of its session.

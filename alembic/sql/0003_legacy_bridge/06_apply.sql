@@ -1,30 +1,37 @@
 -- diff and apply: what differs between the unified schema and the mapping, and which way each column goes.
 
 CREATE VIEW bridge.unified AS
-SELECT v.session_token, v.student_id, v.selected_phone_number, v.selected_voice, v.tts_provider, v.call_direction,
-       v.use_case_description, v.openai_api_key, v.system_prompt, v.ivr_greeting, v.websocket_url, v.codespace_url,
-       v.github_repo_url, v.railway_url, v.tools, v.voice_settings, v.exercises, v.bug_reports, v.twilio_connected,
-       v.openai_connected, v.call_direction_chosen, v.services_ready, v.step4_code_validated, v.step4_committed,
-       v.step4_deployed, v.step5_code_validated, v.step5_committed, v.step5_deployed, v.step6_code_validated,
-       v.step6_committed, v.step6_deployed, v.system_prompt_saved, v.step7_committed, v.step7_deployed, v.tools_configured,
-       v.step8_code_validated, v.step8_committed, v.step8_deployed, v.project_deployed, v.current_step, v.completion_rate,
-       v.total_time_spent, v.legacy_extra, v.demo_mode, v.is_active, v.started_at, v.last_activity, v.expires_at, v.created_at,
-       v.updated_at, st.student_email, st.student_name
+SELECT
+    v.session_token, v.student_id, st.student_email, st.student_name,
+    ROW(
+        v.session_token, v.selected_phone_number, v.selected_voice, v.tts_provider, v.call_direction,
+        v.use_case_description, v.openai_api_key, v.system_prompt, v.ivr_greeting, v.websocket_url, v.codespace_url,
+        v.github_repo_url, v.railway_url, v.tools, v.voice_settings, v.exercises, v.bug_reports, v.twilio_connected,
+        v.openai_connected, v.call_direction_chosen, v.services_ready, v.step4_code_validated, v.step4_committed,
+        v.step4_deployed, v.step5_code_validated, v.step5_committed, v.step5_deployed, v.step6_code_validated,
+        v.step6_committed, v.step6_deployed, v.system_prompt_saved, v.step7_committed, v.step7_deployed,
+        v.tools_configured, v.step8_code_validated, v.step8_committed, v.step8_deployed, v.project_deployed,
+        v.demo_mode, v.current_step, v.completion_rate, v.total_time_spent, v.started_at, v.created_at,
+        v.last_activity, v.legacy_extra
+    )::bridge.shared_columns AS shared,
+    v.expires_at, v.is_active, v.updated_at
 FROM public.sessions AS v
 LEFT JOIN public.students AS st ON st.student_id = v.student_id;
 COMMENT ON VIEW bridge.unified IS 'Sessions of the unified schema, with their student.';
+
+CREATE FUNCTION bridge.session_json(student_email text, shared bridge.shared_columns) RETURNS jsonb
+    LANGUAGE sql STABLE
+RETURN to_jsonb(shared) || jsonb_build_object('student_email', student_email);
+COMMENT ON FUNCTION bridge.session_json(text, bridge.shared_columns) IS 'Column -> value, of either side.';
 
 CREATE FUNCTION bridge.columns_that_differ(u jsonb, m jsonb) RETURNS TABLE (name text, unified jsonb, mapped jsonb)
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT e.key, nullif(u -> e.key, 'null'), nullif(e.value, 'null')
     FROM jsonb_each(m) AS e
-    -- the unified schema's own, and rows of other tables
-    WHERE e.key NOT IN ('session_token', 'expires_at', 'is_active', 'updated_at', 'steps', 'note')
-      AND e.value IS DISTINCT FROM u -> e.key
+    WHERE e.value IS DISTINCT FROM u -> e.key
 $$;
-COMMENT ON FUNCTION bridge.columns_that_differ(jsonb, jsonb) IS
-    'Columns in which a row of bridge.unified is not what a row of bridge.mapped() says.';
+COMMENT ON FUNCTION bridge.columns_that_differ(jsonb, jsonb) IS 'Columns of the second object that the first one lacks or has another value for.';
 
 -- Compares whole rows first: nearly all are equal, and only the others become JSON.
 CREATE FUNCTION bridge.diff(first_token text, last_token text)
@@ -41,28 +48,10 @@ BEGIN
     SELECT u.session_token, d.*
     FROM bridge.mapped(first_token, last_token) AS m
     JOIN bridge.unified AS u ON u.session_token = m.session_token
-    CROSS JOIN LATERAL bridge.columns_that_differ(to_jsonb(u), to_jsonb(m)) AS d
-    WHERE u.session_token >= first_token AND u.session_token <= last_token AND (
-        u.student_email, u.selected_phone_number, u.selected_voice, u.tts_provider, u.call_direction,
-        u.use_case_description, u.openai_api_key, u.system_prompt, u.ivr_greeting, u.websocket_url,
-        u.codespace_url, u.github_repo_url, u.railway_url, u.tools, u.voice_settings, u.exercises, u.bug_reports,
-        u.twilio_connected, u.openai_connected, u.call_direction_chosen, u.services_ready,
-        u.step4_code_validated, u.step4_committed, u.step4_deployed, u.step5_code_validated, u.step5_committed,
-        u.step5_deployed, u.step6_code_validated, u.step6_committed, u.step6_deployed, u.system_prompt_saved,
-        u.step7_committed, u.step7_deployed, u.tools_configured, u.step8_code_validated, u.step8_committed,
-        u.step8_deployed, u.project_deployed, u.demo_mode, u.current_step, u.completion_rate, u.total_time_spent,
-        u.started_at, u.created_at, u.last_activity, u.legacy_extra
-    ) IS DISTINCT FROM (
-        m.student_email, m.selected_phone_number, m.selected_voice, m.tts_provider, m.call_direction,
-        m.use_case_description, m.openai_api_key, m.system_prompt, m.ivr_greeting, m.websocket_url,
-        m.codespace_url, m.github_repo_url, m.railway_url, m.tools, m.voice_settings, m.exercises, m.bug_reports,
-        m.twilio_connected, m.openai_connected, m.call_direction_chosen, m.services_ready,
-        m.step4_code_validated, m.step4_committed, m.step4_deployed, m.step5_code_validated, m.step5_committed,
-        m.step5_deployed, m.step6_code_validated, m.step6_committed, m.step6_deployed, m.system_prompt_saved,
-        m.step7_committed, m.step7_deployed, m.tools_configured, m.step8_code_validated, m.step8_committed,
-        m.step8_deployed, m.project_deployed, m.demo_mode, m.current_step, m.completion_rate, m.total_time_spent,
-        m.started_at, m.created_at, m.last_activity, m.legacy_extra
-    );
+    CROSS JOIN LATERAL bridge.columns_that_differ(
+        bridge.session_json(u.student_email, u.shared), bridge.session_json(m.student_email, m.shared)) AS d
+    WHERE u.session_token >= first_token AND u.session_token <= last_token
+      AND (u.student_email, u.shared) IS DISTINCT FROM (m.student_email, m.shared);
 END
 $$;
 COMMENT ON FUNCTION bridge.diff(text, text) IS
@@ -176,7 +165,9 @@ AS $$
 DECLARE
     present text[] := ARRAY(SELECT DISTINCT s.legacy_name FROM bridge.student_source AS s WHERE s.token = p_token);
     inserted text[] := '{}';
-    unified CONSTANT jsonb := (SELECT to_jsonb(u) FROM bridge.unified AS u WHERE u.session_token = p_token);
+    unified CONSTANT jsonb := (
+        SELECT bridge.session_json(u.student_email, u.shared) || jsonb_build_object('student_name', u.student_name)
+        FROM bridge.unified AS u WHERE u.session_token = p_token);
     name text;
     missing text;
     columns text[];
@@ -240,26 +231,16 @@ BEGIN
     ),
     inserted AS (
         INSERT INTO public.sessions (
-            session_token, student_id, selected_phone_number, selected_voice, tts_provider, call_direction,
-            use_case_description, openai_api_key, system_prompt, ivr_greeting, websocket_url, codespace_url,
-            github_repo_url, railway_url, tools, voice_settings, exercises, bug_reports,
-            twilio_connected, openai_connected, call_direction_chosen, services_ready, step4_code_validated,
-            step4_committed, step4_deployed, step5_code_validated, step5_committed, step5_deployed,
-            step6_code_validated, step6_committed, step6_deployed, system_prompt_saved, step7_committed,
-            step7_deployed, tools_configured, step8_code_validated, step8_committed, step8_deployed,
-            project_deployed, demo_mode, current_step, completion_rate, total_time_spent, started_at, created_at,
-            last_activity, legacy_extra, expires_at, is_active, updated_at)
-        SELECT
-            m.session_token, m.student_id, m.selected_phone_number, m.selected_voice, m.tts_provider, m.call_direction,
-            m.use_case_description, m.openai_api_key, m.system_prompt, m.ivr_greeting, m.websocket_url, m.codespace_url,
-            m.github_repo_url, m.railway_url, m.tools, m.voice_settings, m.exercises, m.bug_reports,
-            m.twilio_connected, m.openai_connected, m.call_direction_chosen, m.services_ready, m.step4_code_validated,
-            m.step4_committed, m.step4_deployed, m.step5_code_validated, m.step5_committed, m.step5_deployed,
-            m.step6_code_validated, m.step6_committed, m.step6_deployed, m.system_prompt_saved, m.step7_committed,
-            m.step7_deployed, m.tools_configured, m.step8_code_validated, m.step8_committed, m.step8_deployed,
-            m.project_deployed, m.demo_mode, m.current_step, m.completion_rate, m.total_time_spent, m.started_at, m.created_at,
-            m.last_activity, m.legacy_extra, coalesce(m.expires_at, now() + interval '30 days'), m.is_active,
-            coalesce(m.updated_at, now())
+            session_token, selected_phone_number, selected_voice, tts_provider, call_direction, use_case_description,
+            openai_api_key, system_prompt, ivr_greeting, websocket_url, codespace_url, github_repo_url, railway_url,
+            tools, voice_settings, exercises, bug_reports, twilio_connected, openai_connected, call_direction_chosen,
+            services_ready, step4_code_validated, step4_committed, step4_deployed, step5_code_validated,
+            step5_committed, step5_deployed, step6_code_validated, step6_committed, step6_deployed,
+            system_prompt_saved, step7_committed, step7_deployed, tools_configured, step8_code_validated,
+            step8_committed, step8_deployed, project_deployed, demo_mode, current_step, completion_rate,
+            total_time_spent, started_at, created_at, last_activity, legacy_extra,
+            student_id, expires_at, is_active, updated_at)
+        SELECT (m.shared).*, m.student_id, coalesce(m.expires_at, now() + interval '30 days'), m.is_active, coalesce(m.updated_at, now())
         FROM m
         WHERE NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = m.session_token OFFSET 0)
         RETURNING session_token
@@ -430,8 +411,8 @@ CREATE FUNCTION bridge.apply_student(p_email text, p_token text, p_last_id bigin
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
 AS $$
 DECLARE
-    m CONSTANT jsonb := (SELECT jsonb_strip_nulls(to_jsonb(s)) FROM bridge.students AS s WHERE s.student_email = p_email);
-    st jsonb := (SELECT jsonb_strip_nulls(to_jsonb(s)) FROM public.students AS s WHERE s.student_email = p_email);
+    st jsonb;
+    m jsonb;
     logged record;
     name text;
     kept bridge.override;
@@ -439,6 +420,9 @@ DECLARE
     to_unified jsonb := '{}';
     name_goes_back boolean := false;
 BEGIN
+    -- locked before the sources are read: the next transaction that writes one of them waits, and reads this one's
+    SELECT jsonb_strip_nulls(to_jsonb(s)) INTO st FROM public.students AS s WHERE s.student_email = p_email FOR NO KEY UPDATE NOWAIT;
+    SELECT jsonb_strip_nulls(to_jsonb(s)) INTO m FROM bridge.students AS s WHERE s.student_email = p_email;
     IF m IS NULL OR (m -> 'student_name', m -> 'created_at', true)
                     IS NOT DISTINCT FROM (st -> 'student_name', st -> 'created_at', st IS NOT NULL) THEN
         DELETE FROM bridge.override AS o
@@ -461,7 +445,9 @@ BEGIN
         SELECT * INTO kept FROM bridge.override AS o
         WHERE o.table_name = 'students' AND o.key = p_email AND o.column_name = '(row)';
         IF needed OR 'unified' = bridge.direction(logged.legacy, logged.unified, kept.over IS DISTINCT FROM m, true) THEN
-            PERFORM bridge.insert_students(ARRAY[p_email]);
+            IF bridge.insert_students(ARRAY[p_email]) = 0 THEN
+                RAISE EXCEPTION 'the student was inserted meanwhile' USING ERRCODE = 'serialization_failure';
+            END IF;
             DELETE FROM bridge.override AS o WHERE o.table_name = 'students' AND o.key = p_email AND o.column_name = '(row)';
         ELSE
             PERFORM bridge.record_override('students', p_email, '(row)', 'false', m);
@@ -657,7 +643,10 @@ BEGIN
     IF u.session_token IS NULL AND m.session_token IS NOT NULL THEN
         PERFORM bridge.insert_sessions(p_token, p_token);
     ELSIF m.session_token IS NOT NULL THEN
-        FOR d IN SELECT * FROM bridge.columns_that_differ(to_jsonb(u), to_jsonb(m)) LOOP
+        FOR d IN
+            SELECT * FROM bridge.columns_that_differ(
+                bridge.session_json(u.student_email, u.shared), bridge.session_json(m.student_email, m.shared))
+        LOOP
             SELECT * INTO kept FROM bridge.override AS o
             WHERE o.table_name = 'sessions' AND o.key = p_token AND o.column_name = d.name;
             legacy_changed := bridge.has_changed(kept, before, d.name, d.mapped);

@@ -63,17 +63,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.align_steps(text[]) IS 'Merges steps and exercises of sessions, so that both say the same.';
 
-CREATE FUNCTION bridge.whole_session(p_token text) RETURNS jsonb
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
-AS $$
-    SELECT to_jsonb(u) - 'student_name' || jsonb_build_object('mapped', (SELECT to_jsonb(m) FROM bridge.mapped(p_token, p_token) AS m), 'steps', (
-        SELECT jsonb_object_agg(sp.step_number, to_jsonb(sp) - ARRAY['session_token', 'student_id', 'created_at', 'updated_at'])
-        FROM public.step_progress AS sp WHERE sp.session_token = p_token))
-    FROM bridge.unified AS u WHERE u.session_token = p_token
-$$;
-COMMENT ON FUNCTION bridge.whole_session(text) IS 'A session of the unified schema with its steps, and what the mapping says of it.';
-
 CREATE FUNCTION bridge.combine(tokens text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -110,9 +99,11 @@ BEGIN
     -- of an application's own writes the log decides
     PERFORM bridge.record_overrides(t) FROM unnest(tokens) AS t
     WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = t AND c.side = 'unified');
-    -- a downgrade keeps aside what has changed since, because another upgrade copies the earlier attempt again
+    -- a downgrade keeps all of them aside, because another upgrade copies the earlier attempt again; value: its steps
     INSERT INTO bridge.override (table_name, key, column_name, value)
-    SELECT 'prior sessions', t, '(row)', bridge.whole_session(t) FROM unnest(tokens) AS t
+    SELECT 'prior sessions', t, '(row)',
+           (SELECT jsonb_agg(sp.step_number) FROM public.step_progress AS sp WHERE sp.session_token = t)
+    FROM unnest(tokens) AS t
     WHERE to_regclass('public.prior_attempt') IS NOT NULL
     ON CONFLICT DO NOTHING;
 END
@@ -127,7 +118,8 @@ CREATE FUNCTION bridge.restore_session(p_token text) RETURNS void
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
 DECLARE
-    m CONSTANT jsonb := (SELECT to_jsonb(o) FROM bridge.mapped(p_token, p_token) AS o);
+    m CONSTANT jsonb := (SELECT bridge.session_json(o.student_email, o.shared) || bridge.own_columns(o.expires_at, o.is_active, o.updated_at)
+                         FROM bridge.mapped(p_token, p_token) AS o);
     whole jsonb;
     patch jsonb;
     step record;

@@ -105,39 +105,48 @@ CREATE FUNCTION bridge.differences(first_token text, last_token text)
 AS $$
 BEGIN
     RETURN QUERY
-    WITH v AS MATERIALIZED (
-        SELECT o.* FROM public.sessions AS o WHERE o.session_token >= first_token AND o.session_token <= last_token
-    ),
-    legacy AS MATERIALIZED (
-        SELECT s.* FROM bridge.sources_of(first_token, last_token) AS s
+    WITH k AS MATERIALIZED (
+        SELECT coalesce(u.session_token, m.session_token) AS token, u.student_id, u.student_email, u.shared,
+               m.student_email AS mapped_email, m.shared AS mapped, m.steps,
+               u.session_token IS NOT NULL AS is_unified, m.session_token IS NOT NULL AS is_mapped,
+               (u.student_email, u.shared) IS NOT DISTINCT FROM (m.student_email, m.shared) AS is_equal
+        FROM (SELECT o.* FROM bridge.unified AS o WHERE o.session_token >= first_token AND o.session_token <= last_token) AS u
+        FULL JOIN bridge.mapped(first_token, last_token) AS m ON m.session_token = u.session_token
     ),
     found AS (
-        SELECT 'sessions' AS table_name, d.name AS column_name, d.token
-        FROM bridge.diff(first_token, last_token) AS d
-        WHERE d.name <> 'completion_rate' AND NOT EXISTS (
+        SELECT 'sessions' AS table_name, d.name AS column_name, k.token
+        FROM k CROSS JOIN LATERAL bridge.columns_that_differ(
+            bridge.session_json(k.student_email, k.shared), bridge.session_json(k.mapped_email, k.mapped)) AS d
+        WHERE k.is_unified AND k.is_mapped AND NOT k.is_equal AND d.name <> 'completion_rate' AND NOT EXISTS (
             SELECT FROM bridge.override AS o
-            WHERE o.table_name = 'sessions' AND o.key = d.token AND o.column_name = d.name AND o.over IS NOT DISTINCT FROM d.mapped)
+            WHERE o.table_name = 'sessions' AND o.key = k.token AND o.column_name = d.name AND o.over IS NOT DISTINCT FROM d.mapped)
         UNION ALL
-        SELECT 'sessions', 'completion_rate', v.session_token FROM v
-        WHERE v.completion_rate <> public.session_completion_rate(public.session_steps_done(
-            v.twilio_connected, v.openai_connected, v.call_direction_chosen, v.services_ready,
-            v.step4_deployed, v.step5_deployed, v.step6_deployed, v.system_prompt_saved, v.step8_deployed, v.project_deployed,
-            ARRAY(SELECT sp.step_number FROM public.step_progress AS sp WHERE sp.session_token = v.session_token AND sp.validation_passed)))
+        SELECT 'sessions', 'completion_rate', k.token FROM k
+        WHERE k.is_unified AND NOT k.is_equal AND (k.shared).completion_rate <> public.session_completion_rate(public.session_steps_done(
+            (k.shared).twilio_connected, (k.shared).openai_connected, (k.shared).call_direction_chosen, (k.shared).services_ready,
+            (k.shared).step4_deployed, (k.shared).step5_deployed, (k.shared).step6_deployed, (k.shared).system_prompt_saved,
+            (k.shared).step8_deployed, (k.shared).project_deployed,
+            ARRAY(SELECT sp.step_number FROM public.step_progress AS sp WHERE sp.session_token = k.token AND sp.validation_passed)))
         UNION ALL
-        SELECT 'sessions', CASE WHEN v.session_token IS NULL THEN '(row missing)' ELSE '(row without legacy)' END, coalesce(v.session_token, l.token)
-        FROM v FULL JOIN (SELECT DISTINCT k.token FROM legacy AS k) AS l ON l.token = v.session_token
-        WHERE (v.session_token IS NULL OR l.token IS NULL) AND NOT EXISTS (
+        SELECT 'sessions', CASE WHEN k.is_mapped THEN '(row missing)' ELSE '(row without legacy)' END, k.token FROM k
+        WHERE NOT (k.is_unified AND k.is_mapped) AND NOT EXISTS (
             SELECT FROM bridge.override AS o
-            WHERE o.table_name = 'sessions' AND o.key = v.session_token AND o.column_name = '(row)')
+            WHERE o.table_name = 'sessions' AND o.key = k.token AND o.column_name = '(row)' AND k.is_unified)
         UNION ALL
-        SELECT 'step_progress', d.name, coalesce(sp.session_token, e.session_token)
+        SELECT 'step_progress', d.name, coalesce(sp.session_token, e.token)
         FROM (SELECT o.* FROM public.step_progress AS o WHERE o.session_token >= first_token AND o.session_token <= last_token) AS sp
-        FULL JOIN (SELECT v.session_token, v.student_id, x.* FROM v CROSS JOIN LATERAL public.exercise_steps(v.exercises) AS x
-                         WHERE jsonb_typeof(v.exercises) = 'object') AS e
-            ON e.session_token = sp.session_token AND e.step_number = sp.step_number
+        FULL JOIN (
+            -- the mapping has derived them from the same exercises
+            SELECT k.token, k.student_id, x.step_number, x.completed_at, x.time_spent, x.attempts, x.validation_passed
+            FROM k CROSS JOIN LATERAL unnest(k.steps) AS x WHERE k.is_equal
+            UNION ALL
+            SELECT k.token, k.student_id, x.step_number, x.completed_at, x.time_spent, x.attempts, x.validation_passed
+            FROM k CROSS JOIN LATERAL public.exercise_steps((k.shared).exercises) AS x
+            WHERE k.is_unified AND NOT k.is_equal AND jsonb_typeof((k.shared).exercises) = 'object'
+        ) AS e ON e.token = sp.session_token AND e.step_number = sp.step_number
         CROSS JOIN LATERAL (
             SELECT '(row missing)' WHERE sp.session_token IS NULL
-            UNION ALL SELECT '(row without legacy)' WHERE e.session_token IS NULL
+            UNION ALL SELECT '(row without legacy)' WHERE e.token IS NULL
             UNION ALL SELECT 'student_id' WHERE sp.student_id <> e.student_id
             -- a name that is no step's is the unified schema's own
             UNION ALL SELECT 'step_name' WHERE public.step_number_of(sp.step_name) <> sp.step_number
@@ -148,7 +157,7 @@ BEGIN
         ) AS d(name)
         UNION ALL
         SELECT 'students', '(source)', k.token
-        FROM (SELECT s.* FROM legacy AS s
+        FROM (SELECT s.* FROM bridge.sources_of(first_token, last_token) AS s
               EXCEPT ALL
               SELECT s.* FROM bridge.student_source AS s WHERE s.token >= first_token AND s.token <= last_token) AS k
     )

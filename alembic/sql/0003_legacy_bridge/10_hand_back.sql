@@ -72,51 +72,64 @@ CREATE FUNCTION bridge.next_size(size integer, most integer, took interval) RETU
 RETURN least(most, 2 * size, greatest(25, (size * 0.045 / greatest(extract(epoch FROM took), 0.001))::integer));
 COMMENT ON FUNCTION bridge.next_size(integer, integer, interval) IS 'Sessions of the next chunk, from how long the last one took.';
 
--- What another upgrade would not bring back, of sessions and their steps. A session that no legacy table has is kept whole;
--- of an earlier attempt, what has changed since it was combined.
+CREATE FUNCTION bridge.own_columns(expires_at timestamptz, is_active boolean, updated_at timestamptz) RETURNS jsonb
+    LANGUAGE sql STABLE
+RETURN jsonb_build_object('expires_at', expires_at, 'is_active', is_active, 'updated_at', updated_at);
+COMMENT ON FUNCTION bridge.own_columns(timestamptz, boolean, timestamptz) IS
+    'Columns of a session that the mapping sets when it inserts the row.';
+
+-- What another upgrade would not bring back, of sessions and their steps. A session that no legacy table has is kept whole,
+-- and so is one of an earlier attempt, which another upgrade copies again. Nearly all rows are equal: only others become JSON.
 CREATE FUNCTION bridge.own_values(first_token text, last_token text) RETURNS SETOF bridge.override
     LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
+    SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET jit = off
 AS $$
 BEGIN
     RETURN QUERY
-    WITH s AS MATERIALIZED (
-        SELECT u.session_token AS token, u.exercises, to_jsonb(u) - 'student_name' AS u, to_jsonb(m) AS m,
-               p.value -> 'mapped' AS mapped_then, coalesce(p.value - ARRAY['steps', 'mapped'], to_jsonb(m)
-                   || CASE WHEN m.expires_at IS NULL AND u.expires_at = u.updated_at + interval '30 days'
-                           THEN jsonb_build_object('expires_at', u.expires_at) ELSE '{}' END
-                   || CASE WHEN m.updated_at IS NULL THEN jsonb_build_object('updated_at', u.updated_at) ELSE '{}' END) AS again,
-               p.value -> 'steps' AS steps
+    WITH k AS MATERIALIZED (
+        SELECT u.session_token AS token, u.student_email, u.shared, u.expires_at, u.is_active, u.updated_at,
+               m.session_token IS NOT NULL AS is_mapped, m.student_email AS mapped_email, m.shared AS mapped,
+               coalesce(m.expires_at, u.updated_at + interval '30 days') AS mapped_expires_at, m.is_active AS mapped_is_active,
+               coalesce(m.updated_at, u.updated_at) AS mapped_updated_at,
+               CASE WHEN (m.shared).exercises = (u.shared).exercises THEN m.steps
+                    ELSE bridge.steps_of(u.session_token, (u.shared).exercises) END AS steps,
+               p.key IS NOT NULL AS is_prior, p.value AS prior_steps
         FROM bridge.unified AS u
         LEFT JOIN bridge.mapped(first_token, last_token) AS m ON m.session_token = u.session_token
         LEFT JOIN bridge.override AS p ON p.table_name = 'prior sessions' AND p.key = u.session_token
         WHERE u.session_token >= first_token AND u.session_token <= last_token
+    ),
+    s AS (
+        SELECT k.token, k.is_mapped, k.is_prior,
+               bridge.session_json(k.student_email, k.shared) || bridge.own_columns(k.expires_at, k.is_active, k.updated_at) AS unified,
+               bridge.session_json(k.mapped_email, k.mapped)
+                   || bridge.own_columns(k.mapped_expires_at, k.mapped_is_active, k.mapped_updated_at) AS mapped
+        FROM k
+        WHERE k.is_prior OR (k.student_email, k.shared, k.expires_at, k.is_active, k.updated_at) IS DISTINCT FROM
+                            (k.mapped_email, k.mapped, k.mapped_expires_at, k.mapped_is_active, k.mapped_updated_at)
     )
-    SELECT 'sessions', s.token COLLATE "C", 0, '(row)', s.u, NULL::jsonb
-    FROM s WHERE s.m IS NULL AND s.u IS DISTINCT FROM s.again
+    SELECT 'sessions', s.token COLLATE "C", 0, '(row)', s.unified, NULL::jsonb
+    FROM s WHERE NOT s.is_mapped
     UNION ALL
-    SELECT 'sessions', s.token, 0, e.key, nullif(e.value, 'null'), nullif(s.m -> e.key, 'null')
-    FROM s CROSS JOIN LATERAL jsonb_each(s.u) AS e
-    WHERE s.m ? e.key AND e.key <> 'completion_rate' AND (
-        nullif(e.value, 'null') IS DISTINCT FROM nullif(s.again -> e.key, 'null')
-        OR s.m -> e.key IS DISTINCT FROM s.mapped_then -> e.key AND s.mapped_then IS NOT NULL
-           AND nullif(e.value, 'null') IS DISTINCT FROM nullif(s.m -> e.key, 'null'))
+    SELECT 'sessions', s.token, 0, e.key, nullif(e.value, 'null'), nullif(s.mapped -> e.key, 'null')
+    FROM s CROSS JOIN LATERAL jsonb_each(s.unified) AS e
+    WHERE s.is_mapped AND e.key NOT IN ('session_token', 'completion_rate')
+      AND (s.is_prior OR e.value IS DISTINCT FROM s.mapped -> e.key)
     UNION ALL
-    SELECT 'step_progress', k.token, k.step_number, e.key, nullif(e.value, 'null'), nullif(k.derived -> e.key, 'null')
-    FROM (
-        SELECT s.token, sp.step_number, to_jsonb(sp) - ARRAY['session_token', 'student_id', 'created_at', 'updated_at'] AS step,
-               d.derived, coalesce(s.steps -> sp.step_number::text, d.derived, '{}') AS again
-        FROM s JOIN public.step_progress AS sp ON sp.session_token = s.token
-        LEFT JOIN LATERAL (
-            SELECT to_jsonb(o) AS derived FROM unnest(bridge.steps_of(s.token, s.exercises)) AS o WHERE o.step_number = sp.step_number
-        ) AS d ON true
-    ) AS k
-    CROSS JOIN LATERAL jsonb_each(k.step) AS e
-    WHERE e.value IS DISTINCT FROM k.again -> e.key
+    SELECT 'step_progress', k.token, sp.step_number, e.key, nullif(e.value, 'null'), nullif(to_jsonb(d) -> e.key, 'null')
+    FROM k
+    JOIN public.step_progress AS sp ON sp.session_token = k.token
+    LEFT JOIN LATERAL (SELECT o.* FROM unnest(k.steps) AS o WHERE o.step_number = sp.step_number) AS d ON true
+    CROSS JOIN LATERAL jsonb_each(to_jsonb(sp) - ARRAY['session_token', 'student_id', 'created_at', 'updated_at']) AS e
+    WHERE (k.is_prior OR (sp.step_name, sp.started_at, sp.completed_at, sp.time_spent, sp.attempts, sp.validation_passed,
+                          sp.code_submitted, sp.deployment_url) IS DISTINCT FROM
+                         (d.step_name, d.started_at, d.completed_at, d.time_spent, d.attempts, d.validation_passed,
+                          d.code_submitted, d.deployment_url))
+      AND (k.is_prior OR e.value IS DISTINCT FROM to_jsonb(d) -> e.key)
     UNION ALL
-    SELECT 'step_progress', s.token, n.number::integer, '(row)', 'false', NULL
-    FROM s CROSS JOIN LATERAL jsonb_object_keys(nullif(s.steps, 'null')) AS n(number)
-    WHERE NOT EXISTS (SELECT FROM public.step_progress AS sp WHERE sp.session_token = s.token AND sp.step_number = n.number::integer);
+    SELECT 'step_progress', k.token, n.number::integer, '(row)', 'false', NULL
+    FROM k CROSS JOIN LATERAL jsonb_array_elements(k.prior_steps) AS n(number)
+    WHERE NOT EXISTS (SELECT FROM public.step_progress AS sp WHERE sp.session_token = k.token AND sp.step_number = n.number::integer);
 END
 $$;
 COMMENT ON FUNCTION bridge.own_values(text, text) IS 'Values of sessions and steps that only the unified schema holds.';
@@ -210,18 +223,17 @@ BEGIN
     END IF;
     last_token := bridge.last_token();
     CALL bridge.refresh_adapters(merged);
-
-    -- what differs though nothing is logged: somebody wrote with the triggers off
+    CALL bridge.drain(strict => false);
     IF merged THEN
+        -- compares every value; what differs though no trigger logged it is logged
         last_id := (SELECT coalesce(max(c.id), 0) FROM bridge.change_log AS c);
         CALL bridge.log_differences('unified');
         unlogged := (SELECT count(DISTINCT c.token) FROM bridge.change_log AS c WHERE c.id > last_id AND c.before = '{}');
     END IF;
     IF unlogged > 0 THEN
         RAISE NOTICE '% sessions differ though no trigger logged it: the values of the unified schema are taken', unlogged;
+        CALL bridge.drain(strict => false);
     END IF;
-
-    CALL bridge.drain(strict => false);
     IF EXISTS (SELECT FROM bridge.change_log AS c WHERE c.side = 'unified') THEN
         RAISE EXCEPTION 'sessions of the unified schema could not be handed back: they are locked, or were refused'
             USING ERRCODE = 'lock_not_available',
@@ -229,7 +241,7 @@ BEGIN
                          'change what a warning above names as refused, and run the downgrade again; or upgrade again.';
     END IF;
     IF merged THEN
-        CALL bridge.require_verified(every_value => true);
+        CALL bridge.require_verified(every_value => unlogged > 0);
     END IF;
 
     -- at each commit the overrides are complete: a run that is killed here is repeated, or upgraded again

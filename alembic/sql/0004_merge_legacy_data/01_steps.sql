@@ -23,6 +23,14 @@ BEGIN
         WHERE s.session_token = OLD.session_token;
     END IF;
     IF TG_OP <> 'DELETE' THEN
+        -- Before 0005 no foreign key notices that the session is deleted at the same moment; a step may come before its session.
+        IF EXISTS (SELECT FROM public.sessions AS s WHERE s.session_token = NEW.session_token) THEN
+            PERFORM FROM public.sessions AS s WHERE s.session_token = NEW.session_token FOR NO KEY UPDATE;
+            IF NOT FOUND THEN
+                RAISE EXCEPTION 'session ...% was deleted meanwhile', right(NEW.session_token, 4)
+                    USING ERRCODE = 'foreign_key_violation';
+            END IF;
+        END IF;
         UPDATE public.sessions AS s
         SET exercises = n.exercises
         FROM (

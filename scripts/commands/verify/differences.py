@@ -22,7 +22,8 @@ FROM bridge.student_differences('', (SELECT max(student_email) FROM bridge.stude
 ORDER BY token, column_name
 """
 SESSION = """
-SELECT coalesce(st.student_email, m.student_email) AS student, to_jsonb(v) AS new, to_jsonb(m) AS old,
+SELECT coalesce(st.student_email, m.student_email) AS student, to_jsonb(v) AS new,
+       to_jsonb(m) || to_jsonb(m.shared) AS old,
        (SELECT jsonb_agg(to_jsonb(sp)) FROM public.step_progress AS sp WHERE sp.session_token = k.token) AS steps
 FROM (SELECT CAST(:token AS text) AS token) AS k
 LEFT JOIN public.sessions AS v ON v.session_token = k.token
