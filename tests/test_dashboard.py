@@ -45,7 +45,7 @@ NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this
 
 @pytest.fixture(scope="module")
 def workshop(server: Server, template_head: Any) -> Iterator[Database]:
-    """The migrated sample with live sessions, hostile texts and a student without a session."""
+    """The migrated sample with live sessions, stray dates, hostile texts, a student without a session."""
     with cloned(server, template_head.template_dbname) as database:
         database.execute(
             """
@@ -53,6 +53,13 @@ def workshop(server: Server, template_head: Any) -> Iterator[Database]:
             UPDATE sessions SET expires_at = now() + interval '5 days', is_active = true,
                                 last_activity = now() - interval '3 days'
             WHERE session_token IN (SELECT session_token FROM sessions ORDER BY md5(session_token) LIMIT 40);
+            UPDATE sessions SET expires_at = now() + interval '5 days', is_active = false
+            WHERE session_token = (SELECT session_token FROM sessions ORDER BY md5(session_token) OFFSET 40 LIMIT 1);
+            UPDATE sessions AS s SET started_at = stray.started_at
+            FROM (VALUES (30, '1983-05-01Z'::timestamptz), (31, now() - interval '1 day'), (32, '2087-01-01Z'))
+                AS stray(place, started_at),
+                (SELECT session_token, row_number() OVER (ORDER BY session_token) AS place FROM sessions) AS o
+            WHERE o.place = stray.place AND o.session_token = s.session_token;
             UPDATE sessions SET started_at = '-infinity', created_at = '290000-01-01Z'
             WHERE session_token = (SELECT min(session_token) FROM sessions);
             INSERT INTO events (event_type, event_data)
@@ -200,6 +207,17 @@ CONTRAST = """
   return poor;
 }
 """
+# Text that leaves the box of its element runs into what stands beside it.
+OVERFLOWING = """
+() => [...document.querySelectorAll("dt, dd, th, td, p, li, small, h2, h3, figcaption")].filter((element) => {
+  const head = element.closest("thead");
+  const clipped = element.closest(".unseen") || (head && getComputedStyle(head).clipPath !== "none");
+  if (clipped || !element.checkVisibility()) return false;
+  const text = document.createRange();
+  text.selectNodeContents(element);
+  return text.getBoundingClientRect().right > element.getBoundingClientRect().right + 1;
+}).map((element) => element.outerHTML.slice(0, 80))
+"""
 
 
 # --- in the browser -------------------------------------------------------------------------------
@@ -303,7 +321,8 @@ def test_every_figure(browser: Browser, workshop: Database, page_file: Path) -> 
             SELECT coalesce(student_name, student_email), right(session_token, 4), completion_rate || ' %',
                    current_step::text,
                    coalesce(to_char(last_activity AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), 'unknown')
-                       || CASE WHEN is_active AND expires_at > now() THEN E'\\nactive' ELSE E'\\nexpired' END,
+                       || CASE WHEN expires_at <= now() THEN E'\\nexpired'
+                               WHEN is_active THEN E'\\nactive' ELSE E'\\ninactive' END,
                    coalesce(nullif(concat_ws(', ', selected_phone_number, call_direction), ''), 'no phone number')
                        || coalesce(E'\\n' || nullif(concat_ws(', ', selected_voice, tts_provider), ''), '')
                        || E'\\n' || CASE WHEN openai_api_key IS NULL THEN 'no key' ELSE 'has key' END
@@ -351,6 +370,13 @@ def test_every_figure(browser: Browser, workshop: Database, page_file: Path) -> 
             "svg[role=img]", "all => all.map(one => one.ariaLabel)"
         )
         assert len(charts) == 2
+        # the charts end with the data: the one session that started yesterday does not move them
+        ended = one(
+            "SELECT max((at AT TIME ZONE 'UTC')::date)::text FROM (SELECT started_at FROM sessions UNION ALL "
+            "SELECT completed_at FROM step_progress WHERE validation_passed) AS happened(at) "
+            "WHERE isfinite(at) AND at < now() - interval '30 days'"
+        )
+        assert all(f" to {ended}, " in chart for chart in charts)
 
         stuck = seen.rows("#stuck-table")
         assert sum(row[-1] == "active" for row in stuck) == int(seen.total("stuck"))
@@ -468,7 +494,7 @@ def test_by_keyboard_alone(browser: Browser, page_file: Path) -> None:
 
 @NEEDS_BROWSER
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("width", [1280, 390, 360])
 def test_landmarks_headers_contrast_and_width(
     browser: Browser, page_file: Path, scheme: str, width: int
 ) -> None:
@@ -476,6 +502,7 @@ def test_landmarks_headers_contrast_and_width(
     with opened(browser, page_file.as_uri(), color_scheme=scheme, viewport=size) as seen:
         assert seen.page.evaluate(CONTRAST) == []
         assert seen.page.evaluate("document.documentElement.scrollWidth") == width
+        assert seen.page.evaluate(OVERFLOWING) == []
         for landmark in ("header", "nav[aria-label]", "main", "footer"):
             assert seen.page.locator(landmark).count() == 1
         assert seen.page.locator("th:not([scope])").count() == 0
@@ -534,6 +561,56 @@ def test_search_and_filter(browser: Browser, workshop: Database, page_file: Path
                 "SELECT session_token FROM step_progress WHERE step_number = 1 AND validation_passed)"
             )
         )
+        # of a student the name, the address and the GitHub account are searched, and nothing else
+        seen.page.click("button[type=reset]")
+        ((voice, phone),) = workshop.query(
+            "SELECT selected_voice, selected_phone_number FROM sessions WHERE selected_voice ~ '^[a-zA-Z-]+$' "
+            "AND selected_phone_number IS NOT NULL ORDER BY session_token LIMIT 1"
+        )
+        for listed, typed, expected in (
+            ("Sessions", voice, "0 of 213 sessions"),
+            ("Students", voice, "0 of 126 students"),
+            ("Students", phone, "0 of 126 students"),
+            ("Students", "nobody", "1 of 126 students"),
+        ):
+            seen.page.click(f".switch span:has-text('{listed}')")
+            seen.page.fill("#search", typed)
+            shows(expected)
+
+
+@NEEDS_BROWSER
+def test_students_without_a_session(browser: Browser, page_file: Path) -> None:
+    with opened(browser, page_file.as_uri()) as seen:
+        seen.page.fill("#search", "example.org")
+        seen.page.click("text=1 without a session")
+        expect(seen.page.locator("#count")).to_have_text("1 of 126 students")
+        assert "nobody@example.com" in seen.rows("#student-table")[0][0]
+        seen.page.click(".switch span:has-text('Sessions')")
+        expect(seen.page.locator("#count")).to_have_text("213 of 213 sessions")
+
+
+@NEEDS_BROWSER
+def test_charts_without_data(browser: Browser, clone: Clone, tmp_path: Path) -> None:
+    database, page = clone("fresh"), tmp_path / "dashboard.html"
+
+    def texts(selector: str) -> list[str]:
+        done = script("dashboard", "--out", str(page), url=database.url)
+        assert done.returncode == 0, done.stderr
+        with opened(browser, page.as_uri()) as seen:
+            return seen.page.locator(selector).all_inner_texts()
+
+    assert texts("#day-charts") == ["No session has been started, and no step completed."]
+    database.execute(
+        """
+        INSERT INTO students (student_email) VALUES ('a@example.com');
+        INSERT INTO sessions (session_token, student_id, started_at)
+        SELECT 'ws_1_' || n, student_id, now() FROM students, generate_series(1, 3) AS n
+        """
+    )
+    assert texts("figcaption") == [
+        "Steps completed: none in these 12 weeks",
+        "Sessions started, 3 at most on a day",
+    ]
 
 
 # --- live -----------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ def _unified(connection: Connection) -> dict[str, Any]:
         "flags": [(flag, _step_of(flag)) for flag in FLAGS],
         "funnel": rows(queries.FUNNEL),
         "days": lists(queries.DAYS),
+        "until": run(connection, queries.UNTIL).scalar_one(),
         "stuck": {**rows(queries.STUCK)[0], "rows": rows(queries.STUCK_ROWS)},
         "after": [_count(connection, name) for name in queries.AFTER],
         "merges": lists(queries.MERGES),

@@ -11,6 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 FOLDER = Path(__file__).parent
+STATIC = FOLDER / "static"
+SCRIPTS = ("base", "tables", "lists", "charts", "migration", "student", "main")
+"""The files that are the page's script, in this order."""
 MARK = b'<meta name="generator" content="workshop-dashboard">'
 """Stands near the top of every page: a page may replace a page, and no other file."""
 
@@ -39,8 +42,8 @@ def policy(style: str, script: str, mode: Mode) -> str:
 
 def render(data: str, mode: Mode = "file", *, logged_in: bool = False) -> tuple[str, str]:
     """Return the page and its Content-Security-Policy. ``data``: JSON text, escaped here."""
-    style = (FOLDER / "static" / "dashboard.css").read_text(encoding="utf-8")
-    script = (FOLDER / "static" / "dashboard.js").read_text(encoding="utf-8")
+    style = (STATIC / "dashboard.css").read_text(encoding="utf-8")
+    script = "\n".join((STATIC / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     allowed = policy(style, script, mode)
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined

@@ -13,11 +13,13 @@ WHEN = "CASE WHEN isfinite(o.{0}) THEN floor(extract(epoch FROM o.{0}))::bigint 
 # What links name a student by: as stable as the address, and not student_id, which the merge derives
 # from a token as well.
 ROW_ID = "left(encode(sha256(convert_to({0}.student_email, 'UTF8')), 'hex'), 16)"
+# Three states, because is_active says nothing about the time, and expires_at nothing about is_active.
+STATE = "CASE WHEN {0}.expires_at <= now() THEN 'expired' WHEN {0}.is_active THEN 'active' ELSE 'inactive' END"
 # People type long texts; the page need not hold all of them.
 SHORT = "CASE WHEN length({0}) > {1} THEN left({0}, {1}) || ' ...' ELSE {0} END"
 TYPED = ("selected_phone_number", "selected_voice", "tts_provider", "call_direction")
 # One JSON array for each student: row id, address, name, GitHub account, and an array for each session
-# in the order of SESSION in dashboard.js. PostgreSQL writes it, so that no row is taken apart here.
+# in the order of SESSION in base.js. PostgreSQL writes it, so that no row is taken apart here.
 STUDENTS = f"""
 SELECT json_build_array(
     {ROW_ID.format("st")}, st.student_email, {SHORT.format("st.student_name", 200)},
@@ -39,7 +41,7 @@ LEFT JOIN (
             concat({", ".join(f"o.{flag}::integer" for flag in FLAGS)}),
             coalesce(p.steps, '[]'),
             {", ".join(WHEN.format(c) for c in ("started_at", "last_activity", "expires_at"))},
-            o.is_active AND o.expires_at > now(), o.demo_mode,
+            {STATE.format("o")}, o.demo_mode,
             o.has_api_key, o.has_system_prompt, o.has_tools,
             {", ".join(SHORT.format(f"o.{column}", 200) for column in TYPED)},
             {SHORT.format("o.use_case_description", 1000)}) AS shown
@@ -64,10 +66,28 @@ DAYS = """
 SELECT day::text, sessions_started, steps_completed, sessions_last_active
 FROM progress_by_day ORDER BY day
 """
+# Where the data end. One session alone does not say so: its clock may have been wrong, or it was a visit
+# long after the workshop. It starts once, and completes nine steps at most.
+UNTIL = """
+SELECT coalesce(max(day) FILTER (WHERE started > 1 OR completed > 9), max(day))::text
+FROM (
+    SELECT
+        day,
+        sum(sessions_started) OVER twelve_weeks AS started,
+        sum(steps_completed) OVER twelve_weeks AS completed
+    FROM progress_by_day
+    WHERE day BETWEEN '1970-01-01' AND (now() AT TIME ZONE 'UTC')::date
+      AND sessions_started + steps_completed > 0
+    WINDOW twelve_weeks AS (ORDER BY day - date '1970-01-01' RANGE 83 PRECEDING)
+) AS d
+"""
 STUCK = "SELECT count(*) AS count, count(*) FILTER (WHERE is_active) AS active FROM stuck_sessions"
 STUCK_ROWS = f"""
-SELECT {ROW_ID.format("stuck_sessions")} AS row_id, student_email, {SHORT.format("student_name", 200)} AS student_name,
-       token_end, is_active, demo_mode, completion_rate, next_step, next_step_name, attempts, time_spent, quiet_days
+SELECT
+    {ROW_ID.format("stuck_sessions")} AS row_id, student_email,
+    {SHORT.format("student_name", 200)} AS student_name, token_end,
+    {STATE.format("stuck_sessions")} AS state, demo_mode, completion_rate, next_step, next_step_name,
+    attempts, time_spent, quiet_days
 FROM stuck_sessions
 ORDER BY is_active DESC, quiet_since DESC NULLS LAST
 LIMIT {STUCK_LISTED}
