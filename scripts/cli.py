@@ -46,7 +46,7 @@ COMMANDS = {
         "scripts.commands.merge", "Merge the legacy tables again, where something is missing."
     ),
     "drop-backups": Entry(
-        "scripts.drop_backups", "After 30 days: drop the legacy tables for good."
+        "scripts.backup.drop_backups", "After 30 days: drop the legacy tables for good."
     ),
     "rollback-check": Entry(
         "scripts.commands.rollback_check", "Going back: show what a downgrade would do."

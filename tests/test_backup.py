@@ -1,4 +1,4 @@
-"""scripts.backup and scripts.restore as a person runs them: the drill from a backup back to a database."""
+"""workshop backup and workshop restore as a person runs them: the drill from a backup back to a database."""
 
 import json
 import os
@@ -16,53 +16,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from support.backups import API_KEY, PASSWORD, TOKEN, alike, back_up, plant, restore
 from support.commands import run_command, script
 from support.databases import ROOT, Clone, Database, Server, changes, downgrade, dump, psql, upgrade
-
-PASSWORD = "geheim-canary-4711"
-API_KEY = "sk-canary-0123456789abcdef"
-TOKEN = "ws_canary_token_0123456789"
-
-
-def alike(database: Database) -> list[str]:
-    """The dump of a database, without what PostgreSQL words differently once it was restored."""
-    return [re.sub(r"[()]| AS text\b", "", line) for line in dump(database)]
-
-
-def with_password(database: Database) -> str:
-    """The database's URL with a password, which the embedded server does not ask for."""
-    if database.server.password:
-        return database.url
-    return database.url.replace("@", f":{PASSWORD}@", 1)
-
-
-def plant(database: Database) -> None:
-    """Secrets that no output may show."""
-    database.execute(
-        "INSERT INTO student_configs (session_token, openai_api_key, created_at, updated_at) "
-        f"VALUES ('{TOKEN}', '{API_KEY}', '2025-10-07', '2025-10-07')"
-    )
-
-
-def assert_silent(*texts: str) -> None:
-    for secret in (PASSWORD, API_KEY, TOKEN):
-        assert not [text for text in texts if secret in text]
-
-
-def back_up(database: Database, file: Path, *options: str) -> dict[str, object]:
-    done = run_command(
-        "backup", "--json", "--file", str(file), *options, url=with_password(database)
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    manifest = file.with_name(file.name + ".manifest.json").read_text()
-    assert_silent(done.stdout, done.stderr, manifest)
-    return dict(json.loads(manifest))
-
-
-def restore(file: Path, database: Database, *options: str) -> "subprocess.CompletedProcess[str]":
-    done = run_command("restore", str(file), *options, url=with_password(database))
-    assert_silent(done.stdout, done.stderr)
-    return done
 
 
 def databases_of(server: Server) -> set[str]:

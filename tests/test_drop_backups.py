@@ -1,4 +1,4 @@
-"""scripts.drop_backups: what it refuses, what it leaves behind, and that V2 goes on without the old tables."""
+"""workshop drop-backups: what it refuses, what it leaves behind, and that V2 goes on without the old tables."""
 
 import json
 import re
@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from alembic.util import CommandError
 
+from support.backups import API_KEY, TOKEN, assert_silent, back_up, plant, restore, with_password
 from support.commands import run_command
 from support.databases import (
     Clone,
@@ -24,7 +25,6 @@ from support.databases import (
     script_of,
     upgrade,
 )
-from test_backup import API_KEY, TOKEN, assert_silent, plant, restore, with_password
 
 CONFIRM = ("--confirm", "DELETE OLD TABLES")
 OLD = "20250101"
@@ -57,12 +57,6 @@ def age(database: Database, date: str = OLD) -> None:
 def undated(database: Database) -> list[str]:
     """The dump of a database; functions of the bridge may name a table as it was called before."""
     return [re.sub(r"_backup_\d{8}\b", "_backup_", line) for line in dump(database)]
-
-
-def back_up(database: Database, file: Path) -> Path:
-    done = run_command("backup", "--file", str(file), url=database.url)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return file
 
 
 def use_unified(database: Database, token: str = "ws_after") -> None:
@@ -118,7 +112,8 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
             'BEGIN RETURN (SELECT count(*) FROM student_configs); END'
         """
     )
-    before_it = back_up(database, tmp_path / "before.dump")
+    before_it = tmp_path / "before.dump"
+    back_up(database, before_it)
     upgrade(database)
     plant(database)
     definition = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s"
@@ -163,7 +158,8 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     early = drop(database, *CONFIRM, "--dump", str(before_it))
     assert early.returncode == 1
     assert "was made at revision (base), and the database is at 0007" in early.stderr
-    file = back_up(database, tmp_path / "last.dump")
+    file = tmp_path / "last.dump"
+    back_up(database, file)
     database.execute(
         "UPDATE student_configs SET ivr_greeting = 'written after the dump' WHERE session_token = "
         "(SELECT min(session_token) FROM student_configs)"
@@ -179,7 +175,8 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     assert (unproven.returncode, "was not proven" in unproven.stderr) == (1, True)
     assert len(before) == len(dump(database))
 
-    file = back_up(database, tmp_path / "really-last.dump")
+    file = tmp_path / "really-last.dump"
+    back_up(database, file)
     unified = catalog(database)
     done = drop(database, *CONFIRM, "--dump", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -359,7 +356,6 @@ def test_an_unknown_dependent_stops_the_drop_itself(clone: Clone) -> None:
     done = drop(database, *CONFIRM, "--waive-dump")
     assert done.returncode == 1
     assert "view public.late" in done.stderr
-    database.execute("DROP VIEW late")
     assert changes(before, undated(database)) == []
     database.execute("DROP EVENT TRIGGER late")
     assert drop(database, *CONFIRM, "--waive-dump").returncode == 0
@@ -418,7 +414,8 @@ def test_tables_of_an_earlier_attempt_go_as_well(clone: Clone, tmp_path: Path) -
     # the upgrade takes the newest remainder up again; an older one stays
     database.execute("CREATE TABLE bridge_remainder_backup_20230101 (key text)")
     age(database)
-    file = back_up(database, tmp_path / "prior.dump")
+    file = tmp_path / "prior.dump"
+    back_up(database, file)
     done = drop(database, *CONFIRM, "--dump", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     assert backups(database) == []

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from functools import wraps
 from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
@@ -34,31 +33,6 @@ def finish(report: Any, show: Callable[[Any, Console], None], as_json: bool, cod
     else:
         show(report, console())
     raise typer.Exit(code)
-
-
-INTERRUPTED = (
-    "interrupted. What was committed stays, and nothing is half done. Type the command again: it goes "
-    "on, or begins anew"
-)
-
-
-def run_app(main: Callable[..., None]) -> None:
-    """``typer.run``, with a help whose lines are as long as the terminal is wide.
-
-    Ctrl-C ends it with one line on stderr and exit code 130.
-    """
-
-    @wraps(main)
-    def interruptible(*args: Any, **options: Any) -> None:
-        try:
-            main(*args, **options)
-        except KeyboardInterrupt:
-            typer.echo(INTERRUPTED, err=True)
-            raise typer.Exit(130) from None
-
-    app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    app.command()(interruptible)
-    app()
 
 
 def console() -> Console:

@@ -1,0 +1,255 @@
+"""What is left of the legacy tables: the dated backups, who uses them, and what keeps them from going."""
+
+import time
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from scripts.backup.tables import created_by_revisions
+from scripts.common.connection import NotApplicable
+from scripts.common.database import HAS, revision_of, run
+
+DAYS = 30
+
+FACTS = """
+SELECT (now() AT TIME ZONE 'UTC')::date AS today,
+       to_regclass('public.prior_attempt') IS NOT NULL AS prior
+"""
+# The bridge and 0001 know their tables by oid, whatever their names; a remainder is known by its name.
+LEGACY = "SELECT relation::oid::bigint AS oid, legacy_name AS was FROM bridge.source ORDER BY legacy_name"
+PRIOR = (
+    "SELECT relation::oid::bigint AS oid, original_name AS was FROM public.prior_attempt ORDER BY 2"
+)
+TABLES = r"""
+SELECT c.oid::bigint AS oid, c.relname::text AS name, format('%I.%I', n.nspname, c.relname) AS quoted,
+       pg_total_relation_size(c.oid) AS bytes, pg_has_role(c.relowner, 'USAGE') AS owned,
+       n.nspname = 'public' AND c.relname ~ '^bridge_remainder_backup_\d{8}(_\d+)?$' AS remainder,
+       n.nspname = 'public'
+           AND c.relname ~ '^(workshop_|student|sessions|step_progress|events|bridge_).*(backup|merged)'
+           AS like_ours
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' ORDER BY c.relname
+"""
+USE = """
+SELECT coalesce(seq_scan, 0) + coalesce(idx_scan, 0) AS reads, n_tup_ins + n_tup_upd + n_tup_del AS writes
+FROM pg_stat_user_tables WHERE relid = CAST(:oid AS oid)
+"""
+VIEWS = "SELECT to_regclass('public.' || n)::oid::bigint FROM unnest(CAST(:names AS text[])) AS n"
+# A body is text: a name in it is a hint for a person, not a dependency.
+MENTIONS = r"""
+SELECT DISTINCT p.oid::regprocedure::text AS what
+FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+CROSS JOIN unnest(CAST(:names AS text[])) AS name
+WHERE n.nspname NOT IN ('bridge', 'pg_catalog', 'information_schema')
+  AND p.prosrc ~ ('\m' || name || '\M') AND p.proname <> ALL(:ours)
+ORDER BY 1
+"""
+# Within the dropped tables, and between them, keys go with the tables. search_path is pg_catalog, so
+# that the definition names the table as "quoted" does.
+KEYS = """
+SELECT quote_ident(k.conname) AS quoted, k.conname::text AS name, k.oid::bigint AS oid,
+       format('%I.%I', n.nspname, c.relname) AS child, quote_ident(a.attname) AS "column",
+       k.confrelid::regclass::text AS parent, p.attname::text AS referenced, cardinality(k.conkey) AS columns,
+       k.convalidated AS valid, pg_get_constraintdef(k.oid) AS definition, pg_has_role(c.relowner, 'USAGE') AS owned
+FROM pg_constraint AS k
+JOIN pg_class AS c ON c.oid = k.conrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+JOIN pg_attribute AS p ON p.attrelid = k.confrelid AND p.attnum = k.confkey[1]
+WHERE k.contype = 'f' AND k.confrelid = ANY(CAST(:oids AS oid[]))
+  AND k.conrelid <> ALL(CAST(:oids AS oid[])) AND k.conparentid = 0
+ORDER BY 4, 2
+"""
+DANGLING = """
+SELECT count(*) FROM {child} AS c
+WHERE c.{column} IS NOT NULL
+  AND NOT EXISTS (SELECT FROM public.sessions AS s WHERE s.session_token = c.{column})
+"""
+# What is built on these relations or on the bridge, and would have to go with them.
+DEPENDENTS = """
+WITH RECURSIVE goes(class, oid) AS (
+    SELECT 'pg_class'::regclass, c.oid FROM pg_class AS c
+    WHERE c.oid = ANY(CAST(:oids AS oid[])) OR c.relnamespace = to_regnamespace('bridge')
+    UNION
+    SELECT 'pg_proc'::regclass, p.oid FROM pg_proc AS p WHERE p.pronamespace = to_regnamespace('bridge')
+    UNION
+    SELECT 'pg_trigger'::regclass, t.oid FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+    WHERE p.pronamespace = to_regnamespace('bridge')
+    UNION
+    SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint AS k WHERE k.oid = ANY(CAST(:keys AS oid[]))
+    UNION
+    SELECT d.classid, d.objid FROM goes AS g
+    JOIN pg_depend AS d ON d.refclassid = g.class AND d.refobjid = g.oid AND d.deptype IN ('a', 'i', 'P', 'S')
+)
+SELECT DISTINCT regexp_replace(pg_describe_object(d.classid, d.objid, d.objsubid), '^rule "?_RETURN"? on ', '')
+FROM goes AS g
+JOIN pg_depend AS d ON d.refclassid = g.class AND d.refobjid = g.oid AND d.deptype = 'n'
+WHERE (d.classid, d.objid) NOT IN (SELECT o.class, o.oid FROM goes AS o)
+ORDER BY 1
+"""
+PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
+
+
+@dataclass
+class Backup:
+    """A table that can go. ``was``: what it is a backup of; ``age`` in days, by its name.
+
+    ``reads`` and ``writes``: scans and rows since the first look; the bridge's own are among them.
+    """
+
+    name: str
+    quoted: str
+    oid: int
+    was: str
+    age: int | None
+    bytes: int
+    rows: int
+    reads: int = 0
+    writes: int = 0
+
+
+@dataclass
+class Report:
+    """What there is, and ``reasons`` why it cannot be dropped now.
+
+    ``gone``: legacy tables that were dropped by hand; ``stand_ins``: views under the legacy names;
+    ``keys``: foreign keys of others, which will refer to sessions.
+    """
+
+    database: str
+    revision: str | None
+    backups: list[Backup] = field(default_factory=list)
+    not_ours: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    stand_ins: list[str] = field(default_factory=list)
+    keys: list[dict[str, Any]] = field(default_factory=list)
+    mentions: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    pending: int = 0
+    bridge: bool = False
+    dropped: bool = False
+    locked_ms: int = 0
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is something to drop: tables, or what is left of the bridge."""
+        return bool(self.backups) or self.bridge
+
+
+def examine(connection: Connection, watch: float) -> Report:
+    """Look at everything that is left, and at who uses it for ``watch`` seconds; changes nothing."""
+    run(connection, "SET search_path = pg_catalog")
+    has = run(connection, HAS).mappings().one()
+    facts = run(connection, FACTS).mappings().one()
+    report = Report(has["database"], revision_of(connection), bridge=has["bridge"])
+    if report.revision is None:
+        raise NotApplicable("the database is not migrated: there are no backups to drop")
+    if not has["unified"]:
+        raise NotApplicable(
+            "table sessions is not there, and the legacy tables are all there is; 'workshop status' says "
+            "more"
+        )
+    _find_backups(connection, report, facts["prior"], facts["today"])
+    _watch(connection, report, watch)
+    if report.bridge and report.revision < "0007":
+        report.reasons.append(
+            f"at revision {report.revision} the legacy tables are still in use; next: alembic upgrade head"
+        )
+        return report
+    if report.bridge:
+        report.stand_ins = [name for name in has["legacy"] if name not in report.gone]
+        report.pending = run(connection, PENDING).scalar_one()
+    oids = oids_of(connection, report)
+    _look_at_keys(connection, report, oids)
+    report.reasons += [
+        f"{what} was built on them: drop it first" for what in dependents(connection, report, oids)
+    ]
+    names = [b.name for b in report.backups] + ["workshop_students", "student_configs"]
+    ours = created_by_revisions("FUNCTION")
+    mentions = connection.execute(text(MENTIONS), {"names": names, "ours": ours})
+    report.mentions = list(mentions.scalars())
+    return report
+
+
+def _find_backups(connection: Connection, report: Report, prior: bool, today: date) -> None:
+    tables = {t["oid"]: t for t in run(connection, TABLES).mappings()}
+    found = [(oid, "bridge.override") for oid, t in tables.items() if t["remainder"]]
+    if prior:
+        found = [(oid, was) for oid, was in run(connection, PRIOR) if oid in tables] + found
+    if report.bridge:
+        legacy = [(oid, was) for oid, was in run(connection, LEGACY)]
+        report.gone = [was for oid, was in legacy if oid not in tables]
+        # before 0007 the legacy tables have the names that the application uses
+        found = [(o, was) for o, was in legacy if o in tables and tables[o]["name"] != was] + found
+    for oid, was in found:
+        name, quoted = tables[oid]["name"], tables[oid]["quoted"]
+        rows = run(connection, f"SELECT count(*) FROM {quoted}").scalar_one()
+        age = _age(name, today)
+        report.backups.append(Backup(name, quoted, oid, was, age, tables[oid]["bytes"], rows))
+        if not tables[oid]["owned"]:
+            report.reasons.append(f"{name} belongs to another role")
+        if age is None:
+            report.reasons.append(f"the name of {name} tells no date: ..._backup_YYYYMMDD does")
+        elif age < DAYS and report.revision is not None and report.revision >= "0007":
+            report.reasons.append(f"{name} is {age} days old, and {DAYS} are asked for")
+    oids = {oid for oid, _ in found}
+    report.not_ours = [t["name"] for oid, t in tables.items() if t["like_ours"] and oid not in oids]
+
+
+def _age(name: str, today: date) -> int | None:
+    try:
+        return (today - datetime.strptime(name.partition("_backup_")[2][:8], "%Y%m%d").date()).days
+    except ValueError:
+        return None
+
+
+def _watch(connection: Connection, report: Report, seconds: float) -> None:
+    """Count scans and written rows of each backup for so many seconds."""
+
+    def use(backup: Backup) -> tuple[int, int]:
+        found = connection.execute(text(USE), {"oid": backup.oid}).first()
+        return (found.reads, found.writes) if found else (0, 0)
+
+    before = [use(backup) for backup in report.backups]
+    if report.backups:
+        time.sleep(seconds)
+    for backup, (reads, writes) in zip(report.backups, before, strict=True):
+        now = use(backup)
+        backup.reads, backup.writes = now[0] - reads, now[1] - writes
+
+
+def oids_of(connection: Connection, report: Report) -> list[int]:
+    """The backups and the views under the legacy names, as they are now."""
+    views = connection.execute(text(VIEWS), {"names": report.stand_ins})
+    return [b.oid for b in report.backups] + list(views.scalars())
+
+
+def dependents(connection: Connection, report: Report, oids: list[int]) -> list[str]:
+    """What others built on the backups, on the views or on the bridge, but for foreign keys."""
+    keys = [key["oid"] for key in report.keys]
+    return list(connection.execute(text(DEPENDENTS), {"oids": oids, "keys": keys}).scalars())
+
+
+def _look_at_keys(connection: Connection, report: Report, oids: list[int]) -> None:
+    """Foreign keys of other tables, and whether they can refer to sessions instead."""
+    for key in connection.execute(text(KEYS), {"oids": oids}).mappings():
+        name = f"foreign key {key['name']} of {key['child']}"
+        if key["columns"] != 1 or key["referenced"] != "session_token":
+            report.reasons.append(
+                f"{name} refers to {key['parent']}({key['referenced']}), which sessions does not have: "
+                "drop it, or the table"
+            )
+            continue
+        if not key["owned"]:
+            report.reasons.append(
+                f"{name} cannot be pointed at sessions: the table is another role's"
+            )
+        dangling = run(connection, DANGLING.format(**key)).scalar_one()
+        report.keys.append({**key, "dangling": dangling})
+        if dangling and key["valid"]:
+            report.reasons.append(
+                f"{dangling:,} rows of {key['child']} have a {key['column']} that sessions does not "
+                f"have: {name} cannot be pointed at sessions"
+            )

@@ -1,0 +1,319 @@
+"""The end of the legacy tables: list what is left of them, and drop it for good.
+
+Everything is looked at first and nothing is changed: ages, dependents, foreign keys, the dump, every check
+of the bridge. Then one transaction locks all of it by ``bridge.retry``, applies the last writes, points
+foreign keys at sessions and drops views, bridge, triggers and tables, without CASCADE.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import psycopg
+import typer
+from psycopg import sql
+from rich.console import Console
+from rich.markup import escape
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from scripts.backup.dated import PENDING, Report, dependents, examine, oids_of
+from scripts.backup.manifest import Manifest, Refused, refusing
+from scripts.backup.tables import PINNED, fingerprint
+from scripts.common.connection import ADVISORY_LOCK, ConnectionProblem, explain
+from scripts.common.database import COULD_NOT_DO, Url, database, run
+from scripts.common.project import sql_text
+from scripts.common.terminal import Json, finish, progress, table
+
+CONFIRMATION = "DELETE OLD TABLES"
+
+# Views first: a reader has locked a view before it waits for its table.
+TO_LOCK = """
+SELECT string_agg(name, ', ' ORDER BY place, name) FROM (
+    SELECT 1 AS place, 'public.' || n AS name FROM unnest(CAST(:views AS text[])) AS n
+    UNION ALL
+    SELECT 2, n FROM unnest(CAST(:tables AS text[])) AS n
+    UNION ALL
+    SELECT 3, format('bridge.%I', relname) FROM pg_class
+    WHERE relnamespace = to_regnamespace('bridge') AND relkind IN ('r', 'v')
+) AS locked
+"""
+UNIFIED = ("public.students", "public.sessions", "public.step_progress", "public.events")
+# With everything locked: nobody writes any more, what is logged is the last.
+LAST_WRITES = """
+DO $$
+DECLARE
+    last_written CONSTANT text[] := ARRAY(SELECT DISTINCT p.token FROM bridge.change_log AS p);
+BEGIN
+    PERFORM set_config('bridge.single_transaction', 'on', true);
+    CALL bridge.drain(rounds => 3);
+    IF EXISTS (SELECT FROM unnest(last_written) AS t(token), bridge.differences(t.token, t.token)) THEN
+        RAISE EXCEPTION 'verification failed for what was written last';
+    END IF;
+END
+$$;
+SET CONSTRAINTS ALL IMMEDIATE
+"""
+MARKER = """
+CREATE TABLE IF NOT EXISTS public.legacy_tables_dropped (
+    dropped_at timestamptz NOT NULL DEFAULT now(),
+    tables text[] NOT NULL,
+    dump text,
+    dump_sha256 text
+);
+COMMENT ON TABLE public.legacy_tables_dropped IS
+    'The legacy tables were dropped for good: 0007 cannot be taken back here. The dump still holds them.'
+"""
+MARK = """
+INSERT INTO public.legacy_tables_dropped (tables, dump, dump_sha256)
+VALUES (CAST(:tables AS text[]), :dump, :sha256)
+"""
+EVENT = """
+INSERT INTO public.events (event_type, event_data) VALUES ('legacy_tables_dropped', CAST(:data AS jsonb))
+"""
+
+
+def check_dump(connection: Connection, report: Report, file: Path) -> Manifest:
+    """The manifest of a proven dump that holds the tables as they are now. Refused otherwise."""
+    manifest = Manifest.of(file)
+    if not manifest.proven:
+        raise Refused(
+            f"{file.name} was not proven ({manifest.proof}). Nothing was changed; run 'workshop backup' "
+            "again, and name the new file"
+        )
+    if manifest.revision != report.revision:
+        raise Refused(
+            f"{file.name} was made at revision {manifest.revision or '(base)'}, and the database is at "
+            f"{report.revision}: no downgrade could start from it. Nothing was changed; run 'workshop "
+            "backup' again, and name the new file"
+        )
+    run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    run(connection, PINNED)
+    differing = [
+        backup.name
+        for backup in report.backups
+        if fingerprint(connection, backup.quoted) != manifest.tables.get(backup.quoted)
+    ]
+    run(connection, "COMMIT")
+    if differing:
+        raise Refused(
+            f"{file.name} does not hold {', '.join(differing)} as they are now. Nothing was changed; run "
+            "'workshop backup' again, while no application writes, and name the new file"
+        )
+    return manifest
+
+
+def verify(connection: Connection, report: Report) -> None:
+    """Apply what is logged and run every check of the bridge. Refused unless all hold."""
+    if not report.bridge or report.gone:
+        return  # what would be compared is gone
+    run(connection, "SET search_path = public")
+    run(connection, "CALL bridge.drain(strict => false)")
+    checks = run(connection, "CALL bridge.run_checks(NULL)").scalar_one()
+    if failed := [check["check_name"] for check in checks if not check["ok"]]:
+        raise Refused(
+            f"verification failed: {'; '.join(failed)}. No table was dropped; 'workshop verify' shows more"
+        )
+    if pending := run(connection, PENDING).scalar_one():
+        raise Refused(
+            f"{pending:,} sessions wait to be carried over. No table was dropped; next: 'workshop status "
+            "--drain'"
+        )
+    run(connection, "SET search_path = pg_catalog")
+
+
+def drop(connection: Connection, report: Report, manifest: Manifest | None) -> None:
+    """Drop everything in one transaction; foreign keys refer to sessions from then on.
+
+    Raises Refused where something is built on the tables; ConnectionProblem while a migrator runs.
+    """
+    run(connection, "BEGIN")
+    if not run(connection, f"SELECT pg_try_advisory_xact_lock({ADVISORY_LOCK})").scalar():
+        raise ConnectionProblem(
+            "a migration is running in this database; nothing was changed. Wait for it to end"
+        )
+    # a client that is killed frees its locks at once
+    run(connection, "SET LOCAL client_connection_check_interval = '500ms'")
+    run(connection, "SET LOCAL statement_timeout = 0")
+    _lock(connection, report)
+    began = time.monotonic()
+    try:
+        _drop_all(connection, report)
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.DependentObjectsStillExist):
+            detail = " ".join((error.orig.diag.message_detail or "").split())
+            raise Refused(f"something is built on them: {detail}. Nothing was dropped") from error
+        raise
+    _record(connection, report, manifest)
+    run(connection, "COMMIT")
+    report.locked_ms = round(1000 * (time.monotonic() - began))
+    report.dropped = True
+    _validate(connection, report)
+
+
+def _validate(connection: Connection, report: Report) -> None:
+    """Check the rows that the new keys are about; writers are not kept waiting, so after the rest."""
+    run(connection, "SET lock_timeout = '5s'")
+    for key in report.keys:
+        command = f"ALTER TABLE {key['child']} VALIDATE CONSTRAINT {key['quoted']}"
+        try:
+            run(connection, command if key["valid"] else "SELECT")
+        except DBAPIError as error:
+            report.reasons.append(
+                f"foreign key {key['name']} of {key['child']} holds for new rows only, and {explain(error)}; "
+                f"next: {command}"
+            )
+
+
+def _lock(connection: Connection, report: Report) -> None:
+    tables = [*(b.quoted for b in report.backups), *UNIFIED, *(k["child"] for k in report.keys)]
+    names = connection.execute(text(TO_LOCK), {"views": report.stand_ins, "tables": tables})
+    lock = f"LOCK TABLE {names.scalar_one()} IN ACCESS EXCLUSIVE MODE"
+    if report.bridge:
+        run(connection, f"SELECT bridge.retry({sql.Literal(lock).as_string()})")
+    else:
+        run(connection, f"SET LOCAL lock_timeout = '1s'; {lock}")
+
+
+def _drop_all(connection: Connection, report: Report) -> None:
+    if report.bridge and not report.gone:
+        run(connection, LAST_WRITES)
+    for key in report.keys:
+        definition = key["definition"].removesuffix(" NOT VALID")
+        definition = definition.replace(
+            f"REFERENCES {key['parent']}(", "REFERENCES public.sessions("
+        )
+        run(
+            connection,
+            f"ALTER TABLE {key['child']} DROP CONSTRAINT {key['quoted']}, "
+            f"ADD CONSTRAINT {key['quoted']} {definition} NOT VALID",
+        )
+    if report.bridge:
+        # the one CASCADE: not for what others built meanwhile
+        if in_the_way := dependents(connection, report, oids_of(connection, report)):
+            raise Refused(f"built on them meanwhile: {'; '.join(in_the_way)}. Nothing was dropped")
+        for name in report.stand_ins:
+            run(connection, f"DROP VIEW public.{name}")
+        run(connection, "SET LOCAL client_min_messages = warning; SELECT bridge.detach()")
+        run(connection, "DROP SCHEMA bridge CASCADE")
+    if report.backups:
+        run(connection, f"DROP TABLE {', '.join(b.quoted for b in report.backups)}")
+    run(connection, "DROP TABLE IF EXISTS public.prior_attempt")
+
+
+def _record(connection: Connection, report: Report, manifest: Manifest | None) -> None:
+    """Leave an event, and the table that tells a downgrade where the rows are."""
+    run(connection, MARKER)
+    run(connection, sql_text("rights", "owner_only.sql"))
+    told = {"name": manifest.file, "sha256": manifest.sha256} if manifest else None
+    data = {
+        "tables": {b.name: b.rows for b in report.backups},
+        "dropped_by_hand": report.gone,
+        "dump": told,
+    }
+    mark = {
+        "tables": [*(b.name for b in report.backups), *report.gone],
+        "dump": manifest.file if manifest else None,
+        "sha256": manifest.sha256 if manifest else None,
+    }
+    connection.execute(text(MARK), mark)
+    connection.execute(text(EVENT), {"data": json.dumps(data)})
+
+
+def show(report: Report, out: Console) -> None:
+    """Print what there is, for people."""
+    out.print(f"Database {escape(report.database)}, revision {report.revision}\n")
+    if report.backups:
+        columns = ("Table", "Of", "Days", "Rows", "Bytes", "Reads", "Writes")
+        rows = (
+            (escape(b.name), b.was, "?" if b.age is None else b.age, b.rows, b.bytes, b.reads, b.writes)
+            for b in report.backups
+        )  # fmt: skip
+        out.print(table("Dated backups", columns, rows))
+        out.print("Reads and writes while watching; those of the bridge are among them.\n")
+    elif not report.bridge:
+        out.print("No dated backup: nothing to drop.")
+    for name in report.stand_ins:
+        out.print(f"View {name} stands in for its table: legacy endpoints that use it will fail.")
+    for name in report.gone:
+        out.print(f"The table behind {name} was dropped by hand; the rest of the bridge can go.")
+    if report.gone and report.pending:
+        out.print(f"{report.pending:,} sessions are logged, and were not carried over.")
+    for key in report.keys:
+        out.print(
+            f"Foreign key {escape(key['name'])} of {escape(key['child'])} will refer to "
+            f"sessions(session_token) ({key['dangling']:,} rows would lead nowhere)."
+        )
+    for what in report.mentions:
+        out.print(f"Function {escape(what)} mentions them: look whether it is still needed.")
+    if report.not_ours:
+        out.print(f"Not of the migration, left alone: {escape(', '.join(report.not_ours))}")
+    for reason in report.reasons:
+        out.print(f"[red]NOT YET:[/] {escape(reason)}")
+    if report.dropped:
+        names = ", ".join(b.name for b in report.backups) or "what was left of the bridge"
+        out.print(
+            f"\n[green]DROPPED:[/] {escape(names)}; the unified tables were locked for {report.locked_ms} ms"
+        )
+    elif report.anything and not report.reasons:
+        out.print(
+            f'Next: workshop backup, then workshop drop-backups --dump FILE --confirm "{CONFIRMATION}"'
+        )
+
+
+def main(
+    url: Url = None,
+    confirm: Annotated[
+        str,
+        typer.Option(help=f"Drop them, if this is exactly {CONFIRMATION!r}. Default: list them."),
+    ] = "",
+    dump: Annotated[
+        Path | None,
+        typer.Option(
+            help="A proven backup (workshop backup) that holds the tables as they are now."
+        ),
+    ] = None,
+    waive_dump: Annotated[
+        bool, typer.Option("--waive-dump", help="Drop them without a dump: they are gone then.")
+    ] = False,
+    watch: Annotated[
+        float, typer.Option(min=0, help="For how many seconds to watch who reads and writes them.")
+    ] = 2,
+    as_json: Json = False,
+) -> None:
+    """List the dated backups of the legacy tables; with --confirm, drop them for good.
+
+    Drops only what is 30 days old by the date in its name, after every check has passed and
+    with a proven dump that holds the same rows. Foreign keys of other tables then refer to
+    sessions. The unified tables stay; views under the legacy names, bridge and its triggers go; a
+    downgrade past 0007 is refused from then on. Tables that the migration did not make are
+    left alone.
+
+    Exits with 0 (nothing stands in the way, or dropped), 1 (something does: it is named) or 2
+    (could not tell, nothing was dropped).
+
+    Example: workshop drop-backups
+
+    Example: workshop drop-backups --dump last.dump --confirm "DELETE OLD TABLES"
+    """
+    with (
+        refusing(),
+        database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection,
+        progress("looking at the backups") as say,
+    ):
+        if confirm and confirm != CONFIRMATION:
+            raise Refused(f"the text is not {CONFIRMATION}: nothing was changed")
+        report = examine(connection, watch)
+        if confirm and report.anything and not report.reasons:
+            manifest = check_dump(connection, report, dump) if dump else None
+            if report.backups and manifest is None and not waive_dump:
+                raise Refused(
+                    "name a proven backup of them: --dump FILE ('workshop backup' makes one), or "
+                    "--waive-dump. Nothing was changed"
+                )
+            say("verifying, before anything is dropped")
+            verify(connection, report)
+            say("dropping the legacy tables")
+            drop(connection, report, manifest)
+    finish(report, show, as_json, 1 if report.reasons else 0)
