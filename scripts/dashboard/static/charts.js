@@ -43,7 +43,7 @@ function drawFunnel() {
 
 const DAY = 86400000;
 const DAYS = 84;
-const showDays = makeTable($("day-table"), "All days", [
+const dayTable = new PagedTable($("day-table"), "All days", [
   { title: "Day", cell: (d) => d[0], sort: (d) => d[0], down: true },
   { title: "Sessions started", cell: (d) => d[1], sort: (d) => d[1], number: true, down: true },
   { title: "Steps completed", cell: (d) => d[2], sort: (d) => d[2], number: true, down: true },
@@ -71,7 +71,7 @@ function dayChart(title, counts) {
     ...bars, ...months, svg("line", { x1: 0, x2: width, y1: height, y2: height })));
 }
 function drawDays() {
-  showDays(facts.days);
+  dayTable.show(facts.days);
   if (!facts.until) {
     $("day-charts").replaceChildren(h("p", { class: "muted" }, "No session has been started, and no step completed."));
     return;

@@ -20,7 +20,7 @@ function configuration(session) {
   ];
 }
 
-const showSessions = makeTable($("session-table"), "Sessions", [
+const sessionTable = new PagedTable($("session-table"), "Sessions", [
   { title: "Student",
     cell: (s) => [...studentLink(s.student.id, s.student.name, s.student.email), h("small", {},
       h("a", { href: `#student/${s.student.id}/${s.number}` }, `session …${s.token}`), s.demo ? ", demonstration" : "")],
@@ -33,7 +33,7 @@ const showSessions = makeTable($("session-table"), "Sessions", [
   { title: "Configuration", cell: configuration },
   { title: "Use case", cell: (s) => h("span", { class: "clip" }, s.useCase || "-") },
 ], { order: 4 });
-const showStudents = makeTable($("student-table"), "Students", [
+const studentTable = new PagedTable($("student-table"), "Students", [
   { title: "Student", cell: (s) => studentLink(s.id, s.name, s.email), sort: called, class: "who" },
   { title: "Sessions", cell: (s) => s.sessions.length, sort: (s) => s.sessions.length, number: true, down: true },
   { title: "Best progress", cell: (s) => rateBar(s.rate), sort: (s) => s.rate, down: true },
@@ -63,12 +63,12 @@ function filter() {
   const all = state === "all" && !next; // students without a session too
   if (listed === "sessions") {
     const found = sessions.filter((s) => fits(s) && named(s.student));
-    showSessions(found);
+    sessionTable.show(found);
     $("count").textContent = `${n(found.length)} of ${many(sessions.length, "session", "sessions")}`;
   } else {
     const found = students.filter((student) => named(student)
       && (state === "idle" ? !student.sessions.length : all || student.sessions.some(fits)));
-    showStudents(found);
+    studentTable.show(found);
     $("count").textContent = `${n(found.length)} of ${many(students.length, "student", "students")}`;
   }
 }
@@ -89,7 +89,7 @@ $("filter").addEventListener("submit", (event) => event.preventDefault());
 
 // --- stuck ----------------------------------------------------------------------------------------
 
-const showStuck = makeTable($("stuck-table"), "Stuck sessions", [
+const stuckTable = new PagedTable($("stuck-table"), "Stuck sessions", [
   { title: "Student",
     cell: (s) => [...studentLink(s.row_id, s.student_name, s.student_email),
       h("small", {}, `session …${s.token_end}${s.demo_mode ? ", demonstration" : ""}`)],
@@ -111,5 +111,5 @@ function drawStuck() {
       + `${n(active)} of them still active.${listed}`
     : "No unfinished session has been quiet for a day or more.";
   $("stuck-table").hidden = !count;
-  showStuck(rows);
+  stuckTable.show(rows);
 }

@@ -25,63 +25,69 @@ function plainTable(caption, titles, rows, numeric = []) {
     h("tbody", { role: "rowgroup" }, rows.map((row) => rowOf(columns, row)))));
 }
 
-// A table that sorts its rows and shows one page of them; order: the column that sorts first.
-function makeTable(host, caption, columns, { order = null, page = 25 } = {}) {
-  let rows = [];
-  let start = 0;
-  let size = page;
-  let [sorted, down] = [order, order !== null && columns[order].down];
-  const body = h("tbody", { role: "rowgroup" });
-  const table = tableOf(h("caption", { class: "unseen" }, caption), columns,
-    columns.map(({ title, sort }, place) => (sort
-      ? h("button", { type: "button", onclick: () => sortBy(place) }, title) : title)), body);
-  const shown = h("span", { class: "muted", role: "status" });
-  const back = h("button", { type: "button", onclick: () => turn(start - size, on) }, "Previous");
-  const on = h("button", { type: "button", onclick: () => turn(start + size, back) }, "Next");
-  const pager = h("div", { class: "pager" }, shown, back, on);
-  host.classList.add("list");
-  host.replaceChildren(table, pager);
-
-  function sortBy(place) {
-    down = sorted === place ? !down : Boolean(columns[place].down);
-    sorted = place;
-    arrange();
+// Sorts its rows and shows one page of them. order: the column that sorts first.
+class PagedTable {
+  constructor(host, caption, columns, { order = null, page = 25 } = {}) {
+    Object.assign(this, { host, columns, page, size: page, start: 0, rows: [], order });
+    this.down = order !== null && columns[order].down;
+    this.body = h("tbody", { role: "rowgroup" });
+    const heads = columns.map(({ title, sort }, place) => (sort
+      ? h("button", { type: "button", onclick: () => this.sortBy(place) }, title) : title));
+    this.range = h("span", { class: "muted", role: "status" });
+    this.back = h("button", { type: "button", onclick: () => this.turn(-1, this.on) }, "Previous");
+    this.on = h("button", { type: "button", onclick: () => this.turn(1, this.back) }, "Next");
+    this.pager = h("div", { class: "pager" }, this.range, this.back, this.on);
+    host.classList.add("list");
+    host.replaceChildren(tableOf(h("caption", { class: "unseen" }, caption), columns, heads, this.body), this.pager);
+    addEventListener("beforeprint", () => this.print(true));
+    addEventListener("afterprint", () => this.print(false));
   }
-  function arrange() {
-    table.querySelectorAll("thead th").forEach((head, place) => {
-      if (place === sorted) head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  show(rows) {
+    this.rows = rows;
+    this.start = 0;
+    if (this.order !== null) this.sort();
+    this.draw();
+  }
+  sortBy(place) {
+    this.down = this.order === place ? !this.down : Boolean(this.columns[place].down);
+    this.order = place;
+    this.show(this.rows);
+  }
+  sort() {
+    const sign = this.down ? -1 : 1;
+    const keyed = this.rows.map((row) => [this.columns[this.order].sort(row), row]);
+    keyed.sort(([a], [b]) => {
+      if (a === b) return 0;
+      if (a === null) return 1; // unknown values come last in both directions
+      if (b === null) return -1;
+      return sign * (typeof a === "string" ? names.compare(a, b) : a - b);
+    });
+    this.rows = keyed.map(([, row]) => row);
+    this.host.querySelectorAll("thead th").forEach((head, place) => {
+      if (place === this.order) head.setAttribute("aria-sort", this.down ? "descending" : "ascending");
       else head.removeAttribute("aria-sort");
     });
-    if (sorted !== null) {
-      const sign = down ? -1 : 1;
-      const keyed = rows.map((row) => [columns[sorted].sort(row), row]);
-      keyed.sort(([a], [b]) => {
-        if (a === b) return 0;
-        if (a === null) return 1; // unknown values come last in both directions
-        if (b === null) return -1;
-        return sign * (typeof a === "string" ? names.compare(a, b) : a - b);
-      });
-      rows = keyed.map(([, row]) => row);
-    }
-    start = 0;
-    draw();
   }
-  function draw() {
-    const end = Math.min(start + size, rows.length);
-    body.replaceChildren(...rows.slice(start, end).map((row) => rowOf(columns, columns.map(({ cell }) => cell(row)))));
-    shown.textContent = `Rows ${n(start + 1)} to ${n(end)} of ${n(rows.length)}`;
-    back.disabled = start === 0;
-    on.disabled = end === rows.length;
-    pager.hidden = rows.length <= page;
+  draw() {
+    const end = Math.min(this.start + this.size, this.rows.length);
+    this.body.replaceChildren(...this.rows.slice(this.start, end).map((row) =>
+      rowOf(this.columns, this.columns.map(({ cell }) => cell(row)))));
+    this.range.textContent = `Rows ${n(this.start + 1)} to ${n(end)} of ${n(this.rows.length)}`;
+    this.back.disabled = this.start === 0;
+    this.on.disabled = end === this.rows.length;
+    this.pager.hidden = this.rows.length <= this.page;
   }
-  function turn(to, other) {
-    start = to;
-    draw();
-    host.scrollIntoView({ block: "nearest" });
+  turn(pages, other) {
+    this.start += pages * this.size;
+    this.draw();
+    this.host.scrollIntoView({ block: "nearest" });
     if (document.activeElement === document.body || document.activeElement.disabled) other.focus();
   }
-  // print up to 1000 rows; of a longer table the page that is shown
-  addEventListener("beforeprint", () => { if (rows.length <= 1000) { [start, size] = [0, 1000]; draw(); } });
-  addEventListener("afterprint", () => { size = page; draw(); });
-  return (all) => { rows = all; arrange(); };
+  // prints up to 1000 rows; of a longer table the page that is shown
+  print(begins) {
+    if (this.rows.length > 1000) return;
+    this.size = begins ? 1000 : this.page;
+    this.start = 0;
+    this.draw();
+  }
 }
