@@ -7,7 +7,7 @@ LONGEST = 25
 
 FORBIDDEN = re.compile(
     r"\b(who|whom|whose|whoever|nobody|somebody|anybody|someone|anyone)\b"  # name the actor
-    r"|\b(both worlds|other side|(old|new) (tables?|schema|side|world|names?)|stand-in)\b"
+    r"|\b(both worlds|other side|old tables?|new tables|(old|new) (schema|side|world|names?)|stand-in)\b"
     r"|\b(carr(y|ies|ied) over|bring(s|ing)? over|give(s|n)? way|let(s)? go|goes on|go on|went on)\b"
     r"|\b(tells?|told|mend(s|ed)?|the more|e\.g\.|i\.e\.)(?=\W|$)",
     re.IGNORECASE,
