@@ -16,6 +16,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from scripts.backup import programs
+from scripts.common.connection import ConnectionProblem
+from scripts.common.server import embedded_server
 from support.backups import API_KEY, PASSWORD, TOKEN, alike, back_up, plant, restore
 from support.commands import run_command, script
 from support.databases import ROOT, Clone, Database, Server, changes, downgrade, dump, psql, upgrade
@@ -335,3 +338,46 @@ def test_a_backup_of_a_database_in_use(legacy: Database, tmp_path: Path) -> None
     assert 0 < slowest[0] < 5
     assert isinstance(manifest["held_seconds"], float)
     assert 0 < manifest["held_seconds"] < 5
+
+
+def test_options_after_the_dashes_go_to_the_program(clone: Clone, tmp_path: Path) -> None:
+    database, other = clone("legacy"), clone("empty")
+    database.execute("CREATE TABLE large (id integer)")
+    file = tmp_path / "smaller.dump"
+    assert back_up(database, file, "--", "--exclude-table=large")["options"] == [
+        "--exclude-table=large"
+    ]
+    assert restore(file, other, "--", "--no-comments").returncode == 0
+    assert other.query("SELECT to_regclass('large'), to_regclass('student_configs')::text") == [
+        (None, "student_configs")
+    ]
+    # the proof finds what the options took from the workshop
+    options = ("--", "--exclude-table-data=student_configs")
+    done = run_command("backup", "--file", f"{tmp_path}/less.dump", *options, url=database.url)
+    assert done.returncode == 1
+    assert "student_configs has 0 rows instead of 177" in " ".join(done.stdout.split())
+    # and a mistake in them leaves no file
+    done = run_command("backup", "--file", f"{tmp_path}/no.dump", "--", "--nothing", url=other.url)
+    assert done.returncode == 2
+    assert "nothing" in done.stderr
+    assert not list(tmp_path.glob("no.dump*"))
+
+
+def test_programs_of_another_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Newer ones serve; where all are older, the message says what to install."""
+    folders = {programs.version_of(f / "pg_dump")[1]: f for f in programs.program_folders()}
+    if not {16, 18} <= folders.keys():
+        pytest.skip("needs the programs of 16 and 18")
+    monkeypatch.setattr(programs, "program_folders", lambda: [folders[18]])
+    with embedded_server(major=16) as server:
+        url, file = server.url("postgres"), str(tmp_path / "newer.dump")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE student_configs AS SELECT 'ws_1' AS session_token")
+            assert run_command("backup", "--file", file, url=url).returncode == 0
+            replace = ("--replace", "--confirm", "postgres")
+            connection.execute("DELETE FROM student_configs")
+            assert run_command("restore", file, *replace, url=url).returncode == 0
+            assert connection.execute("TABLE student_configs").fetchall() == [("ws_1",)]
+    monkeypatch.setattr(programs, "program_folders", lambda: [folders[16]])
+    with pytest.raises(ConnectionProblem, match=r"found: 16 in .*install postgresql-client-18"):
+        programs.programs_for(18)

@@ -12,7 +12,6 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Annotated, Any
 
-import psycopg
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -28,7 +27,6 @@ from scripts.common.terminal import Json, console, progress, table
 
 FACTS = """
 SELECT current_database()::text AS database, current_setting('server_version') AS server,
-       current_setting('server_version_num')::integer / 10000 AS major,
        to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD') AS day
 """
 # A snapshot is kept while pg_dump works: no role's or server's timeout ends that.
@@ -39,6 +37,7 @@ WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'tran
 SNAPSHOT = """
 SELECT pg_export_snapshot() AS name, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS at
 """
+ROWS = "SELECT row_to_json(t)::text FROM ONLY {} AS t"
 READ_ONLY = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
@@ -67,7 +66,8 @@ def make(
     """
     run(connection, "SET idle_session_timeout = 0")  # it is idle while pg_dump works
     facts = run(connection, FACTS).mappings().one()
-    folder = programs.programs_for(facts["major"])
+    major = programs.major_of(connection)
+    folder = programs.programs_for(major)
     made_with, made_with_major = programs.version_of(folder / "pg_dump")
     file = file or _free_name(NAMES[format], facts["day"])
     for path in (file, Manifest.path(file)):
@@ -79,7 +79,7 @@ def make(
         made_at="",
         database=facts["database"],
         server=facts["server"],
-        server_major=facts["major"],
+        server_major=major,
         revision=revision_of(connection),
         made_with=made_with,
         made_with_major=made_with_major,
@@ -131,31 +131,22 @@ def _read(
     manifest: Manifest,
     out: IO[bytes] | None,
 ) -> None:
-    """Count and sum up each table as the snapshot sees it; write its rows where there is an ``out``."""
-    for place, name in enumerate(names):
-        run(connection, READ_ONLY)
-        run(connection, f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+    """Count and sum up each table as the snapshot sees it; where there is an ``out``, write its rows."""
+    for name in names:
+        run(connection, f"{READ_ONLY}; SET TRANSACTION SNAPSHOT '{snapshot}'")
         run(connection, f"{PINNED}; SET LOCAL lock_timeout = '5s'")
         run(connection, NO_TIMEOUTS)
-        manifest.tables[name] = fingerprint(connection, name)
         if out:
-            out.write(b"," * (place > 0))
-            _export(connection, name, out)
+            streamed = {"no_parameters": True, "stream_results": True}
+            rows = connection.exec_driver_sql(ROWS.format(name), execution_options=streamed)
+            out.write(f"{',' if manifest.tables else ''}\n{json.dumps(name)}: [".encode())
+            for n, row in enumerate(rows.scalars()):
+                out.write(f"{',' if n else ''}\n{row}".encode())
+            out.write(b"]")
+        manifest.tables[name] = fingerprint(connection, name)
         run(connection, "COMMIT")
     if out:
         out.write(b"}}\n")
-
-
-def _export(connection: Connection, name: str, out: IO[bytes]) -> None:
-    """Write the rows of a table as the member of a JSON object."""
-    out.write(b"\n" + json.dumps(name).encode() + b": [")
-    raw = connection.connection.driver_connection
-    assert isinstance(raw, psycopg.Connection)
-    with raw.cursor("export") as cursor:
-        cursor.execute(f"SELECT row_to_json(t)::text FROM ONLY {name} AS t".encode())
-        for n, (row,) in enumerate(cursor):
-            out.write(b"," * (n > 0) + b"\n" + row.encode())
-    out.write(b"]")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What is left of the legacy tables: the dated backups, who uses them, and what keeps them from going."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -13,28 +14,32 @@ from scripts.common.database import HAS, revision_of, run
 
 DAYS = 30
 
-FACTS = """
-SELECT (now() AT TIME ZONE 'UTC')::date AS today,
-       to_regclass('public.prior_attempt') IS NOT NULL AS prior
-"""
+PRIOR = "SELECT to_regclass('public.prior_attempt') IS NOT NULL"
 # The bridge and 0001 know their tables by oid, whatever their names; a remainder is known by its name.
-LEGACY = "SELECT relation::oid::bigint AS oid, legacy_name AS was FROM bridge.source ORDER BY legacy_name"
-PRIOR = (
-    "SELECT relation::oid::bigint AS oid, original_name AS was FROM public.prior_attempt ORDER BY 2"
-)
-TABLES = r"""
-SELECT c.oid::bigint AS oid, c.relname::text AS name, format('%I.%I', n.nspname, c.relname) AS quoted,
-       pg_total_relation_size(c.oid) AS bytes, pg_has_role(c.relowner, 'USAGE') AS owned,
-       n.nspname = 'public' AND c.relname ~ '^bridge_remainder_backup_\d{8}(_\d+)?$' AS remainder,
-       n.nspname = 'public'
-           AND c.relname ~ '^(workshop_|student|sessions|step_progress|events|bridge_).*(backup|merged)'
-           AS like_ours
-FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' ORDER BY c.relname
+SOURCES = {
+    "bridge": "SELECT relation::oid, legacy_name FROM bridge.source",
+    "prior": """
+        SELECT relation::oid, original_name FROM public.prior_attempt
+        WHERE relation::oid IN (SELECT oid FROM pg_class)""",
+    "remainder": r"""
+        SELECT oid, 'bridge.override' FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        AND relkind = 'r' AND relname ~ '^bridge_remainder_backup_\d{8}(_\d+)?$'""",
+}
+BACKUPS = r"""
+SELECT c.oid::bigint AS oid, f.was, c.relname::text AS name,
+       quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS quoted,
+       (now() AT TIME ZONE 'UTC')::date AS today, pg_total_relation_size(c.oid) AS bytes,
+       pg_has_role(c.relowner, 'USAGE') AS owned, coalesce(u.seq_scan, 0) + coalesce(u.idx_scan, 0) AS reads,
+       coalesce(u.n_tup_ins + u.n_tup_upd + u.n_tup_del, 0) AS writes
+FROM ({}) AS f(oid, was)
+LEFT JOIN (pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace) ON c.oid = f.oid
+LEFT JOIN pg_stat_user_tables AS u ON u.relid = c.oid
+ORDER BY f.was, name
 """
-USE = """
-SELECT coalesce(seq_scan, 0) + coalesce(idx_scan, 0) AS reads, n_tup_ins + n_tup_upd + n_tup_del AS writes
-FROM pg_stat_user_tables WHERE relid = CAST(:oid AS oid)
+NOT_OURS = """
+SELECT relname::text FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND oid <> ALL(CAST(:oids AS oid[]))
+  AND relname ~ '^(workshop_|student|sessions|step_progress|events|bridge_).*(backup|merged)' ORDER BY 1
 """
 VIEWS = "SELECT to_regclass('public.' || n)::oid::bigint FROM unnest(CAST(:names AS text[])) AS n"
 # A body is text: a name in it is a hint for a person, not a dependency.
@@ -142,7 +147,6 @@ def examine(connection: Connection, watch: float) -> Report:
     """Look at everything that is left, and at who uses it for ``watch`` seconds; changes nothing."""
     run(connection, "SET search_path = pg_catalog")
     has = run(connection, HAS).mappings().one()
-    facts = run(connection, FACTS).mappings().one()
     report = Report(has["database"], revision_of(connection), bridge=has["bridge"])
     if report.revision is None:
         raise NotApplicable("the database is not migrated: there are no backups to drop")
@@ -151,8 +155,7 @@ def examine(connection: Connection, watch: float) -> Report:
             "table sessions is not there, and the legacy tables are all there is; 'workshop status' says "
             "more"
         )
-    _find_backups(connection, report, facts["prior"], facts["today"])
-    _watch(connection, report, watch)
+    _find_backups(connection, report, watch)
     if report.bridge and report.revision < "0007":
         report.reasons.append(
             f"at revision {report.revision} the legacy tables are still in use; next: alembic upgrade head"
@@ -173,29 +176,29 @@ def examine(connection: Connection, watch: float) -> Report:
     return report
 
 
-def _find_backups(connection: Connection, report: Report, prior: bool, today: date) -> None:
-    tables = {t["oid"]: t for t in run(connection, TABLES).mappings()}
-    found = [(oid, "bridge.override") for oid, t in tables.items() if t["remainder"]]
-    if prior:
-        found = [(oid, was) for oid, was in run(connection, PRIOR) if oid in tables] + found
-    if report.bridge:
-        legacy = [(oid, was) for oid, was in run(connection, LEGACY)]
-        report.gone = [was for oid, was in legacy if oid not in tables]
+def _find_backups(connection: Connection, report: Report, watch: float) -> None:
+    """Fill in ``backups``, ``gone``, ``not_ours`` and what their ages and owners stand in the way of."""
+    there = {"bridge": report.bridge, "prior": run(connection, PRIOR).scalar_one()}
+    query = " UNION ALL ".join(sql for name, sql in SOURCES.items() if there.get(name, True))
+    before = run(connection, BACKUPS.format(query)).mappings().all()
+    time.sleep(watch if before else 0)
+    for was, now in zip(before, run(connection, BACKUPS.format(query)).mappings(), strict=True):
+        if now["oid"] is None:
+            report.gone.append(now["was"])
         # before 0007 the legacy tables have the names that the application uses
-        found = [(o, was) for o, was in legacy if o in tables and tables[o]["name"] != was] + found
-    for oid, was in found:
-        name, quoted = tables[oid]["name"], tables[oid]["quoted"]
-        rows = run(connection, f"SELECT count(*) FROM {quoted}").scalar_one()
-        age = _age(name, today)
-        report.backups.append(Backup(name, quoted, oid, was, age, tables[oid]["bytes"], rows))
-        if not tables[oid]["owned"]:
-            report.reasons.append(f"{name} belongs to another role")
-        if age is None:
-            report.reasons.append(f"the name of {name} tells no date: ..._backup_YYYYMMDD does")
-        elif age < DAYS and report.revision is not None and report.revision >= "0007":
-            report.reasons.append(f"{name} is {age} days old, and {DAYS} are asked for")
-    oids = {oid for oid, _ in found}
-    report.not_ours = [t["name"] for oid, t in tables.items() if t["like_ours"] and oid not in oids]
+        elif now["name"] != now["was"]:
+            counted = run(connection, f"SELECT count(*) FROM {now['quoted']}").scalar_one()
+            backup = Backup(
+                **{name: now[name] for name in ("name", "quoted", "oid", "was", "bytes")},
+                age=_age(now["name"], now["today"]),
+                rows=counted,
+                reads=now["reads"] - was["reads"],
+                writes=now["writes"] - was["writes"],
+            )
+            report.backups.append(backup)
+            report.reasons += _reasons(backup, now["owned"])
+    oids = {"oids": [backup.oid for backup in report.backups]}
+    report.not_ours = list(connection.execute(text(NOT_OURS), oids).scalars())
 
 
 def _age(name: str, today: date) -> int | None:
@@ -205,19 +208,13 @@ def _age(name: str, today: date) -> int | None:
         return None
 
 
-def _watch(connection: Connection, report: Report, seconds: float) -> None:
-    """Count scans and written rows of each backup for so many seconds."""
-
-    def use(backup: Backup) -> tuple[int, int]:
-        found = connection.execute(text(USE), {"oid": backup.oid}).first()
-        return (found.reads, found.writes) if found else (0, 0)
-
-    before = [use(backup) for backup in report.backups]
-    if report.backups:
-        time.sleep(seconds)
-    for backup, (reads, writes) in zip(report.backups, before, strict=True):
-        now = use(backup)
-        backup.reads, backup.writes = now[0] - reads, now[1] - writes
+def _reasons(backup: Backup, owned: bool) -> Iterator[str]:
+    if not owned:
+        yield f"{backup.name} belongs to another role"
+    if backup.age is None:
+        yield f"the name of {backup.name} tells no date: ..._backup_YYYYMMDD does"
+    elif backup.age < DAYS:
+        yield f"{backup.name} is {backup.age} days old, and {DAYS} are asked for"
 
 
 def oids_of(connection: Connection, report: Report) -> list[int]:

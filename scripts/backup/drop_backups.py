@@ -28,16 +28,9 @@ from scripts.common.terminal import Json, finish, progress, table
 
 CONFIRMATION = "DELETE OLD TABLES"
 
-# Views first: a reader has locked a view before it waits for its table.
-TO_LOCK = """
-SELECT string_agg(name, ', ' ORDER BY place, name) FROM (
-    SELECT 1 AS place, 'public.' || n AS name FROM unnest(CAST(:views AS text[])) AS n
-    UNION ALL
-    SELECT 2, n FROM unnest(CAST(:tables AS text[])) AS n
-    UNION ALL
-    SELECT 3, format('bridge.%I', relname) FROM pg_class
-    WHERE relnamespace = to_regnamespace('bridge') AND relkind IN ('r', 'v')
-) AS locked
+BRIDGE = """
+SELECT format('bridge.%I', relname) FROM pg_class
+WHERE relnamespace = to_regnamespace('bridge') AND relkind IN ('r', 'v') ORDER BY 1
 """
 UNIFIED = ("public.students", "public.sessions", "public.step_progress", "public.events")
 # With everything locked: nobody writes any more, what is logged is the last.
@@ -67,7 +60,7 @@ COMMENT ON TABLE public.legacy_tables_dropped IS
 """
 MARK = """
 INSERT INTO public.legacy_tables_dropped (tables, dump, dump_sha256)
-VALUES (CAST(:tables AS text[]), :dump, :sha256)
+VALUES (CAST(:tables AS text[]), :name, :sha256)
 """
 EVENT = """
 INSERT INTO public.events (event_type, event_data) VALUES ('legacy_tables_dropped', CAST(:data AS jsonb))
@@ -167,9 +160,11 @@ def _validate(connection: Connection, report: Report) -> None:
 
 
 def _lock(connection: Connection, report: Report) -> None:
-    tables = [*(b.quoted for b in report.backups), *UNIFIED, *(k["child"] for k in report.keys)]
-    names = connection.execute(text(TO_LOCK), {"views": report.stand_ins, "tables": tables})
-    lock = f"LOCK TABLE {names.scalar_one()} IN ACCESS EXCLUSIVE MODE"
+    # views first: a reader has locked a view before it waits for its table
+    names = [f"public.{name}" for name in report.stand_ins]
+    names += [*(b.quoted for b in report.backups), *UNIFIED, *(k["child"] for k in report.keys)]
+    names += run(connection, BRIDGE).scalars()
+    lock = f"LOCK TABLE {', '.join(names)} IN ACCESS EXCLUSIVE MODE"
     if report.bridge:
         run(connection, f"SELECT bridge.retry({sql.Literal(lock).as_string()})")
     else:
@@ -206,17 +201,10 @@ def _record(connection: Connection, report: Report, manifest: Manifest | None) -
     """Leave an event, and the table that tells a downgrade where the rows are."""
     run(connection, MARKER)
     run(connection, sql_text("rights", "owner_only.sql"))
-    told = {"name": manifest.file, "sha256": manifest.sha256} if manifest else None
-    data = {
-        "tables": {b.name: b.rows for b in report.backups},
-        "dropped_by_hand": report.gone,
-        "dump": told,
-    }
-    mark = {
-        "tables": [*(b.name for b in report.backups), *report.gone],
-        "dump": manifest.file if manifest else None,
-        "sha256": manifest.sha256 if manifest else None,
-    }
+    dump = {"name": manifest.file, "sha256": manifest.sha256} if manifest else None
+    tables = {b.name: b.rows for b in report.backups}
+    mark = {"tables": [*tables, *report.gone], "name": None, "sha256": None, **(dump or {})}
+    data = {"tables": tables, "dropped_by_hand": report.gone, "dump": dump}
     connection.execute(text(MARK), mark)
     connection.execute(text(EVENT), {"data": json.dumps(data)})
 

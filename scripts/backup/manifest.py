@@ -108,7 +108,7 @@ class Manifest:
         except FileNotFoundError:
             raise Refused(
                 f"{cls.path(file).name} is not beside {file.name}: the backup was not finished, or "
-                "'workshop backup' has not made it. Nothing was changed"
+                "made by hand. Nothing was changed; psql or pg_restore can read a dump of pg_dump"
             ) from None
         except (ValueError, KeyError, TypeError):
             raise Refused(

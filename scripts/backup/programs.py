@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import IO
 
 import psycopg
-from sqlalchemy import URL
+from sqlalchemy import URL, Connection
 
 from scripts.common.connection import ADVISORY_LOCK, ConnectionProblem, make_engine
+from scripts.common.database import run
 
 PROGRAMS = ("pg_dump", "pg_restore", "psql")
-ERROR = re.compile(r"(?:pg_dump|pg_restore|psql)(?::\S*)?: +(?:error|ERROR|FATAL): +(.*)")
+ERROR = re.compile(
+    r"\S*(?:pg_dump|pg_restore|psql)(?::\S*)?: +(?:(?:error|ERROR|FATAL): +|(?=\w+ option ))(.*)"
+)
 DEPENDENT = re.compile(r"(?:DETAIL: +)?(.+) depends on .+")
 # Raises where a migration is running, and keeps one off until the transaction ends.
 BEGIN = f"""\
@@ -60,6 +63,12 @@ def version_of(program: Path) -> tuple[str, int]:
         return "", 0
     found = re.search(r"\) (\d+)", done.stdout)
     return done.stdout.strip(), int(found[1]) if found else 0
+
+
+def major_of(connection: Connection) -> int:
+    """The server's major version."""
+    query = "SELECT current_setting('server_version_num')::integer / 10000"
+    return int(run(connection, query).scalar_one())
 
 
 def _versions(folders: Iterable[Path]) -> list[tuple[int, Path]]:

@@ -11,7 +11,7 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.exc import DBAPIError
 
 from scripts.backup.manifest import Manifest
-from scripts.backup.programs import ProgramFailed, play, programs_for
+from scripts.backup.programs import ProgramFailed, major_of, play, programs_for
 from scripts.backup.tables import check_sql
 from scripts.common.connection import ConnectionProblem, connect, explain, make_engine, resolve_url
 from scripts.common.database import run
@@ -21,7 +21,6 @@ RIGHTS = """
 SELECT r.rolsuper AS superuser, (r.rolcreatedb OR r.rolsuper) AND NOT pg_is_in_recovery() AS creates
 FROM pg_roles AS r WHERE r.rolname = current_user
 """
-MAJOR = "SELECT current_setting('server_version_num')::integer / 10000"
 # Like the original: with another locale an expression over text may have another value.
 LIKE = """
 SELECT format('ENCODING ''UTF8'' LC_COLLATE %L LC_CTYPE %L ', d.datcollate, d.datctype)
@@ -86,7 +85,7 @@ def _scratch(url: URL, like: str, roles: list[str]) -> Iterator[tuple[URL, int]]
     quoted = sql.Identifier(name).as_string()
     with connect(make_engine(url)) as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-        major = run(connection, MAJOR).scalar_one()
+        major = major_of(connection)
         # it is idle while the backup is restored
         run(connection, "SET statement_timeout = 0; SET idle_session_timeout = 0")
         for role in roles:

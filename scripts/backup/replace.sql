@@ -23,12 +23,12 @@ FROM (
     UNION ALL
     SELECT 'pg_publication_rel'::regclass, oid, 0, NULL FROM pg_publication_rel
     UNION ALL
-    SELECT 'pg_proc'::regclass, oid, 0, NULL FROM pg_proc WHERE oid <> ALL ({functions}::oid[])
+    SELECT 'pg_proc'::regclass, oid, 0, NULL FROM pg_proc WHERE oid <> ALL ('{{{functions}}}'::oid[])
 ) AS p
 LEFT JOIN pg_class AS c ON c.oid = p.relation
 CROSS JOIN LATERAL pg_identify_object(p.class, p.oid, p.number) AS o
 WHERE c.relnamespace IS NULL AND coalesce(o.schema, '') NOT IN ('pg_catalog', 'information_schema', 'bridge')
-   OR c.relpersistence <> 't' AND c.relkind <> 't' AND c.oid <> ALL ({relations}::oid[])
+   OR c.relpersistence <> 't' AND c.relkind <> 't' AND c.oid <> ALL ('{{{relations}}}'::oid[])
       AND c.relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'bridge');
 
 CREATE TEMPORARY TABLE before_it ON COMMIT DROP AS SELECT * FROM pg_temp.parts;

@@ -4,7 +4,8 @@ Into an empty database; or, if told so, in the place of what is there. One trans
 with the manifest: what differs is rolled back.
 """
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,19 +15,15 @@ from rich.markup import escape
 from sqlalchemy import Connection, text
 
 from scripts.backup.manifest import Manifest, Refused, refusing
-from scripts.backup.programs import ProgramFailed, play, programs_for, relations_in
+from scripts.backup.programs import ProgramFailed, major_of, play, programs_for, relations_in
 from scripts.backup.tables import Relation, check_sql, created_by_revisions, relations
 from scripts.common.database import COULD_NOT_DO, Url, database, run
-from scripts.common.terminal import Json, console, finish, progress, table
+from scripts.common.terminal import Json, console, progress, table
 
-TARGET = """
-SELECT current_database()::text AS database, current_setting('server_version_num')::integer / 10000 AS major
-"""
 FUNCTIONS = """
 SELECT oid::bigint AS oid, oid::regprocedure::text AS quoted FROM pg_proc
 WHERE pronamespace = 'public'::regnamespace AND proname = ANY(CAST(:names AS text[]))
 """
-COUNT = "SELECT count(*) FROM ONLY {}"
 KINDS = {"r": "TABLE", "p": "TABLE", "v": "VIEW", "m": "MATERIALIZED VIEW", "f": "FOREIGN TABLE"}
 HERE = Path(__file__).parent
 
@@ -35,8 +32,8 @@ HERE = Path(__file__).parent
 class Plan:
     """What a restore would do, and has done once ``restored`` is true.
 
-    ``tables`` maps a table to the rows that the manifest says; ``replaced`` a table that is dropped to
-    the rows that it has now; ``stays`` is in the database, and not in the backup.
+    ``tables`` maps a table to the rows that the manifest says, None where it does not count them;
+    ``replaced`` a table that is dropped to the rows that it has now; ``stays`` is not in the backup.
     """
 
     file: str
@@ -44,24 +41,32 @@ class Plan:
     made_at: str
     revision: str | None
     proven: bool
-    tables: dict[str, int]
-    replaced: dict[str, int] = field(default_factory=dict)
-    stays: list[str] = field(default_factory=list)
+    tables: dict[str, int | None]
+    replaced: dict[str, int]
+    stays: list[str]
     restored: bool = False
 
 
-def plan_for(manifest: Manifest, name: str, there: list[Relation], inside: set[str]) -> Plan:
+def plan_for(
+    connection: Connection, manifest: Manifest, name: str, there: list[Relation], inside: set[str]
+) -> Plan:
     """Say what a restore would do; ``inside``: schema and name of what the backup creates."""
-    dropped = [r for r in there if r.ours or f"{r.schema} {r.name}" in inside]
+    again = [r for r in there if f"{r.schema} {r.name}" in inside]
+    gone = [r for r in there if r.ours or r in again]
+    uncounted: dict[str, int | None] = {r.quoted: None for r in again if r.kind == "r"}
     return Plan(
         file=manifest.file,
         database=name,
         made_at=manifest.made_at,
         revision=manifest.revision,
         proven=manifest.proven,
-        tables={name: told["rows"] for name, told in manifest.tables.items()},
-        replaced={r.quoted: -1 for r in dropped if r.kind == "r"},
-        stays=[r.quoted for r in there if r not in dropped and r.kind in KINDS],
+        tables=uncounted | {name: told["rows"] for name, told in manifest.tables.items()},
+        replaced={
+            r.quoted: run(connection, f"SELECT count(*) FROM ONLY {r.quoted}").scalar_one()
+            for r in gone
+            if r.kind == "r"
+        },
+        stays=[r.quoted for r in there if r not in gone and r.kind in KINDS],
     )
 
 
@@ -86,18 +91,21 @@ def replacing(connection: Connection, there: list[Relation]) -> str:
     ours = [r for r in there if r.ours]
     names = {"names": created_by_revisions("FUNCTION")}
     functions = connection.execute(text(FUNCTIONS), names).mappings().all()
-    drops = [
+    drops = ["DROP SCHEMA bridge CASCADE;"] if any(r.schema == "bridge" for r in ours) else []
+    drops += [
         f"DROP {KINDS[r.kind]} IF EXISTS {r.quoted} CASCADE;"
-        for r in sorted(ours, key=lambda r: r.kind != "v")
+        for r in ours
         if r.schema != "bridge" and r.kind in KINDS
     ]
     drops += [f"DROP ROUTINE IF EXISTS {f['quoted']} CASCADE;" for f in functions]
-    if any(r.schema == "bridge" for r in ours):
-        drops.insert(0, "DROP SCHEMA bridge CASCADE;")
-    remember = (HERE / "replace.sql").read_text(encoding="utf-8")
-    oids = {"relations": [r.oid for r in ours], "functions": [f["oid"] for f in functions]}
-    for name, found in oids.items():
-        remember = remember.replace(f"{{{name}}}", f"'{{{','.join(map(str, found))}}}'")
+    remember = (
+        (HERE / "replace.sql")
+        .read_text(encoding="utf-8")
+        .format(
+            relations=",".join(str(r.oid) for r in ours),
+            functions=",".join(str(f["oid"]) for f in functions),
+        )
+    )
     return "\n".join(["SET LOCAL lock_timeout = '5s';", remember, *drops])
 
 
@@ -109,8 +117,9 @@ def describe(plan: Plan, out: Console) -> None:
     )
     out.print(f"Into database {escape(plan.database)}\n")
     names = sorted({*plan.tables, *plan.replaced})
+    counted = {n: "not counted" if rows is None else rows for n, rows in plan.tables.items()}
     columns: tuple[str, ...] = ("Table", "Rows in the backup")
-    rows: list[tuple[str | int, ...]] = [(escape(n), plan.tables.get(n, "-")) for n in names]
+    rows: list[tuple[str | int, ...]] = [(escape(n), counted.get(n, "-")) for n in names]
     if plan.replaced:
         columns += ("Rows now, which will be dropped",)
         rows = [(*row, plan.replaced.get(n, "-")) for row, n in zip(rows, names, strict=True)]
@@ -122,10 +131,10 @@ def describe(plan: Plan, out: Console) -> None:
     if plan.stays:
         out.print(f"Not in the backup, and left as it is: {escape(', '.join(plan.stays))}")
     if plan.restored:
-        rows_told = sum(plan.tables.values())
+        told = [rows for rows in plan.tables.values() if rows is not None]
         out.print(
-            f"\n[green]RESTORED:[/] {len(plan.tables)} tables of the workshop, {rows_told:,} rows, each as "
-            "the manifest says"
+            f"\n[green]RESTORED:[/] {len(told)} tables of the workshop, {sum(told):,} rows, each as the "
+            "manifest says"
         )
 
 
@@ -178,12 +187,15 @@ def main(
             progress("restoring, and comparing with the manifest"),
         ):
             plan = restore(connection, file, manifest, options or [], replace, confirm)
-        if as_json or plan.restored:
-            finish(plan, describe, as_json, 0 if plan.restored else 1)
-        describe(plan, console())
-        raise Refused(
-            f"not confirmed, nothing was changed. To drop these tables: --replace --confirm {plan.database}"
-        )
+        if as_json:
+            typer.echo(json.dumps(asdict(plan), indent=2))
+        else:
+            describe(plan, console())
+        if not plan.restored:
+            raise Refused(
+                "not confirmed, nothing was changed. To drop these tables: --replace --confirm "
+                f"{plan.database}"
+            )
 
 
 def restore(
@@ -199,17 +211,18 @@ def restore(
     Raises Refused where the database is in use, or the restore fails; nothing was changed then.
     """
     run(connection, "SET search_path = pg_catalog")
-    target = run(connection, TARGET).mappings().one()
-    programs = programs_for(max(target["major"], manifest.made_with_major))
+    name, major = (
+        run(connection, "SELECT current_database()::text").scalar_one(),
+        major_of(connection),
+    )
+    programs = programs_for(max(major, manifest.made_with_major))
     there = relations(connection)
     before, after = "", check_sql(manifest.tables)
     try:
         inside = relations_in(programs, file) if replace else set()
-        plan = plan_for(manifest, target["database"], there, inside)
         if not replace:
-            refuse_used(manifest, target["database"], there)
-        for name in plan.replaced:
-            plan.replaced[name] = run(connection, COUNT.format(name)).scalar_one()
+            refuse_used(manifest, name, there)
+        plan = plan_for(connection, manifest, name, there, inside)
         if replace and there:
             if confirm != plan.database:
                 return plan
@@ -217,9 +230,7 @@ def restore(
             after += (HERE / "kept.sql").read_text(encoding="utf-8")
             options = ["--clean", "--if-exists", *options]
         pg_restore = options if manifest.format == "custom" else None
-        play(
-            programs, connection.engine.url, target["major"], file, pg_restore, before, after=after
-        )
+        play(programs, connection.engine.url, major, file, pg_restore, before, after=after)
     except ProgramFailed as error:
         hint = "; -- --no-owner --no-privileges leaves owners and grants out"
         raise Refused(
