@@ -10,6 +10,8 @@ in this order. ``...`` stands for anything; times, sizes, dates, ids and version
 ``sql``: at 0006 and at head, in a transaction that is rolled back. A first line ``-- name: $1 what``
 names the parameters. moving-endpoints.md has a test of its own, which compares what they do, and
 dba-review.md too: test_roles.py works as the roles that its blocks make.
+
+The language of the documents, as far as a machine can check it: support/language.py.
 """
 
 import ast
@@ -34,6 +36,7 @@ from scripts.development.diagram import diagram, fenced
 from support.commands import script
 from support.databases import ROOT, Clone, Database, copy_project, failed_checks, upgrade
 from support.eras import ERAS
+from support.language import LONGEST, forbidden_words, long_sentences, sentences
 from support.oracle import CONFIG, EARLY_FLAGS, HOMES, JSON_COLUMNS, PROGRESS, TEXT_COLUMNS
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -552,6 +555,33 @@ def test_the_diagram_is_the_models(tmp_path: Path) -> None:
         body = diagram().split(f"    {table.name} {{\n")[1].split("}")[0]
         assert [line.split()[1] for line in body.strip().splitlines()] == list(table.columns.keys())
     assert diagram().count("--o{") == 5
+
+
+# --- language -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if d.stem != "CONTRIBUTING"], ids=name_of
+)
+def test_the_language_is_plain(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert forbidden_words(text) == []
+    assert long_sentences(text) == [], f"more than {LONGEST} words"
+
+
+@pytest.mark.parametrize(("document", "most"), [("README.md", 100), ("docs/performance.md", 80)])
+def test_a_short_document_stays_short(document: str, most: int) -> None:
+    assert len((ROOT / document).read_text(encoding="utf-8").splitlines()) <= most
+
+
+def test_what_the_check_of_the_language_finds() -> None:
+    text = (
+        "# Whoever reads\n\nFine, `who is code`, and [a link](who.md).\n- One. Two `x`! And 3?\n\n"
+        f"    someone typed this\n\n| nobody | {'w ' * 30}|\n\n```text\nwho\n```\n\n{'word ' * 26}end.\n"
+    )
+    assert forbidden_words(text) == ["Whoever", "nobody"]
+    assert sentences(text)[:4] == ["Fine, code, and a link.", "One.", "Two code!", "And 3?"]
+    assert long_sentences(text) == [f"{'word ' * 26}end."]
 
 
 # --- links and names ------------------------------------------------------------------------------
