@@ -306,6 +306,11 @@ def test_a_role_that_may_not_create_a_database(legacy: Database, role: str, tmp_
     done = run_command("backup", "--file", str(file), url=url)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PROVEN: restored on a throw-away server" in done.stdout
+    # a plain file names owners and grantees
+    plain = ("--format", "plain", "--file", f"{tmp_path}/role.sql")
+    done = run_command("backup", *plain, url=url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"TO {role}" in (tmp_path / "role.sql").read_text()
     done = run_command("backup", "--file", str(tmp_path / "not.dump"), "--no-prove", url=url)
     assert done.returncode == 0
     assert "NOT PROVEN: not asked for" in done.stdout

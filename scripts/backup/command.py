@@ -70,9 +70,6 @@ def make(
     folder = programs.programs_for(major)
     made_with, made_with_major = programs.version_of(folder / "pg_dump")
     file = file or _free_name(NAMES[format], facts["day"])
-    for path in (file, Manifest.path(file)):
-        if path.exists():
-            raise Refused(f"{path} is there already, and nothing is overwritten: name another file")
     manifest = Manifest(
         file=file.name,
         format=format.value,
@@ -86,11 +83,20 @@ def make(
         options=options,
     )
     with publishing(file) as out, _snapshot(connection.engine) as (snapshot, names):
+        for path in (file, Manifest.path(file)):
+            if path.exists():
+                raise Refused(
+                    f"{path} is there already, and nothing is overwritten: name another file"
+                )
         manifest.made_at = snapshot["at"]
         if not names:
             raise ConnectionProblem(f"database {facts['database']} has no table of the workshop")
         if format is Format.json:
-            head = {name: getattr(manifest, name) for name in ("database", "revision", "made_at")}
+            head = {
+                "database": manifest.database,
+                "revision": manifest.revision,
+                "at": snapshot["at"],
+            }
             out.write(json.dumps(head)[:-1].encode() + b', "tables": {')
         else:
             began = time.monotonic()

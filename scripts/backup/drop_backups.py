@@ -70,29 +70,27 @@ INSERT INTO public.events (event_type, event_data) VALUES ('legacy_tables_droppe
 def check_dump(connection: Connection, report: Report, file: Path) -> Manifest:
     """The manifest of a proven dump that holds the tables as they are now. Refused otherwise."""
     manifest = Manifest.of(file)
-    if not manifest.proven:
-        raise Refused(
-            f"{file.name} was not proven ({manifest.proof}). Nothing was changed; run 'workshop backup' "
-            "again, and name the new file"
-        )
-    if manifest.revision != report.revision:
-        raise Refused(
-            f"{file.name} was made at revision {manifest.revision or '(base)'}, and the database is at "
-            f"{report.revision}: no downgrade could start from it. Nothing was changed; run 'workshop "
-            "backup' again, and name the new file"
-        )
-    run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-    run(connection, PINNED)
+    run(connection, f"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {PINNED}")
     differing = [
         backup.name
         for backup in report.backups
         if fingerprint(connection, backup.quoted) != manifest.tables.get(backup.quoted)
     ]
     run(connection, "COMMIT")
-    if differing:
+    problem = None
+    if not manifest.proven:
+        problem = f"was not proven ({manifest.proof})"
+    elif manifest.revision != report.revision:
+        problem = (
+            f"was made at revision {manifest.revision or '(base)'}, and the database is at "
+            f"{report.revision}: no downgrade could start from it"
+        )
+    elif differing:
+        problem = f"does not hold {', '.join(differing)} as they are now"
+    if problem:
         raise Refused(
-            f"{file.name} does not hold {', '.join(differing)} as they are now. Nothing was changed; run "
-            "'workshop backup' again, while no application writes, and name the new file"
+            f"{file.name} {problem}. Nothing was changed; run 'workshop backup' again, while no "
+            "application writes, and name the new file"
         )
     return manifest
 
@@ -222,21 +220,20 @@ def show(report: Report, out: Console) -> None:
         out.print("Reads and writes while watching; those of the bridge are among them.\n")
     elif not report.bridge:
         out.print("No dated backup: nothing to drop.")
-    for name in report.stand_ins:
-        out.print(f"View {name} stands in for its table: legacy endpoints that use it will fail.")
-    for name in report.gone:
-        out.print(f"The table behind {name} was dropped by hand; the rest of the bridge can go.")
+    notes = [
+        *(f"View {n} stands in for its table: legacy endpoints that use it will fail." for n in report.stand_ins),
+        *(f"The table behind {n} was dropped by hand; the rest of the bridge can go." for n in report.gone),
+        *(
+            f"Foreign key {k['name']} of {k['child']} will refer to sessions(session_token) "
+            f"({k['dangling']:,} rows would lead nowhere)." for k in report.keys
+        ),
+        *(f"Function {f} mentions them: look whether it is still needed." for f in report.mentions),
+        *(f"Not of the migration, left alone: {name}" for name in report.not_ours),
+    ]  # fmt: skip
     if report.gone and report.pending:
-        out.print(f"{report.pending:,} sessions are logged, and were not carried over.")
-    for key in report.keys:
-        out.print(
-            f"Foreign key {escape(key['name'])} of {escape(key['child'])} will refer to "
-            f"sessions(session_token) ({key['dangling']:,} rows would lead nowhere)."
-        )
-    for what in report.mentions:
-        out.print(f"Function {escape(what)} mentions them: look whether it is still needed.")
-    if report.not_ours:
-        out.print(f"Not of the migration, left alone: {escape(', '.join(report.not_ours))}")
+        notes.append(f"{report.pending:,} sessions are logged, and were not carried over.")
+    for note in notes:
+        out.print(escape(note))
     for reason in report.reasons:
         out.print(f"[red]NOT YET:[/] {escape(reason)}")
     if report.dropped:

@@ -80,7 +80,6 @@ class Manifest:
     held_seconds: float = 0.0
     proven: bool = False
     proof: str = ""
-    kind: str = "workshop-backup"
 
     @staticmethod
     def path(file: Path) -> Path:
@@ -98,22 +97,17 @@ class Manifest:
 
         Refused for a file that is missing, damaged, or of another making.
         """
-        if not file.is_file():
-            raise Refused(f"there is no file {file}. Nothing was changed")
+        beside = cls.path(file)
+        if not file.is_file() or not beside.is_file():
+            raise Refused(
+                f"{beside if file.is_file() else file} is not there: the backup was not finished, or made "
+                "by hand. Nothing was changed; psql or pg_restore can read a dump of pg_dump"
+            )
         try:
-            told = json.loads(cls.path(file).read_text(encoding="utf-8"))
-            if told["kind"] != "workshop-backup":
-                raise ValueError
+            told = json.loads(beside.read_text(encoding="utf-8"))
             manifest = cls(**{f.name: told[f.name] for f in fields(cls) if f.name in told})
-        except FileNotFoundError:
-            raise Refused(
-                f"{cls.path(file).name} is not beside {file.name}: the backup was not finished, or "
-                "made by hand. Nothing was changed; psql or pg_restore can read a dump of pg_dump"
-            ) from None
-        except (ValueError, KeyError, TypeError):
-            raise Refused(
-                f"{cls.path(file)} is no manifest of 'workshop backup'. Nothing was changed"
-            ) from None
+        except (ValueError, TypeError):
+            raise Refused(f"{beside} is no manifest of a backup. Nothing was changed") from None
         if (file.stat().st_size, digest(file)) != (manifest.bytes, manifest.sha256):
             raise Refused(
                 f"{file} is not the file that its manifest describes: it was damaged or replaced. "
