@@ -560,9 +560,7 @@ def test_the_diagram_is_the_models(tmp_path: Path) -> None:
 # --- language -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "document", [d for d in DOCUMENTS if d.stem != "CONTRIBUTING"], ids=name_of
-)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_the_language_is_plain(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     assert forbidden_words(text) == []

@@ -33,7 +33,7 @@ def sentences(markdown: str) -> list[str]:
     for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.) )", prose(markdown)):
         lines = [line for line in paragraph.splitlines() if not re.match(r"\s*(\||#)", line)]
         text = re.sub(r"^\s*([-*]|\d+\.) ", "", " ".join(lines))
-        found += re.split(r"(?<=[.?!])[\"')*]*\s+(?=\W*[A-Z0-9c])", " ".join(text.split()))
+        found += re.split(r"(?<=[.?!])[\"')*]*\s+", " ".join(text.split()))
     return [sentence for sentence in found if sentence]
 
 
