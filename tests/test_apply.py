@@ -724,3 +724,24 @@ def test_a_downgrade_keeps_what_was_written_with_the_triggers_off(
     )
     assert database.query(query) == [("Triggers Off", 7777, True)]
     assert failed_checks(database) == []
+
+
+def test_a_step_is_not_restored_when_the_legacy_tables_lost_its_exercise(
+    database: Database, token: str
+) -> None:
+    """The downgrade kept what only the step had; without the exercise it would lead the checks astray."""
+    number = (
+        "SELECT min(step_number) FROM step_progress "
+        f"WHERE session_token = '{token}' AND validation_passed"
+    )
+    ((step,),) = database.query(number)
+    database.execute(
+        "UPDATE step_progress SET code_submitted = 'print(1)', started_at = now() "
+        f"WHERE session_token = '{token}' AND step_number = {step}"
+    )
+    downgrade(database)
+    legacy_exercises = f"UPDATE {{}} SET exercises = '{{{{}}}}' WHERE session_token = '{token}'"
+    database.execute(legacy_exercises.format(PROGRESS))
+    upgrade(database)
+    assert failed_checks(database) == []
+    assert database.query(f"SELECT FROM step_progress WHERE session_token = '{token}'") == []

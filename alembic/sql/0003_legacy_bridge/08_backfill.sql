@@ -167,7 +167,9 @@ BEGIN
         LEFT JOIN unnest(bridge.steps_of(p_token, (SELECT v.exercises FROM public.sessions AS v WHERE v.session_token = p_token))) AS e
             ON e.step_number = o.step_number
         WHERE o.table_name = 'kept step_progress' AND o.key = p_token
-          AND (o.column_name = '(row)' OR o.over IS NOT DISTINCT FROM nullif(to_jsonb(e) -> o.column_name, 'null'))
+          -- a step that the exercises do not know any more stays away
+          AND (o.column_name = '(row)'
+               OR e.step_number IS NOT NULL AND o.over IS NOT DISTINCT FROM nullif(to_jsonb(e) -> o.column_name, 'null'))
         GROUP BY o.step_number
     LOOP
         IF step.cells -> '(row)' = 'false' THEN
