@@ -192,6 +192,20 @@ END
 $$;
 COMMENT ON FUNCTION bridge.restore_session(text) IS 'Brings back what an earlier downgrade kept aside of a session.';
 
+CREATE FUNCTION bridge.student_values(emails text[]) RETURNS TABLE (student_email text, name text, unified jsonb, mapped jsonb)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
+AS $$
+    SELECT m.student_email, o.name, nullif(o.unified, 'null'), nullif(o.mapped, 'null')
+    FROM bridge.students AS m
+    JOIN public.students AS st ON st.student_email = m.student_email
+    CROSS JOIN LATERAL (
+        VALUES ('student_name', to_jsonb(st.student_name), to_jsonb(m.student_name)),
+               ('created_at', to_jsonb(st.created_at), to_jsonb(m.created_at))
+    ) AS o(name, unified, mapped)
+    WHERE m.student_email = ANY (emails)
+$$;
+COMMENT ON FUNCTION bridge.student_values(text[]) IS 'Name and first time of students, in the unified schema and in the mapping.';
+
 CREATE FUNCTION bridge.restore_students() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -217,16 +231,13 @@ BEGIN
         GROUP BY o.key
     ) AS k
     WHERE st.student_email = k.key;
-    PERFORM bridge.record_override('students', m.student_email, o.name, o.unified, o.mapped)
-    FROM bridge.override AS k
-    JOIN bridge.students AS m ON m.student_email = k.key
-    LEFT JOIN public.students AS st ON st.student_email = m.student_email
-    CROSS JOIN LATERAL (
-        VALUES ('student_name', nullif(to_jsonb(st.student_name), 'null'), nullif(to_jsonb(m.student_name), 'null'), st.student_id IS NOT NULL),
-               ('created_at', nullif(to_jsonb(st.created_at), 'null'), nullif(to_jsonb(m.created_at), 'null'), st.student_id IS NOT NULL),
-               ('(row)', 'false', jsonb_strip_nulls(to_jsonb(m)), st.student_id IS NULL)
-    ) AS o(name, unified, mapped, applies)
-    WHERE k.table_name = 'kept students' AND o.applies AND o.unified IS DISTINCT FROM o.mapped;
+    PERFORM bridge.record_override('students', d.student_email, d.name, d.unified, d.mapped)
+    FROM bridge.student_values(ARRAY(SELECT DISTINCT k.key FROM bridge.override AS k WHERE k.table_name = 'kept students')) AS d
+    WHERE d.unified IS DISTINCT FROM d.mapped;
+    PERFORM bridge.record_override('students', m.student_email, '(row)', 'false', jsonb_strip_nulls(to_jsonb(m)))
+    FROM bridge.students AS m
+    WHERE m.student_email IN (SELECT k.key FROM bridge.override AS k WHERE k.table_name = 'kept students')
+      AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = m.student_email);
     DELETE FROM bridge.override AS o
     WHERE o.table_name = 'kept students' AND NOT (o.column_name = '(row)' AND o.key LIKE 'anonymous+%@workshop.invalid');
 END
@@ -273,29 +284,27 @@ COMMENT ON FUNCTION bridge.restore_events() IS 'Brings back the events that an e
 CREATE FUNCTION bridge.backfill_students(emails text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    -- students that were there first; what an application wrote since 0003 is logged, and decided later
+    present CONSTANT text[] := ARRAY(
+        SELECT e FROM unnest(emails) AS e
+        WHERE EXISTS (SELECT FROM public.students AS st WHERE st.student_email = e OFFSET 0)
+          AND NOT EXISTS (SELECT FROM bridge.student_source AS s JOIN bridge.change_log AS c ON c.token = s.token
+                          WHERE s.student_email = e AND c.before ? 'student'));
 BEGIN
-    -- a student who was there first; what an application wrote since 0003 is logged, and decided later
-    UPDATE public.students AS st
-    SET student_name = coalesce(m.student_name, st.student_name), created_at = least(m.created_at, st.created_at)
-    FROM bridge.students AS m
-    WHERE m.student_email = ANY (emails) AND st.student_email = ANY (emails) AND st.student_email = m.student_email
-      AND (coalesce(m.student_name, st.student_name), least(m.created_at, st.created_at)) IS DISTINCT FROM (st.student_name, st.created_at)
-      AND NOT EXISTS (SELECT FROM bridge.student_source AS s JOIN bridge.change_log AS c ON c.token = s.token
-                      WHERE s.student_email = m.student_email AND c.before ? 'student');
-    PERFORM bridge.record_override('students', m.student_email, o.name, o.unified, o.mapped)
-    FROM bridge.students AS m
-    JOIN public.students AS st ON st.student_email = m.student_email
-    CROSS JOIN LATERAL (
-        VALUES ('student_name', nullif(to_jsonb(st.student_name), 'null'), nullif(to_jsonb(m.student_name), 'null')),
-               ('created_at', nullif(to_jsonb(st.created_at), 'null'), nullif(to_jsonb(m.created_at), 'null'))
-    ) AS o(name, unified, mapped)
-    WHERE m.student_email = ANY (emails) AND st.student_email = ANY (emails) AND o.unified IS DISTINCT FROM o.mapped
-      AND NOT EXISTS (SELECT FROM bridge.student_source AS s JOIN bridge.change_log AS c ON c.token = s.token
-                      WHERE s.student_email = m.student_email AND c.before ? 'student');
+    IF present <> '{}' THEN
+        UPDATE public.students AS st
+        SET student_name = coalesce(m.student_name, st.student_name), created_at = least(m.created_at, st.created_at)
+        FROM bridge.students AS m
+        WHERE m.student_email = ANY (present) AND st.student_email = m.student_email
+          AND (coalesce(m.student_name, st.student_name), least(m.created_at, st.created_at)) IS DISTINCT FROM (st.student_name, st.created_at);
+        PERFORM bridge.record_override('students', d.student_email, d.name, d.unified, d.mapped)
+        FROM bridge.student_values(present) AS d WHERE d.unified IS DISTINCT FROM d.mapped;
+    END IF;
     -- no placeholder for a session that has a student
     PERFORM bridge.record_override('students', m.student_email, '(row)', 'false', jsonb_strip_nulls(to_jsonb(m)))
     FROM bridge.students AS m
-    WHERE m.student_email = ANY (emails) AND m.student_email LIKE 'anonymous+%@workshop.invalid' AND EXISTS (
+    WHERE m.student_email = ANY (ARRAY(SELECT e FROM unnest(emails) AS e WHERE e LIKE 'anonymous+%@workshop.invalid')) AND EXISTS (
         SELECT FROM public.sessions AS v JOIN public.students AS st ON st.student_id = v.student_id
         WHERE v.session_token = m.first_token AND st.student_email <> m.student_email);
     PERFORM bridge.insert_students(ARRAY(

@@ -226,7 +226,7 @@ DECLARE
     last_token CONSTANT text := greatest(bridge.last_token(), (SELECT max(sp.session_token) FROM public.step_progress AS sp));
     range record;
     emails text[];
-    n jsonb := '{}';
+    n jsonb := bridge.count_range('', '');  -- zeros
     counted jsonb;
     differing jsonb := '{}';
     cursor_at text := '';
@@ -289,11 +289,7 @@ BEGIN
                 SELECT max((f.value ->> 'count')::bigint) FROM jsonb_each(differing) AS f), 0)), differing = '{}')
     ) AS c(check_name, expected, actual, holds)
     WHERE every_value OR c.check_name !~ '^cells';
-    result := coalesce((SELECT jsonb_agg(r.value || jsonb_build_object(
-                            'expected', coalesce(nullif(r.value -> 'expected', 'null'), '0'),
-                            'actual', coalesce(nullif(r.value -> 'actual', 'null'), '0'),
-                            'ok', coalesce(nullif(r.value -> 'ok', 'null'), 'true')))
-                        FROM jsonb_array_elements(result) AS r), '[]')
+    result := result
         || coalesce((
         SELECT jsonb_agg(jsonb_build_object(
             'check_name', format('cells: %s differs (sessions %s)', f.key, coalesce((
