@@ -1,5 +1,6 @@
 -- diff and apply: what differs between the unified schema and the mapping, and which way each column goes.
 
+-- OFFSET 0: a lookup for each session. A join would read the whole table of students for each chunk.
 CREATE VIEW bridge.unified AS
 SELECT
     v.session_token, v.student_id, st.student_email, st.student_name,
@@ -16,7 +17,7 @@ SELECT
     )::bridge.shared_columns AS shared,
     v.expires_at, v.is_active, v.updated_at
 FROM public.sessions AS v
-LEFT JOIN public.students AS st ON st.student_id = v.student_id;
+LEFT JOIN LATERAL (SELECT k.* FROM public.students AS k WHERE k.student_id = v.student_id OFFSET 0) AS st ON true;
 COMMENT ON VIEW bridge.unified IS 'Sessions of the unified schema, with their student.';
 
 CREATE FUNCTION bridge.session_json(student_email text, shared bridge.shared_columns) RETURNS jsonb
@@ -268,7 +269,7 @@ BEGIN
         FROM m
         WHERE m.note IS NOT NULL AND NOT EXISTS (
             SELECT FROM public.events AS e
-            WHERE e.session_token = m.session_token AND e.event_type = 'merge_note' AND e.event_data = m.note)
+            WHERE e.session_token = m.session_token AND e.event_type = 'merge_note' AND e.event_data = m.note OFFSET 0)
         ORDER BY m.session_token
     )
     SELECT count(*) INTO rows FROM inserted;

@@ -54,7 +54,7 @@ BEGIN
             SELECT v.session_token AS token, v.student_id, st.student_email, v.openai_api_key AS api_key,
                    bridge.count_completed(v.exercises::text || v.legacy_extra::text) AS completed
             FROM public.sessions AS v
-            LEFT JOIN public.students AS st ON st.student_id = v.student_id
+            LEFT JOIN LATERAL (SELECT k.* FROM public.students AS k WHERE k.student_id = v.student_id OFFSET 0) AS st ON true
             WHERE v.session_token >= first_token AND v.session_token <= last_token
               AND v.session_token NOT IN (SELECT k.token FROM left_out AS k)
         ),
@@ -83,7 +83,7 @@ BEGIN
             'addresses_without_student', (
                 SELECT count(DISTINCT r.address) FROM raw AS r
                 WHERE r.address NOT IN ('', 'unknown@example.com')
-                  AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = r.address)
+                  AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = r.address OFFSET 0)
                   AND NOT EXISTS (SELECT FROM bridge.override AS o
                                   WHERE o.table_name = 'students' AND o.key = r.address AND o.column_name = '(row)')),
             'orphans', (SELECT count(*) FROM unified AS v WHERE v.student_email IS NULL),

@@ -118,7 +118,8 @@ BEGIN
     UNION ALL
     SELECT 'step_progress', k.token, sp.step_number, e.key, nullif(e.value, 'null'), nullif(to_jsonb(d) -> e.key, 'null')
     FROM k
-    JOIN public.step_progress AS sp ON sp.session_token = k.token
+    JOIN (SELECT o.* FROM public.step_progress AS o WHERE o.session_token >= first_token AND o.session_token <= last_token) AS sp
+        ON sp.session_token = k.token
     LEFT JOIN LATERAL (SELECT o.* FROM unnest(k.steps) AS o WHERE o.step_number = sp.step_number) AS d ON true
     CROSS JOIN LATERAL jsonb_each(to_jsonb(sp) - ARRAY['session_token', 'student_id', 'created_at', 'updated_at']) AS e
     WHERE (k.is_prior OR (sp.step_name, sp.started_at, sp.completed_at, sp.time_spent, sp.attempts, sp.validation_passed,
