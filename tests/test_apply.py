@@ -745,3 +745,37 @@ def test_a_step_is_not_restored_when_the_legacy_tables_lost_its_exercise(
     upgrade(database)
     assert failed_checks(database) == []
     assert database.query(f"SELECT FROM step_progress WHERE session_token = '{token}'") == []
+
+
+def test_a_legacy_write_during_the_hand_back_is_not_undone_by_the_next_upgrade(
+    database: Database,
+) -> None:
+    """It stays logged, and the unified tables do not have it: what they hold is old."""
+    deleted, changed = (
+        token
+        for (token,) in database.query(
+            f"SELECT session_token FROM {CONFIG} JOIN {PROGRESS} USING (session_token) "
+            "ORDER BY session_token DESC LIMIT 2"
+        )
+    )
+    database.execute(
+        f"UPDATE step_progress SET code_submitted = 'mine' WHERE session_token = '{changed}'"
+    )
+    downgrade(database, "0004")
+    with database.connect(autocommit=False) as locking, database.connect() as connection:
+        locking.execute(
+            "SELECT FROM sessions WHERE session_token = ANY (%s) FOR UPDATE", ([deleted, changed],)
+        )
+        for table in (PROGRESS, CONFIG):
+            database.execute(f"DELETE FROM {table} WHERE session_token = '{deleted}'")
+        legacy(database, changed, "system_prompt = 'written last'")
+        connection.execute("CALL bridge.hand_back()")
+    downgrade(database)
+    upgrade(database)
+    assert values(database, changed)[1][0] == "written last"
+    assert database.query(f"SELECT FROM sessions WHERE session_token = '{deleted}'") == []
+    submitted = (
+        f"SELECT DISTINCT code_submitted FROM step_progress WHERE session_token = '{changed}'"
+    )
+    assert database.query(submitted) == [("mine",)]
+    assert failed_checks(database) == []

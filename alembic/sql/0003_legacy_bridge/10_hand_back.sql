@@ -79,7 +79,9 @@ COMMENT ON FUNCTION bridge.own_columns(timestamptz, boolean, timestamptz) IS
     'Columns of a session that the mapping sets when it inserts the row.';
 
 -- What another upgrade would not bring back, of sessions and their steps. A session that no legacy table has is kept whole,
--- and so is one of an earlier attempt, which another upgrade copies again. Nearly all rows are equal: only others become JSON.
+-- and so is one of an earlier attempt, which another upgrade copies again. A session that is logged has a later legacy write,
+-- which another upgrade has to find: of its shared columns only what was recorded before stays kept. Nearly all rows are
+-- equal, and only the others become JSON.
 CREATE FUNCTION bridge.own_values(first_token text, last_token text) RETURNS SETOF bridge.override
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET jit = off
@@ -93,14 +95,20 @@ BEGIN
                coalesce(m.updated_at, u.updated_at) AS mapped_updated_at,
                CASE WHEN (m.shared).exercises = (u.shared).exercises THEN m.steps
                     ELSE bridge.steps_of(u.session_token, (u.shared).exercises) END AS steps,
-               p.key IS NOT NULL AS is_prior, p.value AS prior_steps
+               p.key IS NOT NULL AS is_prior, p.value AS prior_steps, l.is_logged
         FROM bridge.unified AS u
         LEFT JOIN bridge.mapped(first_token, last_token) AS m ON m.session_token = u.session_token
         LEFT JOIN bridge.override AS p ON p.table_name = 'prior sessions' AND p.key = u.session_token
+        CROSS JOIN LATERAL (
+            SELECT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = u.session_token OFFSET 0) AS is_logged
+        ) AS l
         WHERE u.session_token >= first_token AND u.session_token <= last_token
+          AND NOT (m.session_token IS NULL AND l.is_logged AND NOT EXISTS (
+              SELECT FROM bridge.override AS o
+              WHERE o.table_name = 'sessions' AND o.key = u.session_token AND o.column_name = '(row)' OFFSET 0))
     ),
     s AS (
-        SELECT k.token, k.is_mapped, k.is_prior,
+        SELECT k.token, k.is_mapped, k.is_prior, k.is_logged,
                bridge.session_json(k.student_email, k.shared) || bridge.own_columns(k.expires_at, k.is_active, k.updated_at) AS unified,
                bridge.session_json(k.mapped_email, k.mapped)
                    || bridge.own_columns(k.mapped_expires_at, k.mapped_is_active, k.mapped_updated_at) AS mapped
@@ -115,6 +123,7 @@ BEGIN
     FROM s CROSS JOIN LATERAL jsonb_each(s.unified) AS e
     WHERE s.is_mapped AND e.key NOT IN ('session_token', 'completion_rate')
       AND (s.is_prior OR e.value IS DISTINCT FROM s.mapped -> e.key)
+      AND (NOT s.is_logged OR e.key IN ('expires_at', 'is_active', 'updated_at'))
     UNION ALL
     SELECT 'step_progress', k.token, sp.step_number, e.key, nullif(e.value, 'null'), nullif(to_jsonb(d) -> e.key, 'null')
     FROM k
@@ -253,8 +262,10 @@ BEGIN
         range := bridge.next_range(cursor_at, size);
         EXIT WHEN range.last_token IS NULL;
         DELETE FROM bridge.override AS o
-        WHERE o.key >= range.first_token AND o.key <= range.last_token AND o.table_name IN ('sessions', 'step_progress');
-        INSERT INTO bridge.override SELECT * FROM bridge.own_values(range.first_token, range.last_token);
+        WHERE o.key >= range.first_token AND o.key <= range.last_token AND o.table_name IN ('sessions', 'step_progress')
+          AND NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = o.key);
+        INSERT INTO bridge.override SELECT * FROM bridge.own_values(range.first_token, range.last_token)
+        ON CONFLICT (key, table_name, column_name, step_number) DO UPDATE SET value = excluded.value, over = excluded.over;
         cursor_at := range.last_token;
         CALL bridge.commit_chunk();
         size := bridge.next_size(size, 2000, clock_timestamp() - looked);
