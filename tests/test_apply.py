@@ -779,3 +779,29 @@ def test_a_legacy_write_during_the_hand_back_is_not_undone_by_the_next_upgrade(
     )
     assert database.query(submitted) == [("mine",)]
     assert failed_checks(database) == []
+
+
+def test_what_an_endpoint_writes_before_the_backfill_is_not_replaced_by_kept_values(
+    database: Database, token: str
+) -> None:
+    """The downgrade kept values of the session; the endpoint writes it again after 0002."""
+    refuse_long_prompts(database)
+    database.execute(
+        f"UPDATE step_progress SET code_submitted = 'kept' WHERE session_token = '{token}'"
+    )
+    unified(database, token, f"system_prompt = '{LONG}', ivr_greeting = 'handed back'")
+    downgrade(database)
+    upgrade(database, "0002")
+    database.execute(
+        "INSERT INTO students (student_email) VALUES ('early@example.org'); "
+        "INSERT INTO sessions (session_token, student_id, system_prompt, tts_provider) "
+        f"SELECT '{token}', student_id, 'early', 'early' FROM students"
+    )
+    upgrade(database, "0006")
+    assert values(database, token) == (["early", "handed back", "early"],) * 2
+    emails = f"SELECT student_email FROM {{}} WHERE session_token = '{token}'"
+    for source in (PROGRESS, CONFIG, "sessions JOIN students USING (student_id)"):
+        assert database.query(emails.format(source)) == [("early@example.org",)]
+    kept = f"SELECT DISTINCT code_submitted FROM step_progress WHERE session_token = '{token}'"
+    assert database.query(kept) == [("kept",)]
+    assert failed_checks(database) == []

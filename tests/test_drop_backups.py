@@ -390,7 +390,7 @@ def test_dropped_by_hand(clone: Clone, both: bool) -> None:
     assert database.query(open_to_all) == [(False,)]
     assert database.query("SELECT to_regnamespace('bridge')") == [(None,)]
     assert run_command("status", url=database.url).returncode == 0
-    with pytest.raises(CommandError, match="nothing here can bring them back"):
+    with pytest.raises(CommandError, match="a downgrade cannot restore them"):
         downgrade(database)
 
 

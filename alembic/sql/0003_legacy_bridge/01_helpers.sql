@@ -1,8 +1,8 @@
 CREATE SCHEMA bridge;
 COMMENT ON SCHEMA bridge IS 'Keeps the legacy tables and the unified schema in step.';
 
--- An autovacuum gives way to whoever has waited for it for deadlock_timeout: nobody ever does who waits for 50 ms. It is
--- asked for a lock that the applications' statements do not conflict with, and that is let go of at once.
+-- PostgreSQL cancels an autovacuum only for a waiter of deadlock_timeout, and retry() waits for 50 ms. So this function
+-- requests, and frees at once, a lock that conflicts with autovacuum but not with the application.
 CREATE FUNCTION bridge.end_autovacuum() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = 0
 AS $$
@@ -18,7 +18,7 @@ BEGIN
     LOOP
         BEGIN
             EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', name);
-            RAISE SQLSTATE 'WM001';  -- lets go of it
+            RAISE SQLSTATE 'WM001';  -- frees the lock
         EXCEPTION
             WHEN SQLSTATE 'WM001' OR lock_not_available OR deadlock_detected THEN
                 CONTINUE;
@@ -28,8 +28,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.end_autovacuum() IS 'Ends an autovacuum of a table that is to be locked.';
 
--- Runs a statement that needs a strong lock. It waits 50 ms for each lock: behind a waiting strong
--- lock every new reader queues. A failed attempt is a subtransaction, whose abort frees its locks.
+-- Runs a statement that needs a strong lock. It waits 50 ms for each lock, because every new reader queues behind a
+-- waiting strong lock. A failed attempt is a subtransaction: its abort frees its locks.
 CREATE FUNCTION bridge.retry(statement text, attempts integer DEFAULT 200) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms'
 AS $$
@@ -60,29 +60,28 @@ BEGIN
     RAISE EXCEPTION 'gave up after % attempts: %', attempts, reason
         USING ERRCODE = 'lock_not_available',
               DETAIL = 'Held by: ' || public.lock_holders(tables),
-              HINT = 'This step changed nothing. Run it again at a quieter moment, or end the '
-                     'transaction that holds the lock.';
+              HINT = 'This step changed nothing. End the transaction that holds the lock, or wait; then run it again.';
 END
 $$;
 COMMENT ON FUNCTION bridge.retry(text, integer) IS
     'Executes a statement with short lock waits, again and again, and names the holder at the end.';
 
--- The four new tables at once, before anything else is done to one of them: a writer that has one and waits for
--- the next would never let go, and one of the two would be chosen to die.
+-- Locks the unified tables together. Locked one by one, a writer that holds one and waits for the next would be a
+-- deadlock, and PostgreSQL would abort one of the two.
 CREATE FUNCTION bridge.lock_new_tables(mode text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     there CONSTANT text := (
         SELECT string_agg('public.' || n, ', ') FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n
-        WHERE to_regclass('public.' || n) IS NOT NULL);  -- somebody may have dropped some by hand
+        WHERE to_regclass('public.' || n) IS NOT NULL);  -- an operator may have dropped some
 BEGIN
     PERFORM bridge.retry(format('LOCK TABLE %s IN %s MODE', there, mode)) WHERE there IS NOT NULL;
 END
 $$;
 COMMENT ON FUNCTION bridge.lock_new_tables(text) IS 'Locks students, sessions, step_progress and events, with retries.';
 
--- First free name of the form <name>_backup_YYYYMMDD, _2, _3 ... in public.
+-- Returns the first free name of the form <name>_backup_YYYYMMDD, _2, _3 ... in public.
 CREATE FUNCTION bridge.free_backup_name(name text) RETURNS text
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -96,4 +95,4 @@ AS $$
     ORDER BY n
     LIMIT 1
 $$;
-COMMENT ON FUNCTION bridge.free_backup_name(text) IS 'Dated name that nothing in public has yet.'
+COMMENT ON FUNCTION bridge.free_backup_name(text) IS 'Returns a dated name that is free in public.'

@@ -27,8 +27,8 @@ CREATE FUNCTION bridge.as_time(v timestamp) RETURNS timestamptz LANGUAGE sql IMM
 CREATE FUNCTION bridge.as_time(v date) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN v::timestamp AT TIME ZONE 'UTC';
 CREATE FUNCTION bridge.as_time(v anyelement) RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT public.parse_timestamp(v::text)';
 
--- JSON, with the first layer of JSON strings removed. From PostgreSQL 17 on that needs no subtransaction;
--- nesting that is too deep for the stack is no error that JSON_QUERY could catch, hence the limit.
+-- Removes the first layer of JSON strings. From PostgreSQL 17 on this needs no subtransaction. The length is limited,
+-- because JSON_QUERY cannot catch the error for nesting that is too deep.
 DO $$
 BEGIN
     EXECUTE format('CREATE FUNCTION bridge.peel(v jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN %s',
@@ -51,21 +51,20 @@ CREATE FUNCTION bridge.json_of(v jsonb, type text) RETURNS jsonb
 RETURN CASE WHEN jsonb_typeof(v) = type AND v NOT IN ('[]', '{}') THEN v END;
 COMMENT ON FUNCTION bridge.json_of(jsonb, text) IS 'Returns the value if it is of that type and not empty.';
 
--- The application stores unknown@example.com where it does not know the address.
+-- The application stores unknown@example.com for an unknown address.
 CREATE FUNCTION bridge.known_email(v text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN nullif(public.clean_email(v) COLLATE "C", 'unknown@example.com');
 COMMENT ON FUNCTION bridge.known_email(text) IS 'Clean e-mail address; NULL where it is missing.';
 
--- STABLE, here and below, because convert_to() is: PostgreSQL does not inline an IMMUTABLE function that calls it.
+-- STABLE, here and below: PostgreSQL does not inline an IMMUTABLE function that calls convert_to(), which is STABLE.
 CREATE FUNCTION bridge.placeholder_email(token text) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
 RETURN 'anonymous+' || left(encode(sha256(convert_to(token, 'UTF8')), 'hex'), 16) || '@workshop.invalid';
 COMMENT ON FUNCTION bridge.placeholder_email(text) IS
-    'Stands for the unknown address of a session; the token, a secret, cannot be read from it.';
+    'Stands for the unknown address of a session. The token, a secret, cannot be derived from it.';
 
--- UUID version 8: 122 bits of a SHA-256. The session token in it makes it hard to guess, and the same input
--- gives the same id on every run.
+-- UUID version 8: 122 bits of a SHA-256. The session token makes it hard to guess. The same input gives the same id.
 CREATE FUNCTION bridge.student_uuid(student_email text, first_token text) RETURNS uuid
     LANGUAGE sql STABLE PARALLEL SAFE
 RETURN overlay(overlay(

@@ -1,4 +1,4 @@
--- The bridge's tables. They live beside the data, so that a killed run, a script and a later command find the same state.
+-- The tables of the bridge. A killed run, a script and a later command find the same state in them.
 CREATE TABLE bridge.source (
     legacy_name text PRIMARY KEY,
     relation regclass NOT NULL,
@@ -41,14 +41,14 @@ CREATE TABLE bridge.change_log (
     xact xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
 CREATE INDEX ON bridge.change_log (token);
-COMMENT ON TABLE bridge.change_log IS 'Sessions that an application has written on one side and that are not applied to the other yet.';
-COMMENT ON COLUMN bridge.change_log.side IS 'Tables that were written.';
+COMMENT ON TABLE bridge.change_log IS 'Changes of an application on one side that are not applied to the other side yet.';
+COMMENT ON COLUMN bridge.change_log.side IS 'Tables that the application wrote: legacy or unified.';
 COMMENT ON COLUMN bridge.change_log.before IS
     'Unified side, UPDATE: the session as it was; of a student, student_email and student_name as they were.';
-COMMENT ON COLUMN bridge.change_log.at IS 'When.';
+COMMENT ON COLUMN bridge.change_log.at IS 'Time of the change.';
 COMMENT ON COLUMN bridge.change_log.xact IS 'Transaction of the writer.';
 
--- Stored, so that a student can be worked out without a look at the legacy tables.
+-- Stored, so that students can be computed without reading the legacy tables.
 CREATE TABLE bridge.student_source (
     token text COLLATE "C" NOT NULL,
     legacy_name text NOT NULL,
@@ -60,17 +60,17 @@ CREATE TABLE bridge.student_source (
 );
 CREATE INDEX student_source_token ON bridge.student_source (token);
 CREATE INDEX student_source_email ON bridge.student_source (student_email);
-COMMENT ON TABLE bridge.student_source IS 'What each legacy row says about a student.';
+COMMENT ON TABLE bridge.student_source IS 'Name, address and times of a student in each legacy row.';
 COMMENT ON COLUMN bridge.student_source.token IS 'Token of the row.';
 COMMENT ON COLUMN bridge.student_source.legacy_name IS 'Legacy table of the row.';
-COMMENT ON COLUMN bridge.student_source.student_email IS 'Address that the row names, else the address of its session.';
-COMMENT ON COLUMN bridge.student_source.student_name IS 'Name that the row gives.';
-COMMENT ON COLUMN bridge.student_source.row_at IS 'When the row was written.';
-COMMENT ON COLUMN bridge.student_source.seen_at IS 'First time that the row knows of.';
+COMMENT ON COLUMN bridge.student_source.student_email IS 'Address in the row, else the address of its session.';
+COMMENT ON COLUMN bridge.student_source.student_name IS 'Name in the row.';
+COMMENT ON COLUMN bridge.student_source.row_at IS 'Time of the last write of the row.';
+COMMENT ON COLUMN bridge.student_source.seen_at IS 'Earliest time in the row.';
 COMMENT ON COLUMN bridge.student_source.of_session IS 'True: the session belongs to this student.';
 
--- A value here stays in the unified schema for as long as the mapping says what it said when the value was
--- recorded. The downgrade keeps this table aside, with the values of columns that are the unified schema's own.
+-- An override keeps its value in the unified tables until the mapped value changes. The downgrade keeps this table aside,
+-- together with the columns that only the unified tables have.
 CREATE TABLE bridge.override (
     table_name text NOT NULL,
     key text COLLATE "C" NOT NULL,
@@ -81,16 +81,16 @@ CREATE TABLE bridge.override (
     PRIMARY KEY (key, table_name, column_name, step_number)
 );
 CREATE INDEX override_student_id ON bridge.override ((value #>> '{}')) WHERE column_name = 'student_id';
-COMMENT ON TABLE bridge.override IS 'Values of the unified schema that the legacy tables cannot say.';
+COMMENT ON TABLE bridge.override IS 'Values of the unified tables that the legacy tables cannot hold.';
 COMMENT ON COLUMN bridge.override.table_name IS 'students, sessions, step_progress or events.';
 COMMENT ON COLUMN bridge.override.key IS 'Address of a student, token of a session or step, id of an event.';
-COMMENT ON COLUMN bridge.override.step_number IS 'Step, else 0.';
+COMMENT ON COLUMN bridge.override.step_number IS 'Number of the step; 0 for other tables.';
 COMMENT ON COLUMN bridge.override.column_name IS
-    'Column; (row): the whole row exists (value true, or the row) or does not exist (false), whatever the mapping says.';
-COMMENT ON COLUMN bridge.override.value IS 'Value of the unified schema; NULL is NULL.';
-COMMENT ON COLUMN bridge.override.over IS 'Value of the mapping.';
+    'Column. (row): the row exists (true, or the whole row) or does not exist (false), against the mapping.';
+COMMENT ON COLUMN bridge.override.value IS 'Value in the unified table.';
+COMMENT ON COLUMN bridge.override.over IS 'Mapped value at that time.';
 
--- Which legacy columns take a value of the unified schema.
+-- The legacy columns that apply() writes.
 CREATE TABLE bridge.legacy_column (
     legacy_name text,
     legacy_column text,
@@ -99,9 +99,9 @@ CREATE TABLE bridge.legacy_column (
     instead_of_null text,
     PRIMARY KEY (legacy_name, legacy_column)
 );
-COMMENT ON TABLE bridge.legacy_column IS 'Legacy columns that take a value of the unified schema.';
+COMMENT ON TABLE bridge.legacy_column IS 'Legacy columns, and the unified column of each.';
 COMMENT ON COLUMN bridge.legacy_column.legacy_name IS 'Legacy table.';
-COMMENT ON COLUMN bridge.legacy_column.legacy_column IS 'Its column.';
+COMMENT ON COLUMN bridge.legacy_column.legacy_column IS 'Column of the legacy table.';
 COMMENT ON COLUMN bridge.legacy_column.column_name IS 'Column of sessions, or student_email, student_name.';
-COMMENT ON COLUMN bridge.legacy_column.is_number IS 'A numeric type: true and false are written as 1 and 0.';
-COMMENT ON COLUMN bridge.legacy_column.instead_of_null IS 'Text that is written for NULL: the column is NOT NULL.'
+COMMENT ON COLUMN bridge.legacy_column.is_number IS 'True: a numeric type; true and false become 1 and 0.';
+COMMENT ON COLUMN bridge.legacy_column.instead_of_null IS 'Text for NULL, where the column is NOT NULL.'

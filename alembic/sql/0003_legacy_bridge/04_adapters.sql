@@ -1,7 +1,7 @@
 -- Adapters: bridge.legacy_progress (over workshop_students) and bridge.legacy_config (over student_configs) show
--- every legacy table as one fixed list of clean columns. Nothing else knows the history of the legacy schema.
+-- every legacy table as one fixed list of clean columns. No other code depends on the shape of a legacy table.
 
--- The columns that the adapters read, each with the type of the NULL that stands in for a missing one.
+-- The columns that the adapters read. A missing column is a NULL of this type.
 CREATE TYPE bridge.known_columns AS (
     session_token text, student_email text, student_name text, openai_api_key text, system_prompt text,
     ivr_greeting text, use_case_description text, call_direction text, tts_provider text, selected_voice text,
@@ -32,7 +32,7 @@ AS $$
         format_type(a.atttypid, NULL),
         a.attnotnull,
         t.typcategory = 'N',
-        -- only a literal can be compared with a stored value; now() and nextval() cannot
+        -- only a literal can be compared with a stored value, not now() or nextval()
         CASE WHEN pg_get_expr(d.adbin, d.adrelid)
                   ~ '^(''([^'']|'''')*''|-?[0-9.]+|true|false)(::[a-z ]+(\([0-9, ]+\))?(\[\])?)?$'
              THEN pg_get_expr(d.adbin, d.adrelid) END
@@ -51,9 +51,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.signature_of(regclass) IS 'Columns and types, to notice a change.';
 
--- The column itself where every row has a token, so that an index serves it. Else a row without a token becomes a
--- session of its own, named after the key of the row; built-in functions only, because an index of the bridge
--- evaluates this in the application's statement.
+-- Returns the column itself where every row has a token, so that an index serves it. Else a row without a token becomes
+-- a session named after the key of the row. An index evaluates the expression in the application's statement: it
+-- contains built-in functions only.
 CREATE FUNCTION bridge.token_of(relation regclass) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -84,8 +84,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.token_of(regclass) IS 'SQL expression for the token of a legacy row, alias t.';
 
--- One SELECT for every shape of a legacy table. A column name that the table lacks resolves to "absent"; its type
--- chooses the reader. Two expressions come from the catalog: the token, and the columns that are not known.
+-- One SELECT for every shape of a legacy table. The name of a missing column resolves to "absent". The type of a column
+-- chooses the reader. Two expressions come from the catalog: the token, and the unknown columns.
 CREATE FUNCTION bridge.create_adapter(stem text, rel regclass, token text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $build$
@@ -223,9 +223,9 @@ END
 $build$;
 COMMENT ON FUNCTION bridge.create_adapter(text, regclass, text) IS 'Creates or replaces bridge.legacy_<stem> over a relation.';
 
--- Stubs, so that the mapping can be created before a legacy table is touched.
+-- Stubs: the mapping can be created before the migrator locks a legacy table.
 CREATE VIEW bridge.no_legacy_table AS SELECT (NULL::bridge.known_columns).* WHERE false;
-COMMENT ON VIEW bridge.no_legacy_table IS 'Stands in for a legacy table until its adapter is built.';
+COMMENT ON VIEW bridge.no_legacy_table IS 'Replaces a legacy table until its adapter is built.';
 SELECT bridge.create_adapter(n, 'bridge.no_legacy_table', 't.session_token') FROM unnest(ARRAY['progress', 'config']) AS n;
 
 CREATE FUNCTION bridge.keep_first(kept anyelement, next anyelement) RETURNS anyelement
@@ -237,8 +237,8 @@ COMMENT ON AGGREGATE bridge.first(anyelement) IS 'First value that is not NULL.'
 CREATE AGGREGATE bridge.merge_objects(jsonb) (SFUNC = jsonb_concat, STYPE = jsonb, INITCOND = '{}');
 COMMENT ON AGGREGATE bridge.merge_objects(jsonb) IS 'One object of many; the last value of a key wins.';
 
--- One row for each token, also where no key forbids a second one: flags by OR, the earliest start, the greatest
--- numbers and times, everything else from the newest row that has a value.
+-- Merges rows that share a token, where no key forbids them: flags by OR, the earliest start, the greatest numbers and
+-- times, everything else from the newest row that has a value.
 DO $merged$
 DECLARE
     stem text;
@@ -298,7 +298,7 @@ COMMENT ON VIEW bridge.merged_config IS 'legacy_config, rows that share a token 
 COMMENT ON VIEW bridge.token_progress IS 'legacy_progress with one row for each token.';
 COMMENT ON VIEW bridge.token_config IS 'legacy_config with one row for each token.';
 
--- Where no key of the table serves a lookup by token, an index of the bridge does; rows may then share a token.
+-- The bridge creates an index where no key of the table serves a lookup by token. Rows may then share a token.
 CREATE FUNCTION bridge.build_adapter(p_legacy_name text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -336,7 +336,7 @@ BEGIN
             WHEN c.name = 'voice_handler_deployed' THEN 'step4_deployed'
             WHEN c.name = 'websocket_handler_deployed' THEN 'step5_deployed'
             WHEN c.name = 'full_deployment_complete' THEN 'project_deployed'
-            -- the latest of these counts as the last activity
+            -- the mapping takes the latest of these as the last activity
             WHEN c.name = 'updated_at' AND (p_legacy_name = 'student_configs' OR NOT EXISTS (
                 SELECT FROM bridge.columns_of(rel) AS o WHERE o.name = 'last_activity')) THEN 'last_activity'
             WHEN c.name <> 'updated_at' THEN c.name
@@ -344,7 +344,7 @@ BEGIN
     ) AS k
     WHERE k.column_name IN (SELECT o.name FROM bridge.columns_of('bridge.known_columns') AS o)
       AND k.column_name <> 'session_token'
-      -- the token of a row without one may be made of its address
+      -- the token expression of a row without a token may contain its address
       AND NOT (c.name = 'student_email' AND token LIKE '%student_email%' AND token NOT LIKE '%t.id::%' AND token NOT LIKE '%t.student_id::%');
 END
 $$;

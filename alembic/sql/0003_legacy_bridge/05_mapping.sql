@@ -1,5 +1,5 @@
--- The mapping: what each session should be, given the legacy tables as they are now. There is no other place
--- that knows a merge rule. p is workshop_students, c is student_configs.
+-- The mapping: computes each session from the legacy tables as they are now. All merge rules stand here.
+-- p is workshop_students, c is student_configs.
 
 CREATE VIEW bridge.tokens AS
 SELECT p.token FROM bridge.legacy_progress AS p
@@ -7,14 +7,13 @@ UNION
 SELECT c.token FROM bridge.legacy_config AS c;
 COMMENT ON VIEW bridge.tokens IS 'Every session token of the legacy tables.';
 
--- Steps of a session as step_progress holds them.
 CREATE TYPE bridge.step AS (
     step_number integer, step_name text, started_at timestamptz, completed_at timestamptz, time_spent integer,
     attempts integer, validation_passed boolean, code_submitted text, deployment_url text
 );
 COMMENT ON TYPE bridge.step IS 'One step of a session.';
 
--- Reads a table of steps. The name says which step a row is about: titles count from 0, exercise keys from 1.
+-- Reads a table of steps. The name identifies the step: titles count from 0, exercise keys from 1.
 CREATE FUNCTION bridge.create_steps_view(name text, rel regclass, token text, joined text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $build$
@@ -44,7 +43,7 @@ COMMENT ON FUNCTION bridge.create_steps_view(text, regclass, text, text) IS 'Cre
 CREATE VIEW bridge.tracked_steps AS SELECT NULL::text AS token, (NULL::bridge.step).* WHERE false;
 COMMENT ON VIEW bridge.tracked_steps IS 'Rows of workshop_step_progress, by session token.';
 
--- A step told twice merges as two keys of one exercise do.
+-- A step in both sources is merged like two keys of one exercise.
 CREATE FUNCTION bridge.steps_of(p_token text, p_exercises jsonb) RETURNS bridge.step[]
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -85,13 +84,12 @@ END
 $$;
 COMMENT ON FUNCTION bridge.exercises_with(jsonb, bridge.step[]) IS 'The exercises object, in line with these steps.';
 
--- Which source won where both have a value and they differ; NULL: no conflict.
 CREATE FUNCTION bridge.winner(first_name text, first anyelement, last anyelement) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS 'SELECT CASE WHEN first <> last THEN first_name END';
 COMMENT ON FUNCTION bridge.winner(text, anyelement, anyelement) IS 'Name of the source that won; NULL: no conflict.';
 
--- Columns of a session that the legacy tables can say. Both sides are compared as values of this type.
+-- Columns of a session that the legacy tables can hold. Both sides are compared as values of this type.
 CREATE TYPE bridge.shared_columns AS (
     session_token text, selected_phone_number text, selected_voice text, tts_provider text, call_direction text,
     use_case_description text, openai_api_key text, system_prompt text, ivr_greeting text, websocket_url text,
@@ -113,9 +111,9 @@ CREATE TYPE bridge.mapped_session AS (
     -- rows of step_progress, and the merge decisions for an event
     steps bridge.step[], note jsonb
 );
-COMMENT ON TYPE bridge.mapped_session IS 'What the legacy tables say of a session.';
+COMMENT ON TYPE bridge.mapped_session IS 'A session computed from the legacy tables.';
 
--- A function of a range: the planner joins two index scans. The range of one session is that token twice.
+-- A function of a range, because the planner then joins two index scans. For one session, both ends are its token.
 CREATE FUNCTION bridge.mapped(first_token text, last_token text) RETURNS SETOF bridge.mapped_session
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -134,7 +132,7 @@ BEGIN
         ROW(
         k.token,
 
-        -- configuration: student_configs has the last word
+        -- configuration: student_configs wins
         coalesce(c.selected_phone_number, p.selected_phone_number), coalesce(c.selected_voice, p.selected_voice),
         coalesce(c.tts_provider, p.tts_provider), coalesce(c.call_direction, p.call_direction),
         coalesce(c.use_case_description, p.use_case_description), coalesce(c.openai_api_key, p.openai_api_key),
@@ -143,11 +141,11 @@ BEGIN
         coalesce(c.github_repo_url, p.github_repo_url), coalesce(c.railway_url, p.railway_url),
         coalesce(c.tools, p.tools, '[]'), coalesce(c.voice_settings, p.voice_settings, '{}'),
 
-        -- progress: workshop_students has the last word
+        -- progress: workshop_students wins
         x.exercises,
         coalesce(p.bug_reports, c.bug_reports, '[]'),
 
-        -- flags: a full save of the legacy application resets those it does not know, so false is no evidence against true
+        -- flags: a full save of the legacy application resets flags that it does not know; true wins
         f.twilio_connected,
         f.openai_connected,
         f.call_direction_chosen,
@@ -189,7 +187,7 @@ BEGIN
         greatest(p.updated_at, c.updated_at),
         x.steps,
 
-        -- a note names columns and sources, never a value that could be a secret
+        -- a merge decision names columns and sources, never a value: it could be a secret
         nullif(
             CASE WHEN coalesce(p.email, c.email) IS NULL THEN '{"placeholder_address": true}'::jsonb ELSE '{}' END
             || CASE WHEN k.token IN ('null', 'undefined') THEN '{"token_shared_by_many_browsers": true}'::jsonb ELSE '{}' END
@@ -214,7 +212,7 @@ BEGIN
         SELECT coalesce(greatest(p.last_activity, c.last_activity, c.updated_at), p.updated_at) AS last_activity
     ) AS a
     CROSS JOIN LATERAL (
-        -- near the end of time there is no room for 30 days
+        -- 30 days more would exceed the range of timestamptz
         SELECT CASE WHEN l.at < '294000-01-01 00:00:00Z' THEN l.at + interval '30 days' ELSE l.at END AS expires_at
         FROM (SELECT coalesce(a.last_activity, p.created_at, c.created_at) AS at) AS l
     ) AS t
@@ -288,14 +286,14 @@ BEGIN
     ) AS w;
 END
 $$;
-COMMENT ON FUNCTION bridge.mapped(text, text) IS 'Sessions of a range of tokens, both ends included, as the legacy tables say.';
+COMMENT ON FUNCTION bridge.mapped(text, text) IS 'Computes the sessions of a range of tokens, both ends included.';
 
 CREATE VIEW bridge.sessions AS
 SELECT m.student_email, (m.shared).*, m.expires_at, m.is_active, m.updated_at, m.steps, m.note
 FROM bridge.mapped('', (SELECT max(t.token) FROM bridge.tokens AS t)) AS m;
-COMMENT ON VIEW bridge.sessions IS 'What the legacy tables say of every session.';
+COMMENT ON VIEW bridge.sessions IS 'Every session, computed from the legacy tables.';
 
--- A row that names no address speaks of the student of its session.
+-- A row without an address belongs to the student of its session.
 CREATE FUNCTION bridge.sources_of(first_token text, last_token text) RETURNS SETOF bridge.student_source
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
@@ -318,9 +316,9 @@ BEGIN
     FROM r JOIN s ON s.token = r.token;
 END
 $$;
-COMMENT ON FUNCTION bridge.sources_of(text, text) IS 'What the legacy rows of a range of tokens say about students.';
+COMMENT ON FUNCTION bridge.sources_of(text, text) IS 'Reads the student sources of a range of tokens.';
 
--- The newest name that is not just the address, else the newest name; the first time that any row knows of.
+-- The newest name that is not the address, else the newest name. The earliest time of any row.
 CREATE VIEW bridge.students AS
 SELECT
     s.student_email,
@@ -334,4 +332,4 @@ FROM (
     FROM bridge.student_source AS o
 ) AS s
 GROUP BY s.student_email;
-COMMENT ON VIEW bridge.students IS 'What the legacy tables say of every student.'
+COMMENT ON VIEW bridge.students IS 'Every student, computed from the student sources.'

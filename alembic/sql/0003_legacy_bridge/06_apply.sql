@@ -1,6 +1,6 @@
--- diff and apply: what differs between the unified schema and the mapping, and which way each column goes.
+-- diff and apply: which columns differ between the unified tables and the mapping, and the direction of each.
 
--- OFFSET 0: a lookup for each session. A join would read the whole table of students for each chunk.
+-- OFFSET 0: a lookup for each session. A join would read all students for each chunk.
 CREATE VIEW bridge.unified AS
 SELECT
     v.session_token, v.student_id, st.student_email, st.student_name,
@@ -32,9 +32,9 @@ AS $$
     FROM jsonb_each(m) AS e
     WHERE e.value IS DISTINCT FROM u -> e.key
 $$;
-COMMENT ON FUNCTION bridge.columns_that_differ(jsonb, jsonb) IS 'Columns of the second object that the first one lacks or has another value for.';
+COMMENT ON FUNCTION bridge.columns_that_differ(jsonb, jsonb) IS 'Keys of the second object whose value differs in the first one.';
 
--- Compares whole rows first: nearly all are equal, and only the others become JSON.
+-- Compares whole rows first. Only rows that differ become JSON.
 CREATE FUNCTION bridge.diff(first_token text, last_token text)
     RETURNS TABLE (token text, name text, unified jsonb, mapped jsonb)
     LANGUAGE plpgsql STABLE
@@ -56,7 +56,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bridge.diff(text, text) IS
-    'Columns in which the unified schema is not what the mapping says, for a range of tokens, both ends included.';
+    'Columns in which unified tables and mapping differ, for a range of tokens, both ends included.';
 
 -- --- writing legacy rows --------------------------------------------------------------------------
 
@@ -77,8 +77,8 @@ $$;
 COMMENT ON FUNCTION bridge.patch_of(text, text, jsonb, text[]) IS
     'Legacy column -> value, for some columns of a session; NULL: for all.';
 
--- public is in the path, because triggers and defaults of the application run inside. A value that the table refuses
--- must not keep the others from it: then column by column. An error that is not the value's fault goes up.
+-- public is in the path, because triggers and defaults of the application run inside. If the table refuses a value, the
+-- columns are written one by one. An error that the value did not cause is raised.
 CREATE FUNCTION bridge.update_legacy(p_legacy_name text, p_token text, p_patch jsonb) RETURNS void
     LANGUAGE plpgsql SET search_path = public, pg_temp
 AS $$
@@ -106,9 +106,9 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION bridge.update_legacy(text, text, jsonb) IS 'Writes columns of legacy rows that differ, as far as the table takes them.';
+COMMENT ON FUNCTION bridge.update_legacy(text, text, jsonb) IS 'Writes differing columns of legacy rows; skips a value that the table refuses.';
 
--- No more than a row needs; the rest follows as an update.
+-- Inserts the columns that a row needs. An update writes the others.
 CREATE FUNCTION bridge.insert_legacy(p_legacy_name text, p_token text, p_unified jsonb) RETURNS boolean
     LANGUAGE plpgsql SET search_path = public, pg_temp
 AS $$
@@ -134,7 +134,7 @@ END
 $$;
 COMMENT ON FUNCTION bridge.insert_legacy(text, text, jsonb) IS 'Inserts a legacy row; false: the table refused it.';
 
--- Where one legacy table refers to the other, its rows are inserted last and deleted first.
+-- Rows of a referencing legacy table are inserted last and deleted first.
 CREATE FUNCTION bridge.legacy_refers(p_legacy_name text) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -144,7 +144,7 @@ AS $$
         JOIN bridge.source AS o ON o.relation = k.confrelid
         WHERE k.contype = 'f' AND s.legacy_name = p_legacy_name AND o.legacy_name <> p_legacy_name)
 $$;
-COMMENT ON FUNCTION bridge.legacy_refers(text) IS 'Whether a foreign key leads from this legacy table to the other one.';
+COMMENT ON FUNCTION bridge.legacy_refers(text) IS 'True: this legacy table has a foreign key to the other one.';
 
 CREATE FUNCTION bridge.delete_legacy(p_token text) RETURNS void
     LANGUAGE plpgsql SET search_path = public, pg_temp
@@ -159,7 +159,7 @@ END
 $$;
 COMMENT ON FUNCTION bridge.delete_legacy(text) IS 'Deletes the legacy rows of a session.';
 
--- A missing row is inserted only if no row that is there has one of the columns.
+-- Inserts a missing row only if no existing row has one of the columns.
 CREATE FUNCTION bridge.write_legacy(p_token text, p_columns text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -174,7 +174,7 @@ DECLARE
     columns text[];
     patch jsonb;
 BEGIN
-    -- completion_rate follows, and is no reason to write
+    -- completion_rate is computed: it alone is not written
     p_columns := ARRAY(SELECT c FROM unnest(p_columns) AS c WHERE EXISTS (
         SELECT FROM bridge.legacy_column AS l WHERE l.column_name = c AND c <> 'completion_rate'));
     IF p_columns = '{}' THEN
@@ -199,7 +199,7 @@ BEGIN
         END LOOP;
     END LOOP;
     FOREACH name IN ARRAY present LOOP
-        -- an address that is neither missing nor the session's belongs to another student, and so does the name beside it
+        -- a row with another address belongs to another student: its address and name stay
         columns := ARRAY(
             SELECT c FROM unnest(p_columns) AS c
             WHERE c NOT IN ('student_email', 'student_name') OR name = ANY (inserted) OR NOT EXISTS (
@@ -212,12 +212,11 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bridge.write_legacy(text, text[]) IS 'Writes some columns of a session to the legacy tables.';
+COMMENT ON FUNCTION bridge.write_legacy(text, text[]) IS 'Writes columns of a session to the legacy tables.';
 
 -- --- writing unified rows -------------------------------------------------------------------------
 
--- OFFSET 0: a lookup by key, for which COLLATE "default" lets an index serve an address of the bridge. A join would read the
--- whole table for each chunk, with the plan that was made when the table was empty.
+-- OFFSET 0: a lookup by key. A join would read the whole table for each chunk. COLLATE "default" lets the index serve it.
 CREATE FUNCTION bridge.insert_sessions(first_token text, last_token text) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
@@ -252,7 +251,7 @@ BEGIN
             validation_passed, code_submitted, deployment_url)
         SELECT m.session_token, m.student_id, e.*
         FROM m CROSS JOIN LATERAL unnest(m.steps) AS e
-        -- a step that an endpoint wrote before its session merges as two keys of one exercise do
+        -- an endpoint may have written the step before its session: merged like two keys of one exercise
         ON CONFLICT (session_token, step_number) DO UPDATE SET
             student_id = excluded.student_id,
             started_at = least(sp.started_at, excluded.started_at),
@@ -279,7 +278,7 @@ $$;
 COMMENT ON FUNCTION bridge.insert_sessions(text, text) IS
     'Inserts the sessions of a range of tokens that the unified schema lacks, with steps and merge decisions; returns how many.';
 
--- completion_rate and steps follow by the triggers of 0004.
+-- The triggers of 0004 write completion_rate and steps.
 CREATE FUNCTION bridge.update_session(p_token text, p_patch jsonb) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -302,7 +301,7 @@ CREATE FUNCTION bridge.delete_session(p_token text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- before the foreign keys of 0005 nothing else removes steps and detaches events
+    -- from 0005 on the foreign keys do the same
     DELETE FROM public.step_progress AS sp WHERE sp.session_token = p_token;
     UPDATE public.events AS e SET session_token = NULL WHERE e.session_token = p_token;
     DELETE FROM public.sessions AS v WHERE v.session_token = p_token;
@@ -327,7 +326,7 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION bridge.refresh_sources(text) IS 'Stores what the rows of a session say about students; false: nothing changed.';
+COMMENT ON FUNCTION bridge.refresh_sources(text) IS 'Stores the student sources of a session; false: nothing changed.';
 
 CREATE FUNCTION bridge.insert_students(emails text[]) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -336,7 +335,7 @@ DECLARE
     rows bigint;
 BEGIN
     INSERT INTO public.students (student_id, student_email, student_name, created_at, github_username)
-    -- another id, where a student whose address was changed has this one, or comes back with it in this statement
+    -- another id, where a student with a changed address has this one, or is restored with it
     SELECT CASE WHEN EXISTS (SELECT FROM public.students AS o WHERE o.student_id = i.student_id OFFSET 0)
                      OR k.student_id IS NULL AND current_setting('bridge.backfilling', true) = 'on' AND EXISTS (
                          SELECT FROM bridge.override AS o
@@ -359,12 +358,12 @@ BEGIN
     RETURN rows;
 END
 $$;
-COMMENT ON FUNCTION bridge.insert_students(text[]) IS 'Inserts the students of these addresses that the unified schema lacks.';
+COMMENT ON FUNCTION bridge.insert_students(text[]) IS 'Inserts the missing students of these addresses; returns how many.';
 
 -- The decision table, for one column in which the two sides differ:
 --
 --   logged on     column                                        goes
---   legacy only   the mapping says what the override recorded   nowhere: the unified value stays
+--   legacy only   the mapped value is the override's            nowhere: the unified value stays
 --   legacy only   else                                          to the unified schema
 --   unified only  any                                           to the legacy tables
 --   both          changed on one side only                      to the other side
@@ -384,14 +383,14 @@ END;
 COMMENT ON FUNCTION bridge.direction(bigint, bigint, boolean, boolean) IS
     'Side that a column is written to: unified, legacy or nowhere. The ids are of the last change on each side.';
 
--- A column changed in the legacy tables if the mapping is not what the override recorded, else not what the session was.
+-- A legacy column changed if the mapped value is not the override's; without an override, if it is not the value before.
 CREATE FUNCTION bridge.has_changed(kept bridge.override, before jsonb, name text, value jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN (kept).key IS NOT NULL THEN (kept).over IS DISTINCT FROM value
             WHEN before ? name THEN nullif(before -> name, 'null') IS DISTINCT FROM value
             ELSE true END;
 COMMENT ON FUNCTION bridge.has_changed(bridge.override, jsonb, text, jsonb) IS
-    'Whether a value is other than the override recorded, or than it was before.';
+    'True: the value is not the recorded one, or not the one before.';
 
 CREATE FUNCTION bridge.record_override(p_table text, p_key text, p_column text, p_value jsonb, p_over jsonb) RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp
@@ -403,11 +402,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.record_override(text, text, text, jsonb, jsonb) IS 'Inserts or updates one override.';
 
--- Existence, name and created_at of a student. They are decided for the student, not for a session: by what is logged
--- of any session that speaks of the student, and of p_token, which may have spoken of the student until now.
--- p_last_id: the last change that counts; 0 where the bridge itself has changed the rows. needed: a session belongs to
--- the student.
--- Returns whether the name of the unified schema has to go to the legacy tables.
+-- Existence, name and created_at of a student. All logged changes of the student's sessions decide together, and those of
+-- p_token, which may have belonged to the student until now. p_last_id is the last change that counts; 0 after a write
+-- of the bridge. needed: a session belongs to the student. Returns true if the unified name goes to the legacy tables.
 CREATE FUNCTION bridge.apply_student(p_email text, p_token text, p_last_id bigint, needed boolean) RETURNS boolean
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
 AS $$
@@ -421,7 +418,7 @@ DECLARE
     to_unified jsonb := '{}';
     name_goes_back boolean := false;
 BEGIN
-    -- locked before the sources are read: the next transaction that writes one of them waits, and reads this one's
+    -- lock first, then read the sources: another transaction of this student is busy until this one commits
     SELECT jsonb_strip_nulls(to_jsonb(s)) INTO st FROM public.students AS s WHERE s.student_email = p_email FOR NO KEY UPDATE NOWAIT;
     SELECT jsonb_strip_nulls(to_jsonb(s)) INTO m FROM bridge.students AS s WHERE s.student_email = p_email;
     IF m IS NULL OR (m -> 'student_name', m -> 'created_at', true)
@@ -489,7 +486,7 @@ COMMENT ON FUNCTION bridge.apply_student(text, text, bigint, boolean) IS 'Decide
 
 -- --- apply ----------------------------------------------------------------------------------------
 
--- Keys of an object that one side changed go to the other side; of a key that both changed the later change wins.
+-- A key that one side changed goes to the other side. The later change wins for a key that both sides changed.
 CREATE FUNCTION bridge.merge_keys(before jsonb, unified jsonb, mapped jsonb, unified_wins boolean) RETURNS jsonb
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -529,11 +526,11 @@ BEGIN
     WHERE v.session_token = p_token AND NOT EXISTS (SELECT FROM bridge.tokens AS t WHERE t.token = p_token);
 END
 $$;
-COMMENT ON FUNCTION bridge.record_overrides(text) IS 'Records what of a session the legacy tables do not say.';
+COMMENT ON FUNCTION bridge.record_overrides(text) IS 'Records the differing columns of a session.';
 
--- Applies what is logged of one session. The order makes it safe: a change is deleted from the log only if it was
--- read before the rows; and a change that was committed after that, and before the last look, undoes everything here.
--- Locks are taken without waiting. An error leaves the session logged; the caller catches it.
+-- Applies the logged changes of one session. It reads the log before the rows, and deletes only the changes that it read.
+-- A change committed in between raises an error at the end. Locks do not wait. The caller catches errors, and the session
+-- stays logged.
 CREATE FUNCTION bridge.apply(p_token text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -568,7 +565,7 @@ BEGIN
            max(c.id) FILTER (WHERE c.side = 'unified') AS unified,
            max(c.id) FILTER (WHERE c.side = 'unified' AND c.before = '{}') AS deleted,
            bool_or(c.side = 'unified' AND (c.at < merged_at) IS NOT FALSE) AS early,
-           -- the session was inserted: it was never in step
+           -- an inserted session has no value before
            coalesce((array_agg(c.before IS NULL ORDER BY c.id) FILTER (WHERE c.side = 'unified'))[1], false) AS inserted
     INTO logged
     FROM bridge.change_log AS c
@@ -577,7 +574,7 @@ BEGIN
         RETURN;
     END IF;
     both_written := logged.legacy IS NOT NULL AND logged.unified IS NOT NULL;
-    -- the session as it was when both sides were in step: the first value of each column
+    -- the session before the first change: the first logged value of each column
     SELECT jsonb_object_agg(b.key, b.value) INTO before
     FROM (SELECT DISTINCT ON (e.key) e.key, e.value
           FROM bridge.change_log AS c CROSS JOIN LATERAL jsonb_each(c.before) AS e
@@ -585,8 +582,8 @@ BEGIN
           ORDER BY e.key, c.id) AS b;
     PERFORM set_config('bridge.applying', 'on', true);
 
-    -- 1. Locks; students are those whom the legacy rows name now, and those whom they named before.
-    -- A session without a row is locked by its hash: a rehearsal must not fill the server's table of locks.
+    -- 1. Lock the session, and the students of its legacy rows before and now. An advisory lock stands for a missing
+    -- session; its number is a hash, so that a rehearsal does not fill the server's lock table.
     IF NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p_token)
        AND NOT pg_try_advisory_xact_lock('bridge.change_log'::regclass::oid::integer, hashtext(p_token) % 1000) THEN
         RAISE EXCEPTION 'the session is being applied' USING ERRCODE = 'lock_not_available';
@@ -604,7 +601,7 @@ BEGIN
     SELECT * INTO u FROM bridge.unified AS o WHERE o.session_token = p_token;
     SELECT * INTO m FROM bridge.mapped(p_token, p_token);
 
-    -- 2. A session that one side lacks: the later of deletion and write wins.
+    -- 2. One side lacks the session: the later of deletion and write wins.
     IF u.session_token IS NULL AND m.session_token IS NOT NULL AND logged.deleted > coalesce(logged.legacy, 0)
        AND NOT (logged.early AND logged.inserted) THEN
         PERFORM bridge.delete_legacy(p_token);
@@ -657,7 +654,7 @@ BEGIN
                 goes := 'unified';  -- the student was deleted
             END IF;
             IF goes = 'legacy' THEN
-                -- recorded already: the tables have refused it, or have no column for it
+                -- recorded: the legacy tables refused it, or have no column for it
                 CONTINUE WHEN kept.key IS NOT NULL AND (kept.value, kept.over) IS NOT DISTINCT FROM (d.unified, d.mapped);
                 to_legacy := to_legacy || d.name;
             ELSIF goes = 'unified' THEN
@@ -696,13 +693,13 @@ BEGIN
     FROM public.sessions AS v
     WHERE v.session_token = p_token AND sp.session_token = p_token AND sp.student_id <> v.student_id;
 
-    -- 5. What still differs is recorded.
+    -- 5. Record what still differs.
     IF to_legacy <> '{}' OR (u.session_token IS NULL) <> (m.session_token IS NULL)
        OR EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'sessions' AND o.key = p_token) THEN
         PERFORM bridge.record_overrides(p_token);
     END IF;
 
-    -- 6. The last look.
+    -- 6. Check the log again, and delete the changes that were read.
     IF EXISTS (SELECT FROM bridge.change_log AS c
                WHERE c.token = p_token AND c.id <> ALL (logged.ids) AND c.xact <> pg_current_xact_id()) THEN
         RAISE EXCEPTION 'the session was changed meanwhile' USING ERRCODE = 'serialization_failure';

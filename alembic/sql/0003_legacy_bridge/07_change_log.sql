@@ -1,5 +1,5 @@
 -- The change log: triggers on both sides record, in the writer's own transaction, every session that a statement touches.
--- The trigger functions are SECURITY DEFINER: the application's role needs no right on the bridge.
+-- The trigger functions are SECURITY DEFINER: the application's role needs no grant on the bridge.
 
 CREATE FUNCTION bridge.log_changes(p_side text, tokens text[], before jsonb DEFAULT NULL) RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp
@@ -33,7 +33,7 @@ END
 $$;
 COMMENT ON FUNCTION bridge.capture_legacy() IS 'Trigger: logs the sessions that a statement writes in a legacy table.';
 
--- A TRUNCATE is nothing that the application does, and is not carried over: it asks for the rows of the legacy tables.
+-- The application does not use TRUNCATE. It is not applied: the rows come back from the legacy tables.
 CREATE FUNCTION bridge.capture_sessions() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
@@ -48,8 +48,8 @@ BEGIN
             FROM old_rows AS o
             JOIN new_rows AS n ON n.session_token = o.session_token
             LEFT JOIN public.students AS st ON st.student_id = o.student_id
-            WHERE o.* *<> n.*;  -- any type has it
-            -- another token: the session of the old one is gone, that of the new one has come
+            WHERE o.* *<> n.*;  -- works for every type
+            -- a changed token: a deleted session and an inserted one
             INSERT INTO bridge.change_log (side, token, before)
             SELECT 'unified', o.session_token, '{}'::jsonb FROM old_rows AS o
             WHERE NOT EXISTS (SELECT FROM new_rows AS n WHERE n.session_token = o.session_token)
@@ -74,7 +74,7 @@ AS $$
     FROM (SELECT v.session_token AS token FROM public.sessions AS v WHERE v.student_id = p_student_id
           UNION SELECT s.token FROM bridge.student_source AS s WHERE s.student_email = p_email) AS k
 $$;
-COMMENT ON FUNCTION bridge.log_students(jsonb, uuid, text) IS 'Logs every session that speaks of a student.';
+COMMENT ON FUNCTION bridge.log_students(jsonb, uuid, text) IS 'Logs every session of a student.';
 
 CREATE FUNCTION bridge.capture_students() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -98,8 +98,7 @@ END
 $$;
 COMMENT ON FUNCTION bridge.capture_students() IS 'Trigger: logs the sessions of students that a statement writes.';
 
--- One session that is refused must not keep the others from being applied. Returns why it was not applied, without any
--- value: the message of the server can contain one.
+-- A refused session must not stop the others. The reason contains no value, because the server's message can.
 CREATE FUNCTION bridge.try_apply(p_token text) RETURNS text
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -116,15 +115,14 @@ EXCEPTION
     WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS constraint_name = CONSTRAINT_NAME;
         RETURN concat_ws(', ', 'SQLSTATE ' || SQLSTATE, 'constraint ' || nullif(constraint_name, ''),
-            -- not the fault of a value: it can be shown
+            -- no value caused it: the message can be shown
             CASE WHEN SQLSTATE LIKE '42%' OR SQLSTATE LIKE '0A%' THEN SQLERRM END);
 END
 $$;
 COMMENT ON FUNCTION bridge.try_apply(text) IS 'Applies the changes of a session; NULL, busy, or why it was refused.';
 
--- Runs as the transaction commits: it waits for nothing any more that a session which waits for it could hold. An error
--- never fails the application's write; what could not be applied stays logged. Under SERIALIZABLE it would make the
--- application's transaction fail. jit: the plans are short.
+-- Runs as the transaction commits. An error never fails the application's write: the changes stay logged. Not under
+-- SERIALIZABLE, where it would make the application's transaction fail. jit = off, because the plans are short.
 CREATE FUNCTION bridge.sync() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET jit = off SET statement_timeout = 0
@@ -136,7 +134,7 @@ DECLARE
     next_token text;
     last_id bigint;
 BEGIN
-    -- the first change of a transaction applies them all
+    -- the first change of a transaction applies all of them
     IF NEW.id <= coalesce(nullif(current_setting('bridge.synced', true), ''), '0')::bigint
        OR current_setting('transaction_isolation') = 'serializable'
        OR NOT (SELECT s.sync FROM bridge.state AS s) THEN
@@ -149,10 +147,10 @@ BEGIN
             SELECT c.token FROM bridge.change_log AS c WHERE c.xact = NEW.xact AND c.id >= NEW.id AND c.id <= last_id GROUP BY c.token ORDER BY min(c.id)
         LOOP
             PERFORM bridge.try_apply(next_token);
-            began := coalesce(began, clock_timestamp());  -- the first one of a connection makes its plans
+            began := coalesce(began, clock_timestamp());  -- the first call of a connection plans its statements
             EXIT WHEN clock_timestamp() - began > interval '100 ms';  -- the application waits for this
         END LOOP;
-        -- a few older changes as well, oldest first
+        -- some older changes, oldest first
         IF clock_timestamp() - began < interval '20 ms' THEN
             FOR next_token IN
                 SELECT c.token FROM (SELECT o.token, o.id FROM bridge.change_log AS o WHERE o.xact <> NEW.xact ORDER BY o.id LIMIT 50) AS c
@@ -176,7 +174,6 @@ CREATE CONSTRAINT TRIGGER sync AFTER INSERT ON bridge.change_log
     FOR EACH ROW WHEN (current_setting('bridge.applying', true) IS DISTINCT FROM 'on')
     EXECUTE FUNCTION bridge.sync();
 
--- Inside a caller's transaction (a rehearsal) nothing is committed; the work is the same.
 CREATE PROCEDURE bridge.commit_chunk()
     LANGUAGE plpgsql
 AS $$
@@ -188,9 +185,9 @@ END
 $$;
 COMMENT ON PROCEDURE bridge.commit_chunk() IS 'COMMIT, except in a rehearsal.';
 
--- Applies what was logged before the call, in transactions of some 40 ms. What is busy is skipped and tried again, with a
--- pause, for as many rounds; what is refused stays logged and is named. strict: then either is an error. No SET clause,
--- here and in other procedures that commit: it would forbid COMMIT.
+-- Applies the changes that were logged before the call, in transactions of some 40 ms. It skips a busy session and retries
+-- it after a pause. A refused session stays logged, and is named. strict: both raise an error. A procedure with a SET
+-- clause could not commit.
 CREATE PROCEDURE bridge.drain(strict boolean DEFAULT true, rounds integer DEFAULT 50)
     LANGUAGE plpgsql
 AS $$
@@ -265,7 +262,7 @@ BEGIN
                   DETAIL = 'Held by: ' || public.lock_holders(tables, readers => false),
                   HINT = 'What was applied so far stays. End the long transactions on the workshop''s tables, then run this again.';
     ELSIF busy <> '{}' THEN
-        RAISE NOTICE '% sessions are being written all the time: they stay logged', cardinality(busy);
+        RAISE NOTICE '% sessions are always busy: they stay logged', cardinality(busy);
     END IF;
 END
 $$;

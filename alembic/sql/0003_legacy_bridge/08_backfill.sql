@@ -1,11 +1,11 @@
--- The backfill: inserts what the mapping says, in key order, in chunks with a commit of their own. The cursor is stored
--- with the data, so that a killed run continues. What is written meanwhile is logged, and applied afterwards.
+-- The backfill: inserts the mapped sessions in key order, in chunks, each with its own commit. The cursor is stored, so
+-- that a killed run continues. The drain applies what an application writes meanwhile.
 
 -- --- rows that were there first --------------------------------------------------------------------
 
--- A session of an earlier attempt, or of an endpoint that moved early, is combined once: the mapped value where it has
--- one, else the row's; flags OR; the greater number and last activity, the earlier start. What an application has written
--- since 0003 stays, and is applied to the legacy tables afterwards.
+-- A session of an earlier attempt, or of an endpoint that moved early, is combined once: the mapped value if there is one,
+-- else the value of the row; flags OR; the greater number and last activity; the earlier start. A value that an
+-- application has written since 0003 stays, and the drain applies it to the legacy tables.
 CREATE FUNCTION bridge.combined(name text, unified jsonb, mapped jsonb, written boolean) RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
 AS $$
@@ -15,6 +15,7 @@ AS $$
         WHEN name IN ('started_at', 'created_at') THEN to_jsonb(least((unified #>> '{}')::timestamptz, (mapped #>> '{}')::timestamptz))
         WHEN name = 'last_activity' THEN to_jsonb(greatest((unified #>> '{}')::timestamptz, (mapped #>> '{}')::timestamptz))
         WHEN name = 'legacy_extra' THEN unified || mapped
+        WHEN name = 'exercises' AND written THEN mapped || unified
         WHEN jsonb_typeof(unified) = 'boolean' THEN 'true'
         WHEN jsonb_typeof(unified) = 'number' THEN greatest(unified, mapped)
         WHEN name = 'student_email' AND mapped #>> '{}' LIKE 'anonymous+%@workshop.invalid' THEN unified
@@ -61,7 +62,7 @@ AS $$
     ) AS x
     WHERE v.session_token = x.session_token AND (v.exercises, v.completion_rate) IS DISTINCT FROM (x.exercises, x.rate)
 $$;
-COMMENT ON FUNCTION bridge.align_steps(text[]) IS 'Merges steps and exercises of sessions, so that both say the same.';
+COMMENT ON FUNCTION bridge.align_steps(text[]) IS 'Merges steps and exercises of sessions.';
 
 CREATE FUNCTION bridge.combine(tokens text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -70,7 +71,7 @@ DECLARE
     session record;
 BEGIN
     FOR session IN
-        WITH written AS MATERIALIZED (  -- by an application since 0003: all of a row that it inserted, else what it changed
+        WITH written AS MATERIALIZED (  -- by an application since 0003
             SELECT c.token, bool_or(c.before IS NULL) AS inserted, (array_agg(c.before ORDER BY c.id) FILTER (WHERE c.before ? 'exercises'))[1] AS before
             FROM bridge.change_log AS c
             WHERE c.token = ANY (tokens) AND c.side = 'unified'
@@ -96,10 +97,10 @@ BEGIN
         WHERE session.conflicts <> '{}';
     END LOOP;
     PERFORM bridge.align_steps(tokens);
-    -- of an application's own writes the log decides
+    -- the drain decides for a session that an application wrote
     PERFORM bridge.record_overrides(t) FROM unnest(tokens) AS t
     WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = t AND c.side = 'unified');
-    -- a downgrade keeps all of them aside, because another upgrade copies the earlier attempt again; value: its steps
+    -- a downgrade keeps these whole, because another upgrade copies the earlier attempt again; value: the steps
     INSERT INTO bridge.override (table_name, key, column_name, value)
     SELECT 'prior sessions', t, '(row)',
            (SELECT jsonb_agg(sp.step_number) FROM public.step_progress AS sp WHERE sp.session_token = t)
@@ -112,7 +113,7 @@ COMMENT ON FUNCTION bridge.combine(text[]) IS 'Combines sessions that were there
 
 -- --- what an earlier downgrade kept aside ----------------------------------------------------------
 
--- A value comes back if the mapping says what it said when the value was kept.
+-- Restores a value if the mapped value is the one of the time of the downgrade. A later write of an application stays.
 CREATE FUNCTION bridge.restore_session(p_token text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
@@ -120,6 +121,9 @@ AS $$
 DECLARE
     m CONSTANT jsonb := (SELECT bridge.session_json(o.student_email, o.shared) || bridge.own_columns(o.expires_at, o.is_active, o.updated_at)
                          FROM bridge.mapped(p_token, p_token) AS o);
+    written CONSTANT boolean := EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = p_token AND c.side = 'unified');
+    u CONSTANT jsonb := (SELECT bridge.session_json(o.student_email, o.shared) || bridge.own_columns(o.expires_at, o.is_active, o.updated_at)
+                         FROM bridge.unified AS o WHERE o.session_token = p_token);
     whole jsonb;
     patch jsonb;
     step record;
@@ -132,7 +136,7 @@ BEGIN
 
     IF EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'kept sessions' AND o.key = p_token AND o.column_name = '(row)') AND m IS NULL THEN
         IF 'false' = (SELECT o.value FROM bridge.override AS o WHERE o.table_name = 'kept sessions' AND o.key = p_token AND o.column_name = '(row)') THEN
-            PERFORM bridge.delete_session(p_token);
+            PERFORM bridge.delete_session(p_token) WHERE NOT written;
             DELETE FROM bridge.override AS o WHERE o.key = p_token AND o.table_name LIKE 'kept %';
             RETURN;
         END IF;
@@ -140,6 +144,10 @@ BEGIN
         SELECT p_token, st.student_id FROM public.students AS st WHERE st.student_email = whole ->> 'student_email'
         ON CONFLICT DO NOTHING;
         patch := whole;
+    END IF;
+    IF written THEN
+        patch := (SELECT jsonb_object_agg(e.key, bridge.combined(e.key, nullif(u -> e.key, 'null'), nullif(e.value, 'null'), true))
+                  FROM jsonb_each(patch) AS e WHERE e.value IS DISTINCT FROM u -> e.key);
     END IF;
     IF patch IS NOT NULL THEN
         IF patch ? 'student_email' THEN
@@ -150,7 +158,7 @@ BEGIN
         PERFORM bridge.update_session(p_token, (SELECT jsonb_object_agg(e.key, e.value) FROM jsonb_each(patch) AS e
             WHERE e.key IN (SELECT c.name FROM bridge.columns_of('public.sessions') AS c UNION SELECT 'student_email') AND e.key NOT IN ('session_token', 'student_id')));
         PERFORM set_config('bridge.backfilling', 'on', true);
-        -- the placeholder that the session came with
+        -- the placeholder of the session before
         DELETE FROM public.students AS st
         USING bridge.override AS o
         WHERE patch ? 'student_email' AND st.student_email = bridge.placeholder_email(p_token)
@@ -167,7 +175,7 @@ BEGIN
         LEFT JOIN unnest(bridge.steps_of(p_token, (SELECT v.exercises FROM public.sessions AS v WHERE v.session_token = p_token))) AS e
             ON e.step_number = o.step_number
         WHERE o.table_name = 'kept step_progress' AND o.key = p_token
-          -- a step that the exercises do not know any more stays away
+          -- only steps that the exercises still contain
           AND (o.column_name = '(row)'
                OR e.step_number IS NOT NULL AND o.over IS NOT DISTINCT FROM nullif(to_jsonb(e) -> o.column_name, 'null'))
         GROUP BY o.step_number
@@ -183,14 +191,15 @@ BEGIN
         UPDATE public.step_progress AS sp
         SET (step_name, started_at, completed_at, time_spent, attempts, validation_passed, code_submitted, deployment_url) = (
             SELECT n.step_name, n.started_at, n.completed_at, n.time_spent, n.attempts, n.validation_passed, n.code_submitted, n.deployment_url
-            FROM jsonb_populate_record(sp, step.cells) AS n)
+            FROM jsonb_populate_record(sp, step.cells || CASE WHEN written THEN jsonb_strip_nulls(to_jsonb(sp)) ELSE '{}' END) AS n)
         WHERE sp.session_token = p_token AND sp.step_number = step.step_number;
     END LOOP;
     DELETE FROM bridge.override AS o WHERE o.key = p_token AND o.table_name IN ('kept sessions', 'kept step_progress');
-    PERFORM bridge.record_overrides(p_token);
+    -- the drain applies what an application wrote to the legacy tables: no override yet
+    PERFORM bridge.record_overrides(p_token) WHERE NOT written;
 END
 $$;
-COMMENT ON FUNCTION bridge.restore_session(text) IS 'Brings back what an earlier downgrade kept aside of a session.';
+COMMENT ON FUNCTION bridge.restore_session(text) IS 'Restores the kept values of a session.';
 
 CREATE FUNCTION bridge.student_values(emails text[]) RETURNS TABLE (student_email text, name text, unified jsonb, mapped jsonb)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
@@ -242,9 +251,9 @@ BEGIN
     WHERE o.table_name = 'kept students' AND NOT (o.column_name = '(row)' AND o.key LIKE 'anonymous+%@workshop.invalid');
 END
 $$;
-COMMENT ON FUNCTION bridge.restore_students() IS 'Brings back what an earlier downgrade kept aside of students.';
+COMMENT ON FUNCTION bridge.restore_students() IS 'Restores the kept values of students.';
 
--- With their numbers, before the backfill writes events of its own; an event whose number was given out since gets a new one.
+-- Restores events with their ids, before the backfill writes its own. An event whose id is taken gets a new one.
 CREATE FUNCTION bridge.restore_events() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -254,7 +263,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'kept events') THEN
         RETURN;
     END IF;
-    -- one by one: to set the sequence could set it back
+    -- nextval(), because setval() could set the sequence back
     PERFORM nextval(numbers) FROM generate_series(
         coalesce(pg_sequence_last_value(numbers), 0) + 1,
         (SELECT max(o.key::bigint) FROM bridge.override AS o WHERE o.table_name = 'kept events'));
@@ -277,7 +286,7 @@ BEGIN
     DELETE FROM bridge.override AS o WHERE o.table_name = 'kept events';
 END
 $$;
-COMMENT ON FUNCTION bridge.restore_events() IS 'Brings back the events that an earlier downgrade kept aside.';
+COMMENT ON FUNCTION bridge.restore_events() IS 'Restores the kept events.';
 
 -- --- stages ----------------------------------------------------------------------------------------
 
@@ -285,7 +294,7 @@ CREATE FUNCTION bridge.backfill_students(emails text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    -- students that were there first; what an application wrote since 0003 is logged, and decided later
+    -- students that were there first, without those that an application has written since 0003: the drain decides
     present CONSTANT text[] := ARRAY(
         SELECT e FROM unnest(emails) AS e
         WHERE EXISTS (SELECT FROM public.students AS st WHERE st.student_email = e OFFSET 0)
@@ -337,7 +346,7 @@ END
 $$;
 COMMENT ON FUNCTION bridge.backfill_sessions(text, text) IS 'Inserts the sessions of a range of tokens, and combines those that were there first.';
 
--- Runs one chunk. An application that inserts the same row meanwhile makes it repeat: then the row is there, and is combined.
+-- Runs one chunk, and repeats it if an application inserts the same row meanwhile: the row is then combined.
 CREATE FUNCTION bridge.backfill_chunk(stage text, first_key text, last_key text, emails text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
 AS $$
@@ -372,7 +381,7 @@ BEGIN
     PERFORM set_config('bridge.applying', '', true), set_config('bridge.backfilling', '', true);
 END
 $$;
-COMMENT ON FUNCTION bridge.backfill_chunk(text, text, text, text[]) IS 'Does a chunk of a stage of the backfill.';
+COMMENT ON FUNCTION bridge.backfill_chunk(text, text, text, text[]) IS 'Runs a chunk of a stage of the backfill, with retries.';
 
 CREATE PROCEDURE bridge.backfill_stage(p_stage text, last_key text)
     LANGUAGE plpgsql
@@ -415,7 +424,7 @@ BEGIN
                 RAISE NOTICE 'merged % sessions of at most % (legacy rows), % a second, less than % s left',
                     done, total, round(rate), ceil(greatest(total - done, 0) / rate);
             ELSE
-                RAISE NOTICE 'reading what the legacy rows say about students';
+                RAISE NOTICE 'reading the students of the legacy rows';
             END IF;
         END IF;
     END LOOP;
@@ -436,7 +445,7 @@ BEGIN
         SELECT 'prior students', st.student_email, '(row)', to_jsonb(st) FROM public.students AS st
         WHERE to_regclass('public.prior_attempt') IS NOT NULL
         ON CONFLICT DO NOTHING;
-    -- students of an earlier attempt, whose address was changed before the downgrade
+        -- students of an earlier attempt whose address was changed before the downgrade
         UPDATE public.students AS st SET student_email = o.key
         FROM bridge.override AS o
         WHERE o.table_name = 'kept students' AND o.column_name = 'student_id'
@@ -482,7 +491,7 @@ END
 $$;
 COMMENT ON PROCEDURE bridge.backfill() IS 'Fills the unified tables from the legacy tables; after an interruption it continues.';
 
--- A downgrade that stopped on its way, or that ended at 0003, has left the rows there, and the rest in overrides.
+-- After a downgrade that stopped, or that ended at 0003, the rows are still there. Only differences are logged then.
 CREATE PROCEDURE bridge.merge()
     LANGUAGE plpgsql
 AS $$

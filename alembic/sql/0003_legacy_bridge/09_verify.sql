@@ -1,7 +1,6 @@
--- Verification: does the unified schema hold what the legacy tables say? Counts are taken from the raw tables, past
--- adapters and mapping. Sessions that are logged are left out: they are known to differ, and are applied next.
+-- Verification: compares the unified tables with the legacy tables. Counts come from the raw tables, without adapters and
+-- mapping. Logged sessions are left out: they differ until the drain applies them.
 
--- Legacy rows as they stand; of a JSON string its content, with one layer of backslashes less.
 CREATE FUNCTION bridge.raw(first_token text, last_token text)
     RETURNS TABLE (source text, token text, student_email text, openai_api_key text, exercises text)
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -21,9 +20,9 @@ BEGIN
         ) AS r(columns)) USING first_token, last_token;
 END
 $$;
-COMMENT ON FUNCTION bridge.raw(text, text) IS 'Legacy rows of a range of tokens as they stand.';
+COMMENT ON FUNCTION bridge.raw(text, text) IS 'Legacy rows of a range of tokens, as stored.';
 
--- Layers of JSON strings only add backslashes.
+-- A layer of JSON strings adds backslashes only.
 CREATE FUNCTION bridge.count_completed(exercises text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN greatest(cardinality(string_to_array(
@@ -31,7 +30,7 @@ RETURN greatest(cardinality(string_to_array(
     '"completed":true')) - 1, 0);
 COMMENT ON FUNCTION bridge.count_completed(text) IS 'Completed exercises, counted as text.';
 
--- One statement, because an application that writes meanwhile would shift one count against the other.
+-- One statement has one snapshot: a write in between would change one count only.
 CREATE FUNCTION bridge.count_range(first_token text, last_token text) RETURNS jsonb
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_mergejoin = off SET jit = off
 AS $$
@@ -64,7 +63,7 @@ BEGIN
                 bool_or(r.api_key = v.api_key) AS key_arrived,
                 bool_and(coalesce(r.address, '') IN ('', 'unknown@example.com')) AS no_address,
                 bool_or(v.student_email LIKE 'anonymous+%@workshop.invalid') AS placeholder,
-                -- of rows that share a token any may be the one that counts
+                -- any of the rows that share a token may be the one in use
                 coalesce(min(r.completed) FILTER (WHERE r.source = 'workshop_students'), min(r.completed)) AS completed,
                 min(v.completed) AS unified_completed
             FROM raw AS r
@@ -96,9 +95,9 @@ BEGIN
     );
 END
 $$;
-COMMENT ON FUNCTION bridge.count_range(text, text) IS 'What must not shrink, counted on both sides for a range of tokens.';
+COMMENT ON FUNCTION bridge.count_range(text, text) IS 'Counts of both sides for a range of tokens.';
 
--- Every value of sessions and steps, and what the rows say about students.
+-- Compares every value of sessions and steps, and the student sources.
 CREATE FUNCTION bridge.differences(first_token text, last_token text)
     RETURNS TABLE (table_name text, column_name text, token text)
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET jit = off
@@ -136,7 +135,7 @@ BEGIN
         SELECT 'step_progress', d.name, coalesce(sp.session_token, e.token)
         FROM (SELECT o.* FROM public.step_progress AS o WHERE o.session_token >= first_token AND o.session_token <= last_token) AS sp
         FULL JOIN (
-            -- the mapping has derived them from the same exercises
+            -- the mapping derived its steps from the same exercises
             SELECT k.token, k.student_id, x.step_number, x.completed_at, x.time_spent, x.attempts, x.validation_passed
             FROM k CROSS JOIN LATERAL unnest(k.steps) AS x WHERE k.is_equal
             UNION ALL
@@ -148,7 +147,7 @@ BEGIN
             SELECT '(row missing)' WHERE sp.session_token IS NULL
             UNION ALL SELECT '(row without legacy)' WHERE e.token IS NULL
             UNION ALL SELECT 'student_id' WHERE sp.student_id <> e.student_id
-            -- a name that is no step's is the unified schema's own
+            -- an unknown name belongs to the unified table alone
             UNION ALL SELECT 'step_name' WHERE public.step_number_of(sp.step_name) <> sp.step_number
             UNION ALL SELECT 'completed_at' WHERE sp.validation_passed AND sp.completed_at IS DISTINCT FROM e.completed_at
             UNION ALL SELECT 'time_spent' WHERE sp.time_spent <> e.time_spent
@@ -166,7 +165,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION bridge.differences(text, text) IS
-    'Where the unified schema is not what the legacy tables say, for a range of tokens, both ends included.';
+    'Values that differ between both sides, for a range of tokens, both ends included.';
 
 CREATE FUNCTION bridge.student_differences(first_email text, last_email text)
     RETURNS TABLE (table_name text, column_name text, token text)
@@ -192,9 +191,9 @@ AS $$
           SELECT FROM bridge.change_log AS c JOIN public.sessions AS v ON v.session_token = c.token WHERE v.student_id = st.student_id)
 $$;
 COMMENT ON FUNCTION bridge.student_differences(text, text) IS
-    'Where students is not what the legacy tables say, for a range of addresses, both ends included.';
+    'Values of students that differ, for a range of addresses, both ends included.';
 
--- Columns that differ, added to those found before: column -> how many, and the ends of some tokens.
+-- The object has for each column a count, and the ends of some tokens.
 CREATE FUNCTION bridge.add_differences(seen jsonb, first_key text, last_key text, of_students boolean) RETURNS jsonb
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -215,10 +214,9 @@ BEGIN
     RETURN seen;
 END
 $$;
-COMMENT ON FUNCTION bridge.add_differences(jsonb, text, text, boolean) IS 'Adds the columns of a range that differ.';
+COMMENT ON FUNCTION bridge.add_differences(jsonb, text, text, boolean) IS 'Adds the differing columns of a range to those found before.';
 
--- The whole verification, range by range with commits; the result is a JSON array of checks. What differs is looked at
--- twice: an application may commit between two statements.
+-- Runs range by range, with commits. The result is a JSON array of checks.
 CREATE PROCEDURE bridge.run_checks(INOUT result jsonb, every_value boolean DEFAULT true)
     LANGUAGE plpgsql
 AS $$
@@ -337,10 +335,9 @@ BEGIN
     RAISE NOTICE 'verified: % checks', jsonb_array_length(result);
 END
 $$;
-COMMENT ON PROCEDURE bridge.require_verified(boolean) IS 'Raises unless every check holds; every_value: counts alone, or all values.';
+COMMENT ON PROCEDURE bridge.require_verified(boolean) IS 'Raises an error if a check fails; every_value: false compares counts only.';
 
--- Somebody wrote with the triggers off. Steps that differ from the exercises are aligned first:
--- apply compares exercises alone.
+-- Finds writes that no trigger logged. Steps and exercises are merged first, because apply() compares exercises only.
 CREATE PROCEDURE bridge.log_differences(p_side text)
     LANGUAGE plpgsql
 AS $$
@@ -362,7 +359,7 @@ BEGIN
                array_agg(DISTINCT k.token) FILTER (WHERE k.table_name = 'step_progress' OR k.column_name = 'completion_rate') AS of_steps
         INTO differing
         FROM bridge.differences(range.first_token, range.last_token) AS k;
-        -- the drain applies what is logged here, not this commit
+        -- only log: the drain applies
         PERFORM set_config('bridge.applying', 'on', true);
         PERFORM bridge.align_steps(differing.of_steps) WHERE differing.of_steps IS NOT NULL;
         PERFORM bridge.log_changes(p_side, differing.tokens, before) WHERE differing.tokens IS NOT NULL;
@@ -385,7 +382,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON PROCEDURE bridge.log_differences(text) IS 'Logs every session and student that differs, as changed on the side whose values are taken.';
+COMMENT ON PROCEDURE bridge.log_differences(text) IS 'Logs every session that differs, as changed on the side whose values win.';
 
 CREATE PROCEDURE bridge.bring_over()
     LANGUAGE plpgsql
@@ -393,7 +390,7 @@ AS $$
 BEGIN
     CALL bridge.merge();
     CALL bridge.drain(strict => false);
-    CALL bridge.drain(strict => false);  -- what came meanwhile: much less
+    CALL bridge.drain(strict => false);  -- what was logged meanwhile
     CALL bridge.require_verified(every_value => false);
     PERFORM bridge.retry('SELECT bridge.make_writable()');
 END

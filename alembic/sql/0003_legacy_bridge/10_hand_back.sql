@@ -1,6 +1,6 @@
--- The hand-back: what only the unified schema holds is kept aside before its tables are dropped.
+-- The hand-back: keeps aside what only the unified tables hold, before the downgrade drops them.
 
--- The unified tables become read-only for applications, so that nothing can be written to them and then dropped.
+-- Read-only, so that the downgrade drops no write of an application.
 CREATE FUNCTION bridge.make_read_only() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -23,7 +23,7 @@ AS $$
     SELECT EXISTS (SELECT FROM pg_trigger AS t
                    WHERE t.tgrelid = to_regclass('public.sessions') AND t.tgname = 'read_only')
 $$;
-COMMENT ON FUNCTION bridge.is_read_only() IS 'True: a downgrade has begun.';
+COMMENT ON FUNCTION bridge.is_read_only() IS 'True: a downgrade has made the unified tables read-only.';
 
 CREATE FUNCTION bridge.make_writable() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -55,7 +55,7 @@ $$;
 COMMENT ON FUNCTION bridge.next_range(text, integer) IS
     'First and last of the next tokens in key order, of both sides; NULL at the end.';
 
--- Work that goes through all sessions ends where they ended when it began: applications may use ever greater tokens.
+-- A pass over all sessions ends at the token that was last when it began: an application may insert greater ones.
 CREATE FUNCTION bridge.last_token() RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -66,7 +66,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.last_token() IS 'The last token of either side in key order.';
 
--- A chunk holds some 45 ms of work, because the application's ALTER TABLE waits for it.
+-- A chunk takes some 45 ms, because the application's ALTER TABLE waits for it.
 CREATE FUNCTION bridge.next_size(size integer, most integer, took interval) RETURNS integer
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 RETURN least(most, 2 * size, greatest(25, (size * 0.045 / greatest(extract(epoch FROM took), 0.001))::integer));
@@ -78,10 +78,9 @@ RETURN jsonb_build_object('expires_at', expires_at, 'is_active', is_active, 'upd
 COMMENT ON FUNCTION bridge.own_columns(timestamptz, boolean, timestamptz) IS
     'Columns of a session that the mapping sets when it inserts the row.';
 
--- What another upgrade would not bring back, of sessions and their steps. A session that no legacy table has is kept whole,
--- and so is one of an earlier attempt, which another upgrade copies again. A session that is logged has a later legacy write,
--- which another upgrade has to find: of its shared columns only what was recorded before stays kept. Nearly all rows are
--- equal, and only the others become JSON.
+-- Values of sessions and steps that another upgrade would not restore from the legacy tables. A session without a legacy
+-- row is kept whole. So is a session of an earlier attempt, because another upgrade copies the attempt again. A logged
+-- session has a later legacy write, which wins: its shared columns are not kept.
 CREATE FUNCTION bridge.own_values(first_token text, last_token text) RETURNS SETOF bridge.override
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET jit = off
@@ -144,8 +143,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.own_values(text, text) IS 'Values of sessions and steps that only the unified schema holds.';
 
--- Of students: identity, GitHub name, and those whom no legacy row names. Of events: all that no migration wrote. The events
--- of an earlier attempt have the first numbers, and another upgrade copies them again.
+-- Keeps of students: id, GitHub name, and students without a legacy row. Keeps all events that no migration wrote. Another
+-- upgrade copies the events of an earlier attempt again; they have the first ids.
 CREATE FUNCTION bridge.own_rows() RETURNS SETOF bridge.override
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
 AS $$
@@ -204,8 +203,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.own_rows() IS 'Values of students, and events, that only the unified schema holds.';
 
--- From its first commit on applications cannot write to the unified tables any more; the legacy tables stay in use
--- throughout. Can be repeated: after an interruption it continues.
+-- After its first commit applications cannot write to the unified tables. The legacy tables stay in use. It can be repeated
+-- after an interruption.
 CREATE PROCEDURE bridge.hand_back()
     LANGUAGE plpgsql
 AS $$
@@ -235,7 +234,7 @@ BEGIN
     CALL bridge.refresh_adapters(merged);
     CALL bridge.drain(strict => false);
     IF merged THEN
-        -- compares every value; what differs though no trigger logged it is logged
+        -- compares every value, and logs what no trigger logged
         last_id := (SELECT coalesce(max(c.id), 0) FROM bridge.change_log AS c);
         CALL bridge.log_differences('unified');
         unlogged := (SELECT count(DISTINCT c.token) FROM bridge.change_log AS c WHERE c.id > last_id AND c.before = '{}');
@@ -254,7 +253,7 @@ BEGIN
         CALL bridge.require_verified(every_value => unlogged > 0);
     END IF;
 
-    -- at each commit the overrides are complete: a run that is killed here is repeated, or upgraded again
+    -- the overrides are complete at each commit: a killed run can be repeated, or upgraded again
     cursor_at := '';
     size := 100;
     WHILE cursor_at < last_token LOOP
@@ -280,9 +279,9 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE bridge.hand_back() IS
-    'Writes to the legacy tables what was written to the unified schema, and keeps the rest aside; can be repeated.';
+    'Applies what applications wrote to the unified tables, and keeps the rest aside.';
 
--- The application adds columns while it runs, and a view does not see a column that came later.
+-- The application adds columns while it runs. A view does not contain a column that was added later.
 CREATE PROCEDURE bridge.refresh_adapters(compare boolean)
     LANGUAGE plpgsql
 AS $$

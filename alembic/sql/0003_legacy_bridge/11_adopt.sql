@@ -1,5 +1,5 @@
--- An earlier attempt at the unified schema is rows that were there first. 0001 has moved its tables aside, and copied what
--- could be taken as it stands; this brings the rest, read by an adapter. From here on nothing reads the backups.
+-- An earlier attempt: its rows are rows that were there first. 0001 moved its tables aside, and copied the columns of the
+-- same name. This copies the rest, through an adapter. No later step reads these backups.
 DO $adopt$
 DECLARE
     students regclass;
@@ -19,7 +19,7 @@ BEGIN
     INTO students, sessions, steps
     FROM public.prior_attempt AS p;
 
-    -- 1. Its sessions in clean columns, with the address of their student.
+    -- 1. Read its sessions in clean columns, with the address of their student.
     CREATE TEMPORARY TABLE prior_session ON COMMIT DROP AS
     SELECT p.*, NULL::timestamptz AS expires_at, NULL::boolean AS is_active FROM bridge.legacy_progress AS p WHERE false;
     IF sessions IS NOT NULL THEN
@@ -58,7 +58,7 @@ BEGIN
         DROP VIEW bridge.legacy_prior, bridge.prior_sessions;
     END IF;
 
-    -- 2. Students: those of its table, and those whom its sessions name.
+    -- 2. Copy the students of its table, and those of its sessions.
     IF students IS NOT NULL THEN
         id_type := (SELECT c.type FROM bridge.columns_of(students) AS c WHERE c.name = 'student_id');
         EXECUTE format($q$
@@ -88,7 +88,7 @@ BEGIN
     GROUP BY k.email
     ON CONFLICT DO NOTHING;
 
-    -- 3. Sessions. What 0001 copied, or an application has written since, stays where it has a value.
+    -- 3. Copy the sessions. A value that is already there stays.
     INSERT INTO public.sessions (session_token, student_id, started_at, created_at, last_activity, expires_at, is_active, updated_at)
     SELECT DISTINCT ON (p.token) p.token, st.student_id, p.started_at, p.created_at, p.last_activity,
            coalesce(p.expires_at, coalesce(p.last_activity, p.created_at, now()) + interval '30 days'), coalesce(p.is_active, true),
@@ -112,7 +112,7 @@ BEGIN
         PERFORM bridge.update_session(session.token, session.patch);
     END LOOP;
 
-    -- 4. Steps: the name says which one it is.
+    -- 4. Copy the steps. The name identifies the step.
     IF steps IS NOT NULL THEN
         PERFORM bridge.create_steps_view('prior_steps', steps, 't.session_token::text', '');
         INSERT INTO public.step_progress AS sp (

@@ -18,8 +18,7 @@ END
 $$;
 COMMENT ON FUNCTION bridge.create_triggers(regclass, text, boolean) IS 'Creates the capture triggers of a table.';
 
--- CREATE TRIGGER waits for writers in flight, so that after the commit no write goes unseen. The locks are taken first and
--- together; everything else here is quick.
+-- CREATE TRIGGER waits for running writers: after the commit every write is logged. The locks come first, and together.
 CREATE FUNCTION bridge.attach() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -57,8 +56,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.detach() IS 'Drops the capture triggers.';
 
--- Table grants, column grants and, if asked, the owner, for a relation that stands in for another one. An
--- owner that may create nothing in the schema cannot be given one: it may do with it what it did before.
+-- Copies grants and, if asked, the owner to the relation that replaces another one. An owner without CREATE in the schema
+-- cannot own it: it gets all rights instead.
 CREATE FUNCTION bridge.copy_access(original regclass, stand_in regclass, with_owner boolean)
     RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -69,7 +68,7 @@ DECLARE
                                      THEN 'MEMBER' ELSE 'SET' END;
 BEGIN
     FOR command IN
-        -- what default privileges gave
+        -- grants of default privileges
         SELECT format('REVOKE ALL ON %s FROM %s CASCADE', stand_in,
                       CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
         FROM pg_class AS s CROSS JOIN LATERAL aclexplode(s.relacl) AS a
@@ -104,9 +103,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.copy_access(regclass, regclass, boolean) IS 'Copies grants and owner.';
 
--- Puts the bridge on the legacy tables that there are. Where only one exists, the other is created
--- empty in its latest shape, so that the old application's first write to it is captured. Where
--- neither exists (a fresh install) there is nothing to bridge, and nothing of it stays.
+-- Attaches the bridge to the legacy tables. If one is missing, it is created, empty, so that the application's first write
+-- to it is logged. Without legacy tables (a fresh install) the bridge is dropped again.
 DO $$
 DECLARE
     odd text;
@@ -182,7 +180,7 @@ BEGIN
         RAISE NOTICE '% did not exist: created empty', missing;
     END LOOP;
 
-    -- what an earlier downgrade kept aside
+    -- values that an earlier downgrade kept aside
     SELECT format('public.%I', c.relname) INTO kept FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
       AND c.relname ~ '^bridge_remainder_backup_\d{8}(_\d+)?$'
@@ -193,12 +191,12 @@ BEGIN
             'SELECT ''kept '' || table_name, key, step_number, column_name, value, over FROM %s', kept);
         GET DIAGNOSTICS rows = ROW_COUNT;
         EXECUTE format('DROP TABLE %s', kept);
-        RAISE NOTICE '% values taken up again from %', rows, kept;
+        RAISE NOTICE '% kept values loaded from %', rows, kept;
     END IF;
 
     -- LEGACY TABLES: SHARE ROW EXCLUSIVE, while triggers are created
     PERFORM bridge.retry('SELECT bridge.attach()');
-    -- the earliest application kept steps in a table of their own, by student_id
+    -- the earliest application stored steps in workshop_step_progress, by student_id
     PERFORM bridge.create_steps_view(
         'tracked_steps', to_regclass('public.workshop_step_progress'), 'w.token', format(
             ' JOIN (SELECT %s AS token, t.student_id::text AS student FROM %s AS t) AS w ON w.student = t.student_id::text',
@@ -206,8 +204,8 @@ BEGIN
     FROM bridge.source AS s
     WHERE s.legacy_name = 'workshop_students' AND to_regclass('public.workshop_step_progress') IS NOT NULL
       AND EXISTS (SELECT FROM bridge.columns_of(s.relation) AS c WHERE c.name = 'student_id');
-    -- Rows that an application wrote before now were logged by no trigger. Where a downgrade has made the
-    -- tables read-only, what they hold is what it left behind.
+    -- No trigger logged the rows that an application wrote before. After a downgrade the tables are read-only, and hold
+    -- what the downgrade left.
     IF NOT bridge.is_read_only() THEN
         PERFORM bridge.log_changes('unified', ARRAY(SELECT v.session_token FROM public.sessions AS v))
         WHERE to_regclass('public.prior_attempt') IS NULL;

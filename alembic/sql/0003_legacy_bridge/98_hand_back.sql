@@ -1,4 +1,4 @@
--- Of rows that an application wrote to the unified schema before the merge; 0004 has done all of it else.
+-- For rows that an application wrote before the backfill. After a backfill, the downgrade of 0004 has done it.
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN

@@ -1,4 +1,4 @@
--- Takes the bridge off. An object outside of it that reads it would be dropped with it: refuse.
+-- Refuses if a view outside of the bridge reads it: DROP SCHEMA would drop the view.
 DO $$
 DECLARE
     dependents text;
@@ -9,7 +9,7 @@ DECLARE
     kept text;
 BEGIN
     IF to_regnamespace('bridge') IS NULL THEN
-        RETURN;  -- a fresh install never had one
+        RETURN;  -- a fresh install has none
     END IF;
     SELECT string_agg(DISTINCT v.oid::regclass::text, ', ') INTO dependents
     FROM pg_depend AS d
@@ -41,10 +41,10 @@ BEGIN
         EXECUTE format('ALTER TABLE bridge.override RENAME TO %I', kept);
         EXECUTE format('ALTER TABLE bridge.%I SET SCHEMA public', kept);
         EXECUTE format('REVOKE ALL ON public.%I FROM PUBLIC', kept);
-        RAISE NOTICE 'what the old tables cannot say is in %: a later upgrade takes it up again', kept;
+        RAISE NOTICE 'values that the legacy tables cannot hold are in %: a later upgrade restores them', kept;
     END IF;
 
-    -- a notice for each of its objects would say nothing
+    -- without a notice for each object
     PERFORM set_config('client_min_messages', 'warning', true);
     DROP SCHEMA bridge CASCADE;
     DROP INDEX IF EXISTS public.bridge_token_of_workshop_students;

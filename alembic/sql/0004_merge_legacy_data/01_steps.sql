@@ -1,6 +1,6 @@
--- step_progress and sessions.exercises follow each other, whoever writes them. The bridge sees exercises alone. Its own
--- inserts bring both, and leave these triggers alone. The functions run as their owner, so each refuses any other table:
--- whoever may create a table may put a trigger on it.
+-- Two triggers keep step_progress and sessions.exercises in line. The bridge applies exercises only; its own inserts write
+-- both, without these triggers. The functions run as their owner, so each refuses another table: every role can put a
+-- trigger on its own table.
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
@@ -9,7 +9,7 @@ BEGIN
 END
 $$;
 
--- Replaced, because 0004 commits in steps and is repeated after an interruption.
+-- OR REPLACE: 0004 commits in steps, and is repeated after an interruption.
 CREATE OR REPLACE FUNCTION follow_step_progress() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -23,7 +23,7 @@ BEGIN
         WHERE s.session_token = OLD.session_token;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        -- Before 0005 no foreign key notices that the session is deleted at the same moment; a step may come before its session.
+        -- Before 0005 no foreign key refuses a step whose session is deleted at the same time. An early step has no session yet.
         IF EXISTS (SELECT FROM public.sessions AS s WHERE s.session_token = NEW.session_token) THEN
             PERFORM FROM public.sessions AS s WHERE s.session_token = NEW.session_token FOR NO KEY UPDATE;
             IF NOT FOUND THEN
@@ -66,7 +66,7 @@ BEGIN
         RETURN NULL;
     ELSIF TG_OP = 'INSERT' AND current_setting('bridge.applying', true) IS DISTINCT FROM 'on' THEN
         all_exercises := NEW.exercises;
-        -- steps that an endpoint wrote before their session
+        -- an endpoint may have written steps before their session
         FOR step IN SELECT sp.* FROM public.step_progress AS sp WHERE sp.session_token = NEW.session_token LOOP
             all_exercises := public.exercises_with_step(all_exercises, step.step_number, step.validation_passed,
                                                         step.completed_at, step.time_spent, step.attempts);

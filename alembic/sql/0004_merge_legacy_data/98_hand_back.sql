@@ -1,4 +1,4 @@
--- Carries back what was written to the unified schema, and keeps aside what the old tables cannot say.
+-- Applies what applications wrote to the unified tables, and keeps aside what the legacy tables cannot hold.
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN

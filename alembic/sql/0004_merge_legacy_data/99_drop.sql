@@ -1,4 +1,4 @@
--- IF EXISTS: somebody may have dropped the table.
+-- IF EXISTS: an operator may have dropped the table.
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN

@@ -1,4 +1,4 @@
--- Outside of any long transaction, and before anything is locked.
+-- In short transactions, before any lock.
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN

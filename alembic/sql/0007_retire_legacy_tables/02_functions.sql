@@ -1,5 +1,5 @@
--- The cut-over and its reverse. Both run inside bridge.retry(): locks first, then nothing that takes
--- time, so that the application waits for milliseconds.
+-- The cut-over and its reverse. bridge.retry() runs both: locks first, then only quick statements. The application waits
+-- for milliseconds.
 DO $do$
 BEGIN
     IF to_regnamespace('bridge') IS NULL THEN
@@ -18,10 +18,10 @@ BEGIN
     BEGIN
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', src.relation);
-            -- readers of the first one wait for the second one as well
+            -- readers of the first table wait for the second lock as well
             PERFORM set_config('lock_timeout', '20ms', true);
         END LOOP;
-        -- nobody can write now: what is logged is the last of it
+        -- no application can write now: these are the last changes
         last_written := ARRAY(SELECT DISTINCT c.token FROM bridge.change_log AS c);
         IF last_written <> '{}' THEN
             PERFORM set_config('bridge.single_transaction', 'on', true);
@@ -35,9 +35,8 @@ BEGIN
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             backup := bridge.free_backup_name(src.legacy_name);
             EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, backup);
-            -- security_invoker: the writer's own grants and row security go on to apply. It asks for every column
-            -- of the table, though: grants of single columns would no longer do. Where there are some, and no row
-            -- security, those of the view stand in for the table's.
+            -- security_invoker: the grants and row security of the writer apply. It needs a grant on every column of the
+            -- table. So where columns have grants of their own, and there is no row security, the view's grants apply.
             EXECUTE format('CREATE VIEW public.%I WITH (security_invoker = %s) AS SELECT * FROM public.%I',
                            src.legacy_name,
                            (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = src.relation)
