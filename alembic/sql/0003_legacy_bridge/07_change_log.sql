@@ -230,10 +230,8 @@ BEGIN
                 PERFORM set_config('lock_timeout', '50ms', true);
                 chunk_began := clock_timestamp();
             END IF;
-            IF clock_timestamp() - reported > interval '2 seconds' THEN
-                reported := clock_timestamp();
-                RAISE NOTICE 'applied % of % sessions, % a second', done, total, round(done / extract(epoch FROM reported - began));
-            END IF;
+            reported := bridge.report(reported, format('applied %s of %s sessions, %s a second', done, total,
+                                                       round(done / extract(epoch FROM clock_timestamp() - began))));
         END LOOP;
         CALL bridge.commit_chunk();
         EXIT WHEN busy = '{}';

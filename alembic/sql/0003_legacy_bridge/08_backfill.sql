@@ -394,7 +394,7 @@ DECLARE
     began CONSTANT timestamptz := clock_timestamp();
     reported timestamptz := began;
     looked timestamptz;
-    size integer := 200;
+    size integer := 50;
     first_token text;
     in_range bigint;
     emails text[];
@@ -417,16 +417,10 @@ BEGIN
         UPDATE bridge.state SET cursor_at = done_to, sessions = done;
         CALL bridge.commit_chunk();
         size := bridge.next_size(size, 4000, clock_timestamp() - looked);
-        IF clock_timestamp() - reported > interval '2 seconds' THEN
-            reported := clock_timestamp();
-            rate := greatest((done - before) / extract(epoch FROM reported - began), 1);
-            IF p_stage = 'sessions' THEN
-                RAISE NOTICE 'merged % sessions of at most % (legacy rows), % a second, less than % s left',
-                    done, total, round(rate), ceil(greatest(total - done, 0) / rate);
-            ELSE
-                RAISE NOTICE 'reading the students of the legacy rows';
-            END IF;
-        END IF;
+        rate := greatest((done - before) / extract(epoch FROM clock_timestamp() - began), 1);
+        reported := bridge.report(reported, CASE WHEN p_stage <> 'sessions' THEN 'reading the students of the legacy rows'
+            ELSE format('merged %s sessions of at most %s (legacy rows), %s a second, less than %s s left',
+                        done, total, round(rate), ceil(greatest(total - done, 0) / rate)) END);
     END LOOP;
 END
 $$;

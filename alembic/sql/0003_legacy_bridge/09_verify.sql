@@ -249,11 +249,8 @@ BEGIN
         cursor_at := range.last_token;
         CALL bridge.commit_chunk();
         size := bridge.next_size(size, 2000, clock_timestamp() - looked);
-        IF clock_timestamp() - reported > interval '2 seconds' THEN
-            reported := clock_timestamp();
-            RAISE NOTICE 'verified % sessions, % a second', n ->> 'sessions',
-                round((n ->> 'sessions')::bigint / extract(epoch FROM reported - began));
-        END IF;
+        reported := bridge.report(reported, format('verified %s sessions, %s a second', n ->> 'sessions',
+            round((n ->> 'sessions')::bigint / extract(epoch FROM clock_timestamp() - began))));
     END LOOP;
     cursor_at := '';
     WHILE every_value LOOP
@@ -349,6 +346,8 @@ DECLARE
     cursor_at text := '';
     size integer := 100;
     looked timestamptz;
+    reported timestamptz := clock_timestamp();
+    done bigint := 0;
     emails text[];
 BEGIN
     WHILE cursor_at < last_token LOOP
@@ -365,6 +364,8 @@ BEGIN
         PERFORM bridge.log_changes(p_side, differing.tokens, before) WHERE differing.tokens IS NOT NULL;
         PERFORM set_config('bridge.applying', '', true);
         cursor_at := range.last_token;
+        done := done + range.sessions;
+        reported := bridge.report(reported, format('compared %s sessions', done));
         CALL bridge.commit_chunk();
         size := bridge.next_size(size, 2000, clock_timestamp() - looked);
     END LOOP;

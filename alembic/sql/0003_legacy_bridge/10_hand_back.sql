@@ -215,6 +215,8 @@ DECLARE
     cursor_at text := '';
     size integer := 100;
     looked timestamptz;
+    reported timestamptz := clock_timestamp();
+    done bigint := 0;
     last_id bigint;
     unlogged bigint := 0;
 BEGIN
@@ -266,6 +268,8 @@ BEGIN
         INSERT INTO bridge.override SELECT * FROM bridge.own_values(range.first_token, range.last_token)
         ON CONFLICT (key, table_name, column_name, step_number) DO UPDATE SET value = excluded.value, over = excluded.over;
         cursor_at := range.last_token;
+        done := done + range.sessions;
+        reported := bridge.report(reported, format('kept what only the unified tables hold of %s sessions', done));
         CALL bridge.commit_chunk();
         size := bridge.next_size(size, 2000, clock_timestamp() - looked);
     END LOOP;
