@@ -100,10 +100,10 @@ BEGIN
     -- the drain decides for a session that an application wrote
     PERFORM bridge.record_overrides(t) FROM unnest(tokens) AS t
     WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = t AND c.side = 'unified');
-    -- a downgrade keeps these whole, because another upgrade copies the earlier attempt again; value: the steps
+    -- another upgrade copies the earlier attempt again: a downgrade keeps those whole that have changed since
     INSERT INTO bridge.override (table_name, key, column_name, value)
-    SELECT 'prior sessions', t, '(row)',
-           (SELECT jsonb_agg(sp.step_number) FROM public.step_progress AS sp WHERE sp.session_token = t)
+    SELECT 'prior sessions', t, '(row)', jsonb_build_object('hash', bridge.session_hash(t), 'steps', (
+        SELECT jsonb_agg(sp.step_number) FROM public.step_progress AS sp WHERE sp.session_token = t))
     FROM unnest(tokens) AS t
     WHERE to_regclass('public.prior_attempt') IS NOT NULL
     ON CONFLICT DO NOTHING;

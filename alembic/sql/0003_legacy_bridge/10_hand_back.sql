@@ -78,9 +78,20 @@ RETURN jsonb_build_object('expires_at', expires_at, 'is_active', is_active, 'upd
 COMMENT ON FUNCTION bridge.own_columns(timestamptz, boolean, timestamptz) IS
     'Columns of a session that the mapping sets when it inserts the row.';
 
+CREATE FUNCTION bridge.session_hash(p_token text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
+AS $$
+    SELECT md5(concat(to_jsonb(u) - 'student_name', (
+        SELECT jsonb_agg(to_jsonb(sp) - ARRAY['student_id', 'created_at', 'updated_at'] ORDER BY sp.step_number)
+        FROM public.step_progress AS sp WHERE sp.session_token = p_token)))
+    FROM bridge.unified AS u WHERE u.session_token = p_token
+$$;
+COMMENT ON FUNCTION bridge.session_hash(text) IS 'Hash of a session of the unified tables, with its steps.';
+
 -- Values of sessions and steps that another upgrade would not restore from the legacy tables. A session without a legacy
--- row is kept whole. So is a session of an earlier attempt, because another upgrade copies the attempt again. A logged
--- session has a later legacy write, which wins: its shared columns are not kept.
+-- row is kept whole. So is a changed session of an earlier attempt, because another upgrade copies the attempt again. A
+-- logged session has a later legacy write, which wins: its shared columns are not kept.
 CREATE FUNCTION bridge.own_values(first_token text, last_token text) RETURNS SETOF bridge.override
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET jit = off
@@ -94,7 +105,7 @@ BEGIN
                coalesce(m.updated_at, u.updated_at) AS mapped_updated_at,
                CASE WHEN (m.shared).exercises = (u.shared).exercises THEN m.steps
                     ELSE bridge.steps_of(u.session_token, (u.shared).exercises) END AS steps,
-               p.key IS NOT NULL AS is_prior, p.value AS prior_steps, l.is_logged
+               p.key IS NOT NULL AS is_prior, p.value -> 'steps' AS prior_steps, l.is_logged
         FROM bridge.unified AS u
         LEFT JOIN bridge.mapped(first_token, last_token) AS m ON m.session_token = u.session_token
         LEFT JOIN bridge.override AS p ON p.table_name = 'prior sessions' AND p.key = u.session_token
@@ -102,6 +113,7 @@ BEGIN
             SELECT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = u.session_token OFFSET 0) AS is_logged
         ) AS l
         WHERE u.session_token >= first_token AND u.session_token <= last_token
+          AND (p.key IS NULL OR p.value ->> 'hash' <> bridge.session_hash(u.session_token))
           AND NOT (m.session_token IS NULL AND l.is_logged AND NOT EXISTS (
               SELECT FROM bridge.override AS o
               WHERE o.table_name = 'sessions' AND o.key = u.session_token AND o.column_name = '(row)' OFFSET 0))
@@ -137,7 +149,7 @@ BEGIN
       AND (k.is_prior OR e.value IS DISTINCT FROM to_jsonb(d) -> e.key)
     UNION ALL
     SELECT 'step_progress', k.token, n.number::integer, '(row)', 'false', NULL
-    FROM k CROSS JOIN LATERAL jsonb_array_elements(k.prior_steps) AS n(number)
+    FROM k CROSS JOIN LATERAL jsonb_array_elements(nullif(k.prior_steps, 'null')) AS n(number)
     WHERE NOT EXISTS (SELECT FROM public.step_progress AS sp WHERE sp.session_token = k.token AND sp.step_number = n.number::integer);
 END
 $$;
