@@ -12,7 +12,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from support.databases import Clone, Database, deviations, downgrade, failed_checks, upgrade
+from support.databases import (
+    Clone,
+    Database,
+    deviations,
+    downgrade,
+    failed_checks,
+    hand_back,
+    upgrade,
+)
 from support.oracle import CONFIG, PROGRESS
 
 LONG = "long " * 400
@@ -769,7 +777,7 @@ def test_a_legacy_write_during_the_hand_back_is_not_undone_by_the_next_upgrade(
         for table in (PROGRESS, CONFIG):
             database.execute(f"DELETE FROM {table} WHERE session_token = '{deleted}'")
         legacy(database, changed, "system_prompt = 'written last'")
-        connection.execute("CALL bridge.hand_back()")
+        hand_back(connection)
     downgrade(database)
     upgrade(database)
     assert values(database, changed)[1][0] == "written last"

@@ -20,7 +20,16 @@ from scripts.common.server import embedded_server
 from scripts.common.terminal import progress
 from scripts.development.sample_data import fill
 from support.commands import predicted, script
-from support.databases import ROOT, Clone, Database, alembic_cli, downgrade, dump, upgrade
+from support.databases import (
+    ROOT,
+    Clone,
+    Database,
+    alembic_cli,
+    downgrade,
+    dump,
+    hand_back,
+    upgrade,
+)
 from support.eras import ERAS, PRIOR_ATTEMPT, load
 from support.watching import CANARY, LONGEST, planted, watched
 
@@ -167,7 +176,7 @@ def test_where_there_is_nothing_left_to_merge(clone: Clone, state: str) -> None:
 def test_where_a_downgrade_has_begun_or_tables_came_late(clone: Clone) -> None:
     begun = clone("0004")
     with begun.connect() as connection:
-        connection.execute("CALL bridge.hand_back()")
+        hand_back(connection)
     late = clone("fresh")
     with late.connect() as connection:
         fill(connection)

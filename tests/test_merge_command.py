@@ -19,6 +19,7 @@ from support.databases import (
     deviations,
     downgrade,
     dump,
+    hand_back,
 )
 from support.watching import CANARY, LONGEST, planted, watched
 
@@ -259,7 +260,7 @@ def test_tables_dropped_by_hand(clone: Clone) -> None:
 def test_a_downgrade_that_has_begun(clone: Clone) -> None:
     database = clone("0004")
     with database.connect() as connection:
-        connection.execute("CALL bridge.hand_back()")
+        hand_back(connection)
     done = script("merge", url=database.url)
     assert done.returncode == 2
     assert "a downgrade has begun" in done.stderr

@@ -49,7 +49,7 @@ def upgrade() -> None:
     op.run_sql(revision, "07_change_log")
     op.run_sql(revision, "08_backfill")
     op.run_sql(revision, "09_verify")
-    op.run_sql(revision, "10_hand_back")
+    op.run_sql(revision, "10_chunks")
     op.run_sql(revision, "11_adopt")
     op.execute("SELECT bridge.lock_new_tables('SHARE ROW EXCLUSIVE')")
     op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
@@ -63,6 +63,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Take the bridge off the legacy tables."""
     op.expect_revision(revision)
+    op.run_sql("hand_back", "functions")
     op.run_sql(revision, "98_hand_back", commits=True)
     op.run_sql("rights", "owner_only")
     op.run_sql(revision, "99_drop")

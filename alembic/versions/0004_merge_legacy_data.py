@@ -45,5 +45,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Hand back what was written to the unified schema."""
     op.expect_revision(revision)
+    op.run_sql("hand_back", "functions")
     op.run_sql(revision, "98_hand_back", commits=True)
     op.run_sql(revision, "99_drop")

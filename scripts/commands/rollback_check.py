@@ -61,7 +61,7 @@ CROSS JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_array(k.table_name, k.column_name, k.n)) AS found
     FROM (
         SELECT o.table_name, o.column_name, count(*) AS n
-        FROM bridge.own_values(r.first_token, r.last_token) AS o
+        FROM pg_temp.own_values(r.first_token, r.last_token) AS o
         WHERE o.table_name <> 'sessions' OR NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = o.key)
            OR o.column_name <> '(row)' AND o.column_name NOT IN (SELECT l.column_name FROM bridge.legacy_column AS l)
         GROUP BY 1, 2
@@ -72,7 +72,7 @@ WHERE r.last_token IS NOT NULL
 OWN_ROWS = """
 SELECT k.table_name, k.column_name, count(*) AS n
 FROM (
-    SELECT o.table_name, o.column_name, o.key FROM bridge.own_rows() AS o
+    SELECT o.table_name, o.column_name, o.key FROM pg_temp.own_rows() AS o
     UNION
     SELECT o.table_name, o.column_name, o.key FROM bridge.override AS o
     WHERE o.table_name = 'students' AND o.column_name NOT IN ('student_id', 'github_username')
@@ -164,6 +164,7 @@ def _way_back(connection: Connection, report: Report) -> None:
 
     kept: Counter[tuple[str, str]] = Counter()
     if not state["handed_back"]:
+        run(connection, sql_text("hand_back", "functions.sql"))  # of this session
         for found in _ranges(connection, OWN_VALUES):
             for name, column, n in found:
                 kept[name, column] += n

@@ -160,6 +160,13 @@ def downgrade(database: Database, revision: str = "base") -> None:
     command.downgrade(alembic_config(database.url), revision)
 
 
+def hand_back(connection: psycopg.Connection[Any]) -> None:
+    """What the downgrade of 0004 does first; its functions belong to the session."""
+    functions = ROOT / "alembic" / "sql" / "hand_back" / "functions.sql"
+    connection.execute(functions.read_bytes())
+    connection.execute("CALL pg_temp.hand_back()")
+
+
 def alembic_cli(
     *args: str, url: str | None = None, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:

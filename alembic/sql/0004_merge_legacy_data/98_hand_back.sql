@@ -3,7 +3,7 @@ DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
         -- LEGACY TABLES: read and written in chunks
-        CALL bridge.hand_back();
+        CALL pg_temp.hand_back();
     END IF;
 END
 $$

@@ -1,5 +1,4 @@
--- The cut-over and its reverse. bridge.retry() runs both: locks first, then only quick statements. The application waits
--- for milliseconds.
+-- The cut-over. bridge.retry() runs it: locks first, then only quick statements. The application waits for milliseconds.
 DO $do$
 BEGIN
     IF to_regnamespace('bridge') IS NULL THEN
@@ -52,36 +51,5 @@ BEGIN
     END
     $$;
     COMMENT ON FUNCTION bridge.cut_over() IS 'Renames the legacy tables and puts views in their place.';
-
-    CREATE FUNCTION bridge.undo_cut_over() RETURNS void
-        LANGUAGE plpgsql
-        SET search_path = pg_catalog, pg_temp
-    AS $$
-    DECLARE
-        src record;
-        built_on text;
-    BEGIN
-        SELECT string_agg(DISTINCT format('%s (on %s)', v.oid::regclass, s.legacy_name), ', ')
-        INTO built_on
-        FROM bridge.source AS s
-        JOIN pg_depend AS d ON d.refobjid = to_regclass(format('public.%I', s.legacy_name))
-                           AND d.classid = 'pg_rewrite'::regclass
-        JOIN pg_rewrite AS r ON r.oid = d.objid
-        JOIN pg_class AS v ON v.oid = r.ev_class AND v.oid <> d.refobjid;
-        IF built_on IS NOT NULL THEN
-            RAISE EXCEPTION 'views were built on the stand-in views: %', built_on
-                USING HINT = 'Nothing was changed. Drop them, run the downgrade, create them again.';
-        END IF;
-        FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
-            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', src.relation);
-            PERFORM set_config('lock_timeout', '20ms', true);
-        END LOOP;
-        FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
-            EXECUTE format('DROP VIEW public.%I', src.legacy_name);
-            EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, src.legacy_name);
-        END LOOP;
-    END
-    $$;
-    COMMENT ON FUNCTION bridge.undo_cut_over() IS 'Drops the views and gives the tables their names back.';
 END
 $do$

@@ -1,3 +1,34 @@
+-- Gives the legacy tables their names back.
+CREATE FUNCTION pg_temp.undo_cut_over() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    src record;
+    built_on text;
+BEGIN
+    SELECT string_agg(DISTINCT format('%s (on %s)', v.oid::regclass, s.legacy_name), ', ')
+    INTO built_on
+    FROM bridge.source AS s
+    JOIN pg_depend AS d ON d.refobjid = to_regclass(format('public.%I', s.legacy_name))
+                       AND d.classid = 'pg_rewrite'::regclass
+    JOIN pg_rewrite AS r ON r.oid = d.objid
+    JOIN pg_class AS v ON v.oid = r.ev_class AND v.oid <> d.refobjid;
+    IF built_on IS NOT NULL THEN
+        RAISE EXCEPTION 'views were built on the stand-in views: %', built_on
+            USING HINT = 'Nothing was changed. Drop them, run the downgrade, create them again.';
+    END IF;
+    FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
+        EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', src.relation);
+        PERFORM set_config('lock_timeout', '20ms', true);
+    END LOOP;
+    FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
+        EXECUTE format('DROP VIEW public.%I', src.legacy_name);
+        EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, src.legacy_name);
+    END LOOP;
+END
+$$;
+
 -- Refuses if the tables were dropped: by workshop drop-backups, which leaves a marker, or by hand.
 DO $$
 DECLARE
@@ -24,8 +55,8 @@ BEGIN
                              '(workshop restore) and run the downgrade there.';
         END IF;
         -- LEGACY TABLES: ACCESS EXCLUSIVE, for the rename
-        PERFORM bridge.retry('SELECT bridge.undo_cut_over()');
-        DROP FUNCTION bridge.undo_cut_over();
+        PERFORM bridge.retry('SELECT pg_temp.undo_cut_over()');
+        DROP FUNCTION pg_temp.undo_cut_over();
         DROP FUNCTION bridge.cut_over();
     END IF;
 END

@@ -1,0 +1,114 @@
+-- Read-only mode, ranges of tokens, and adapters after a change of columns.
+
+-- Read-only, so that the downgrade drops no write of an application.
+CREATE FUNCTION bridge.make_read_only() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['students', 'sessions', 'step_progress', 'events'] LOOP
+        EXECUTE format(
+            'CREATE TRIGGER read_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON public.%I '
+            'FOR EACH STATEMENT WHEN (current_setting(''bridge.applying'', true) IS DISTINCT FROM ''on'') '
+            'EXECUTE FUNCTION public.refuse_write()', name);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bridge.make_read_only() IS 'Refuses writes of applications to the unified tables.';
+
+CREATE FUNCTION bridge.is_read_only() RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM pg_trigger AS t
+                   WHERE t.tgrelid = to_regclass('public.sessions') AND t.tgname = 'read_only')
+$$;
+COMMENT ON FUNCTION bridge.is_read_only() IS 'True: a downgrade has made the unified tables read-only.';
+
+CREATE FUNCTION bridge.make_writable() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF bridge.is_read_only() THEN
+        DROP TRIGGER read_only ON public.students;
+        DROP TRIGGER read_only ON public.sessions;
+        DROP TRIGGER read_only ON public.step_progress;
+        DROP TRIGGER read_only ON public.events;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION bridge.make_writable() IS 'Reverses make_read_only().';
+
+CREATE FUNCTION bridge.next_range(after text, size integer, OUT first_token text, OUT last_token text, OUT sessions bigint)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT min(k.token), max(k.token), count(*)
+    FROM (
+        (SELECT t.token FROM bridge.legacy_progress AS t WHERE t.token > after ORDER BY t.token LIMIT size)
+        UNION
+        (SELECT t.token FROM bridge.legacy_config AS t WHERE t.token > after ORDER BY t.token LIMIT size)
+        UNION
+        (SELECT v.session_token FROM public.sessions AS v WHERE v.session_token > after ORDER BY v.session_token LIMIT size)
+        ORDER BY token LIMIT size
+    ) AS k
+$$;
+COMMENT ON FUNCTION bridge.next_range(text, integer) IS
+    'First and last of the next tokens in key order, of both sides; NULL at the end.';
+
+-- A pass over all sessions ends at the token that was last when it began: an application may insert greater ones.
+CREATE FUNCTION bridge.last_token() RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT greatest(
+        (SELECT t.token FROM bridge.legacy_progress AS t ORDER BY t.token DESC LIMIT 1),
+        (SELECT t.token FROM bridge.legacy_config AS t ORDER BY t.token DESC LIMIT 1),
+        (SELECT max(v.session_token) FROM public.sessions AS v))
+$$;
+COMMENT ON FUNCTION bridge.last_token() IS 'The last token of either side in key order.';
+
+-- A chunk takes some 45 ms, because the application's ALTER TABLE waits for it.
+CREATE FUNCTION bridge.next_size(size integer, most integer, took interval) RETURNS integer
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN least(most, 2 * size, greatest(25, (size * 0.045 / greatest(extract(epoch FROM took), 0.001))::integer));
+COMMENT ON FUNCTION bridge.next_size(integer, integer, interval) IS 'Sessions of the next chunk, from how long the last one took.';
+
+CREATE FUNCTION bridge.own_columns(expires_at timestamptz, is_active boolean, updated_at timestamptz) RETURNS jsonb
+    LANGUAGE sql STABLE
+RETURN jsonb_build_object('expires_at', expires_at, 'is_active', is_active, 'updated_at', updated_at);
+COMMENT ON FUNCTION bridge.own_columns(timestamptz, boolean, timestamptz) IS
+    'Columns of a session that the mapping sets when it inserts the row.';
+
+CREATE FUNCTION bridge.session_hash(p_token text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
+AS $$
+    SELECT md5(concat(to_jsonb(u) - 'student_name', (
+        SELECT jsonb_agg(to_jsonb(sp) - ARRAY['student_id', 'created_at', 'updated_at'] ORDER BY sp.step_number)
+        FROM public.step_progress AS sp WHERE sp.session_token = p_token)))
+    FROM bridge.unified AS u WHERE u.session_token = p_token
+$$;
+COMMENT ON FUNCTION bridge.session_hash(text) IS 'Hash of a session of the unified tables, with its steps.';
+
+-- The application adds columns while it runs. A view does not contain a column that was added later.
+CREATE PROCEDURE bridge.refresh_adapters(compare boolean)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    stale text[];
+BEGIN
+    SELECT array_agg(s.legacy_name) INTO stale
+    FROM bridge.source AS s
+    WHERE s.signature IS DISTINCT FROM bridge.signature_of(s.relation);
+    IF stale IS NULL THEN
+        RETURN;
+    END IF;
+    RAISE NOTICE 'columns changed since the adapters were built: %', array_to_string(stale, ', ');
+    PERFORM bridge.retry(format('SELECT bridge.build_adapter(%L)', n)) FROM unnest(stale) AS n;
+    CALL bridge.commit_chunk();
+    IF compare THEN
+        CALL bridge.log_differences('legacy');
+    END IF;
+END
+$$;
+COMMENT ON PROCEDURE bridge.refresh_adapters(boolean) IS
+    'Rebuilds the adapters of tables whose columns changed; compare: and logs the sessions that differ then.'
