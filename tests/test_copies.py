@@ -42,7 +42,7 @@ def created(ddl: str, table: str) -> list[str]:
     """The columns of a CREATE TABLE, in its order."""
     body = re.search(rf"CREATE TABLE (?:public\.)?{table} \((.*?)\n *\);", ddl, re.DOTALL)
     assert body
-    return re.findall(r"^ +(\w+) ", body[1], re.MULTILINE)
+    return re.findall(r"(?:^|,)\s*(\w+) ", body[1])
 
 
 # --- the columns of the latest application ------------------------------------------------------------
