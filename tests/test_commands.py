@@ -505,7 +505,7 @@ def test_ctrl_c_ends_a_command_with_one_line(migrated: Database) -> None:
 
 # --- who holds a lock ---------------------------------------------------------------------------------
 
-RETRY = "SELECT bridge.retry('LOCK TABLE public.student_configs IN ACCESS EXCLUSIVE MODE', {})"
+RETRY = "SELECT retry_locking('LOCK TABLE public.student_configs IN ACCESS EXCLUSIVE MODE', {})"
 
 
 def test_a_wait_says_every_few_seconds_who_holds_the_lock(clone: Clone) -> None:

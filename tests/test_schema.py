@@ -34,7 +34,7 @@ def test_the_models_and_the_revisions_describe_the_same_schema(
     with by_models.engine() as engine, engine.begin() as connection:
         Base.metadata.create_all(connection)
     sql = ROOT / "alembic" / "sql"
-    functions = sql / "0001_unified_schema" / "04_functions.sql"
+    functions = sql / "0001_unified_schema" / "01_functions.sql"
     for file in [functions, *sorted((sql / "0002_progress_tracking").glob("0*.sql"))]:
         by_models.execute(file.read_text(encoding="utf-8"))
 

@@ -36,4 +36,4 @@ def _drop_column(operations: Operations, operation: ops.DropColumnOp) -> None:
 def _add_column(operations: Operations, operation: ops.AddColumnOp) -> None:
     toimpl.add_column(operations, operation)
     if _is_unified(operation):
-        _run(operations, (SQL / "02_values.sql").read_text(encoding="utf-8"))
+        _run(operations, (SQL / "01_restore.sql").read_text(encoding="utf-8"))

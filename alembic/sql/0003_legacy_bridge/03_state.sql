@@ -1,107 +1,68 @@
 -- The bridge's tables. They live beside the data, so that a killed run, a script and a later command find the same state.
-CREATE TABLE bridge.source (
-    legacy_name text PRIMARY KEY,
-    relation regclass NOT NULL,
-    created_here boolean NOT NULL,
-    signature text,
-    token_expression text
+SELECT create_commented($tables$
+CREATE TABLE bridge.source (  -- The two legacy tables.
+    legacy_name text PRIMARY KEY,  -- Name that the application uses.
+    relation regclass NOT NULL,  -- The table itself: after the cut-over, the dated backup.
+    created_here boolean NOT NULL,  -- The table did not exist; the bridge created it, empty.
+    signature text,  -- Columns and types that the adapter was built for.
+    token_expression text  -- SQL expression for the token of a row, alias t.
 );
-COMMENT ON TABLE bridge.source IS 'The two legacy tables.';
-COMMENT ON COLUMN bridge.source.legacy_name IS 'Name that the application uses.';
-COMMENT ON COLUMN bridge.source.relation IS 'The table itself: after the cut-over, the dated backup.';
-COMMENT ON COLUMN bridge.source.created_here IS 'The table did not exist; the bridge created it, empty.';
-COMMENT ON COLUMN bridge.source.signature IS 'Columns and types that the adapter was built for.';
-COMMENT ON COLUMN bridge.source.token_expression IS 'SQL expression for the token of a row, alias t.';
 
-CREATE TABLE bridge.state (
+CREATE TABLE bridge.state (  -- State of the migration; one row.
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    sync boolean NOT NULL DEFAULT false,
-    stage text CHECK (stage IN ('sources', 'students', 'sessions')),
-    cursor_at text NOT NULL DEFAULT '',
-    sessions bigint NOT NULL DEFAULT 0,
-    merged_at timestamptz,
-    retired_at timestamptz
+    sync boolean NOT NULL DEFAULT false,  -- False: triggers only log. True: each transaction also applies its changes as it commits.
+    stage text CHECK (stage IN ('sources', 'students', 'sessions')),  -- Stage of the backfill that is running; NULL: none.
+    cursor_at text NOT NULL DEFAULT '',  -- Last key, in key order, that this stage has done.
+    sessions bigint NOT NULL DEFAULT 0,  -- Sessions that the backfill has done so far.
+    merged_at timestamptz,  -- When the backfill reached the end.
+    retired_at timestamptz  -- When a downgrade had handed everything back to the legacy tables.
 );
-COMMENT ON TABLE bridge.state IS 'State of the migration; one row.';
-COMMENT ON COLUMN bridge.state.sync IS 'False: triggers only log. True: each transaction also applies its changes as it commits.';
-COMMENT ON COLUMN bridge.state.stage IS 'Stage of the backfill that is running; NULL: none.';
-COMMENT ON COLUMN bridge.state.cursor_at IS 'Last key, in key order, that this stage has done.';
-COMMENT ON COLUMN bridge.state.sessions IS 'Sessions that the backfill has done so far.';
-COMMENT ON COLUMN bridge.state.merged_at IS 'When the backfill reached the end.';
-COMMENT ON COLUMN bridge.state.retired_at IS 'When a downgrade had handed everything back to the legacy tables.';
 INSERT INTO bridge.state DEFAULT VALUES;
 
 -- Append-only: writers never wait for each other here, and an aborted transaction leaves nothing.
-CREATE TABLE bridge.change_log (
+CREATE TABLE bridge.change_log (  -- Sessions that an application has written on one side and that are not applied to the other yet.
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    side text NOT NULL CHECK (side IN ('legacy', 'unified')),
+    side text NOT NULL CHECK (side IN ('legacy', 'unified')),  -- Tables that were written.
     token text COLLATE "C" NOT NULL,
-    before jsonb,
-    at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    xact xid8 NOT NULL DEFAULT pg_current_xact_id()
+    before jsonb,  -- Unified side, UPDATE: the session as it was; of a student, student_email and student_name as they were.
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),  -- When.
+    xact xid8 NOT NULL DEFAULT pg_current_xact_id()  -- Transaction of the writer.
 );
 CREATE INDEX ON bridge.change_log (token);
-COMMENT ON TABLE bridge.change_log IS 'Sessions that an application has written on one side and that are not applied to the other yet.';
-COMMENT ON COLUMN bridge.change_log.side IS 'Tables that were written.';
-COMMENT ON COLUMN bridge.change_log.before IS
-    'Unified side, UPDATE: the session as it was; of a student, student_email and student_name as they were.';
-COMMENT ON COLUMN bridge.change_log.at IS 'When.';
-COMMENT ON COLUMN bridge.change_log.xact IS 'Transaction of the writer.';
 
 -- Stored, so that a student can be worked out without a look at the legacy tables.
-CREATE TABLE bridge.student_source (
-    token text COLLATE "C" NOT NULL,
-    legacy_name text NOT NULL,
-    student_email text COLLATE "C" NOT NULL,
-    student_name text,
-    row_at timestamptz,
-    seen_at timestamptz,
-    of_session boolean NOT NULL
+CREATE TABLE bridge.student_source (  -- What each legacy row says about a student.
+    token text COLLATE "C" NOT NULL,  -- Token of the row.
+    legacy_name text NOT NULL,  -- Legacy table of the row.
+    student_email text COLLATE "C" NOT NULL,  -- Address that the row names, else the address of its session.
+    student_name text,  -- Name that the row gives.
+    row_at timestamptz,  -- When the row was written.
+    seen_at timestamptz,  -- First time that the row knows of.
+    of_session boolean NOT NULL  -- True: the session belongs to this student.
 );
 CREATE INDEX student_source_token ON bridge.student_source (token);
 CREATE INDEX student_source_email ON bridge.student_source (student_email);
-COMMENT ON TABLE bridge.student_source IS 'What each legacy row says about a student.';
-COMMENT ON COLUMN bridge.student_source.token IS 'Token of the row.';
-COMMENT ON COLUMN bridge.student_source.legacy_name IS 'Legacy table of the row.';
-COMMENT ON COLUMN bridge.student_source.student_email IS 'Address that the row names, else the address of its session.';
-COMMENT ON COLUMN bridge.student_source.student_name IS 'Name that the row gives.';
-COMMENT ON COLUMN bridge.student_source.row_at IS 'When the row was written.';
-COMMENT ON COLUMN bridge.student_source.seen_at IS 'First time that the row knows of.';
-COMMENT ON COLUMN bridge.student_source.of_session IS 'True: the session belongs to this student.';
 
 -- A value here stays in the unified schema for as long as the mapping says what it said when the value was
 -- recorded. The downgrade keeps this table aside, with the values of columns that are the unified schema's own.
-CREATE TABLE bridge.override (
-    table_name text NOT NULL,
-    key text COLLATE "C" NOT NULL,
-    step_number integer NOT NULL DEFAULT 0,
-    column_name text NOT NULL,
-    value jsonb,
-    over jsonb,
+CREATE TABLE bridge.override (  -- Values of the unified schema that the legacy tables cannot say.
+    table_name text NOT NULL,  -- students, sessions, step_progress or events.
+    key text COLLATE "C" NOT NULL,  -- Address of a student, token of a session or step, id of an event.
+    step_number integer NOT NULL DEFAULT 0,  -- Step, else 0.
+    column_name text NOT NULL,  -- Column; (row): the whole row exists (value true, or the row) or does not exist (false), whatever the mapping says.
+    value jsonb,  -- Value of the unified schema; NULL is NULL.
+    over jsonb,  -- Value of the mapping.
     PRIMARY KEY (key, table_name, column_name, step_number)
 );
 CREATE INDEX override_student_id ON bridge.override ((value #>> '{}')) WHERE column_name = 'student_id';
-COMMENT ON TABLE bridge.override IS 'Values of the unified schema that the legacy tables cannot say.';
-COMMENT ON COLUMN bridge.override.table_name IS 'students, sessions, step_progress or events.';
-COMMENT ON COLUMN bridge.override.key IS 'Address of a student, token of a session or step, id of an event.';
-COMMENT ON COLUMN bridge.override.step_number IS 'Step, else 0.';
-COMMENT ON COLUMN bridge.override.column_name IS
-    'Column; (row): the whole row exists (value true, or the row) or does not exist (false), whatever the mapping says.';
-COMMENT ON COLUMN bridge.override.value IS 'Value of the unified schema; NULL is NULL.';
-COMMENT ON COLUMN bridge.override.over IS 'Value of the mapping.';
 
 -- Which legacy columns take a value of the unified schema.
-CREATE TABLE bridge.legacy_column (
-    legacy_name text,
-    legacy_column text,
-    column_name text NOT NULL,
-    is_number boolean NOT NULL,
-    instead_of_null text,
+CREATE TABLE bridge.legacy_column (  -- Legacy columns that take a value of the unified schema.
+    legacy_name text,  -- Legacy table.
+    legacy_column text,  -- Its column.
+    column_name text NOT NULL,  -- Column of sessions, or student_email, student_name.
+    is_number boolean NOT NULL,  -- A numeric type: true and false are written as 1 and 0.
+    instead_of_null text,  -- Text that is written for NULL: the column is NOT NULL.
     PRIMARY KEY (legacy_name, legacy_column)
 );
-COMMENT ON TABLE bridge.legacy_column IS 'Legacy columns that take a value of the unified schema.';
-COMMENT ON COLUMN bridge.legacy_column.legacy_name IS 'Legacy table.';
-COMMENT ON COLUMN bridge.legacy_column.legacy_column IS 'Its column.';
-COMMENT ON COLUMN bridge.legacy_column.column_name IS 'Column of sessions, or student_email, student_name.';
-COMMENT ON COLUMN bridge.legacy_column.is_number IS 'A numeric type: true and false are written as 1 and 0.';
-COMMENT ON COLUMN bridge.legacy_column.instead_of_null IS 'Text that is written for NULL: the column is NOT NULL.'
+$tables$)

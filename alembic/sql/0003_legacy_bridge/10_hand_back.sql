@@ -218,7 +218,7 @@ BEGIN
         RETURN;
     END IF;
     IF NOT bridge.is_read_only() THEN
-        PERFORM bridge.retry('SELECT bridge.make_read_only()');
+        PERFORM public.retry_locking('SELECT bridge.make_read_only()');
         CALL bridge.commit_chunk();
     END IF;
     last_token := bridge.last_token();
@@ -284,7 +284,7 @@ BEGIN
         RETURN;
     END IF;
     RAISE NOTICE 'columns changed since the adapters were built: %', array_to_string(stale, ', ');
-    PERFORM bridge.retry(format('SELECT bridge.build_adapter(%L)', n)) FROM unnest(stale) AS n;
+    PERFORM public.retry_locking(format('SELECT bridge.build_adapter(%L)', n)) FROM unnest(stale) AS n;
     CALL bridge.commit_chunk();
     IF compare THEN
         CALL bridge.log_differences('legacy');

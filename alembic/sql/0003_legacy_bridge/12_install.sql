@@ -115,19 +115,11 @@ DECLARE
     kept text;
     rows bigint;
 BEGIN
-    SELECT string_agg(format('%s (%s)', c.relname, CASE c.relkind WHEN 'v' THEN 'a view'
-                                                                   WHEN 'm' THEN 'a materialized view'
-                                                                   WHEN 'f' THEN 'a foreign table'
-                                                                   WHEN 'p' THEN 'a partitioned table'
-                                                                   ELSE 'relkind ' || c.relkind::text END), ', ')
-    INTO odd
-    FROM pg_class AS c
-    WHERE c.relnamespace = 'public'::regnamespace
-      AND c.relname IN ('workshop_students', 'student_configs')
-      AND c.relkind <> 'r';
+    -- the preflight has asked, but may have run long ago
+    SELECT string_agg(c.relname, ', ') INTO odd FROM pg_class AS c
+    WHERE c.oid IN (to_regclass('public.workshop_students'), to_regclass('public.student_configs')) AND c.relkind <> 'r';
     IF odd IS NOT NULL THEN
-        RAISE EXCEPTION 'legacy tables have to be ordinary tables: %', odd
-            USING HINT = 'This revision changed nothing.';
+        RAISE EXCEPTION 'legacy tables have to be ordinary tables: %', odd USING HINT = 'This revision changed nothing.';
     END IF;
 
     INSERT INTO bridge.source (legacy_name, relation, created_here)
@@ -148,67 +140,36 @@ BEGIN
         CONTINUE WHEN EXISTS (SELECT FROM bridge.source WHERE legacy_name = missing);
         IF missing = 'workshop_students' THEN
             CREATE TABLE public.workshop_students (
-                session_token text PRIMARY KEY,
-                student_email text NOT NULL,
-                student_name text,
-                exercises jsonb DEFAULT '{}'::jsonb,
-                bug_reports jsonb DEFAULT '[]'::jsonb,
-                started_at timestamptz DEFAULT now(),
-                last_activity timestamptz DEFAULT now(),
-                total_time_spent integer DEFAULT 0,
-                completion_rate integer DEFAULT 0,
-                repo_created boolean DEFAULT false,
-                demo_mode boolean DEFAULT false,
-                created_at timestamptz DEFAULT now(),
-                updated_at timestamptz DEFAULT now()
+                session_token text PRIMARY KEY, student_email text NOT NULL, student_name text,
+                exercises jsonb DEFAULT '{}'::jsonb, bug_reports jsonb DEFAULT '[]'::jsonb,
+                started_at timestamptz DEFAULT now(), last_activity timestamptz DEFAULT now(),
+                total_time_spent integer DEFAULT 0, completion_rate integer DEFAULT 0,
+                repo_created boolean DEFAULT false, demo_mode boolean DEFAULT false,
+                created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now()
             );
         ELSE
             CREATE TABLE public.student_configs (
-                session_token text PRIMARY KEY,
-                student_name text,
-                student_email text,
-                openai_api_key text,
-                system_prompt text,
-                tools jsonb DEFAULT '[]'::jsonb,
-                voice_settings jsonb DEFAULT '{}'::jsonb,
-                use_case_description text,
-                call_direction text,
-                ivr_greeting text,
-                tts_provider text,
-                selected_voice text,
-                selected_phone_number text,
-                websocket_url text,
-                codespace_url text,
-                github_repo_url text,
-                railway_url text,
-                demo_mode boolean DEFAULT false,
-                current_step integer DEFAULT 0,
-                twilio_connected boolean DEFAULT false,
-                openai_connected boolean DEFAULT false,
-                call_direction_chosen boolean DEFAULT false,
-                services_ready boolean DEFAULT false,
-                step4_code_validated boolean DEFAULT false,
-                step4_committed boolean DEFAULT false,
-                step4_deployed boolean DEFAULT false,
-                step5_code_validated boolean DEFAULT false,
-                step5_committed boolean DEFAULT false,
-                step5_deployed boolean DEFAULT false,
-                step6_code_validated boolean DEFAULT false,
-                step6_committed boolean DEFAULT false,
-                step6_deployed boolean DEFAULT false,
-                system_prompt_saved boolean DEFAULT false,
-                step7_committed boolean DEFAULT false,
-                step7_deployed boolean DEFAULT false,
-                tools_configured boolean DEFAULT false,
-                step8_code_validated boolean DEFAULT false,
-                step8_committed boolean DEFAULT false,
-                step8_deployed boolean DEFAULT false,
-                project_deployed boolean DEFAULT false,
-                created_at timestamp DEFAULT now(),
-                updated_at timestamp DEFAULT now()
+                session_token text PRIMARY KEY, student_name text, student_email text, openai_api_key text,
+                system_prompt text, tools jsonb DEFAULT '[]'::jsonb, voice_settings jsonb DEFAULT '{}'::jsonb,
+                use_case_description text, call_direction text, ivr_greeting text, tts_provider text,
+                selected_voice text, selected_phone_number text, websocket_url text, codespace_url text,
+                github_repo_url text, railway_url text, demo_mode boolean DEFAULT false,
+                current_step integer DEFAULT 0, twilio_connected boolean DEFAULT false,
+                openai_connected boolean DEFAULT false, call_direction_chosen boolean DEFAULT false,
+                services_ready boolean DEFAULT false, step4_code_validated boolean DEFAULT false,
+                step4_committed boolean DEFAULT false, step4_deployed boolean DEFAULT false,
+                step5_code_validated boolean DEFAULT false, step5_committed boolean DEFAULT false,
+                step5_deployed boolean DEFAULT false, step6_code_validated boolean DEFAULT false,
+                step6_committed boolean DEFAULT false, step6_deployed boolean DEFAULT false,
+                system_prompt_saved boolean DEFAULT false, step7_committed boolean DEFAULT false,
+                step7_deployed boolean DEFAULT false, tools_configured boolean DEFAULT false,
+                step8_code_validated boolean DEFAULT false, step8_committed boolean DEFAULT false,
+                step8_deployed boolean DEFAULT false, project_deployed boolean DEFAULT false,
+                created_at timestamp DEFAULT now(), updated_at timestamp DEFAULT now()
             );
         END IF;
         PERFORM bridge.copy_access(present, to_regclass('public.' || missing), true);
+        PERFORM public.copy_row_security(present, to_regclass('public.' || missing));
         INSERT INTO bridge.source (legacy_name, relation, created_here)
         VALUES (missing, to_regclass('public.' || missing), true);
         RAISE NOTICE '% did not exist: created empty', missing;
@@ -229,7 +190,7 @@ BEGIN
     END IF;
 
     -- LEGACY TABLES: SHARE ROW EXCLUSIVE, while triggers are created
-    PERFORM bridge.retry('SELECT bridge.attach()');
+    PERFORM public.retry_locking('SELECT bridge.attach()');
     -- the earliest application kept steps in a table of their own, by student_id
     PERFORM bridge.create_steps_view(
         'tracked_steps', to_regclass('public.workshop_step_progress'), 'w.token', format(

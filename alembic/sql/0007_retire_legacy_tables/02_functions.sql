@@ -1,4 +1,4 @@
--- The cut-over and its reverse. Both run inside bridge.retry(): locks first, then nothing that takes
+-- The cut-over and its reverse. Both run inside retry_locking(): locks first, then nothing that takes
 -- time, so that the application waits for milliseconds.
 DO $do$
 BEGIN
@@ -33,7 +33,7 @@ BEGIN
             END IF;
         END IF;
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
-            backup := bridge.free_backup_name(src.legacy_name);
+            backup := public.free_dated_name(src.legacy_name);
             EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, backup);
             -- security_invoker: the writer's own grants and row security go on to apply. It asks for every column
             -- of the table, though: grants of single columns would no longer do. Where there are some, and no row

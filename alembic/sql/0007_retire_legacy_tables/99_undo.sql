@@ -24,7 +24,7 @@ BEGIN
                              '(workshop restore) and run the downgrade there.';
         END IF;
         -- LEGACY TABLES: ACCESS EXCLUSIVE, for the rename
-        PERFORM bridge.retry('SELECT bridge.undo_cut_over()');
+        PERFORM public.retry_locking('SELECT bridge.undo_cut_over()');
         DROP FUNCTION bridge.undo_cut_over();
         DROP FUNCTION bridge.cut_over();
     END IF;
