@@ -1,96 +1,48 @@
-"""Alembic environment: finds the database, guards the run, and says how it ended.
+"""Alembic environment. It reads downwards: the SQL before the first step, a script, a run, which of them.
 
-One dictionary of ``configure()`` options and one set of SQL texts serve the online run, the
-offline script and a rehearsal inside a caller's transaction, so that all three do the same.
-``scripts.migration`` has the two operations for revisions, and the SQL of the guards.
+One dictionary of options and one set of SQL texts serve the online run, the script of ``--sql`` and a run inside a
+caller's transaction, so that all three do the same.
 """
 
 import io
-import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import context
-from alembic.runtime.migration import MigrationStep, RevisionStep
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 import scripts.migration.own_columns  # noqa: F401  # add_column and drop_column lose no value
-from models import Base
 from scripts.common.connection import (
     ADVISORY_LOCK,
     ConnectionProblem,
     connect,
-    explain,
     make_engine,
     qualified,
     refuse_pooler,
     resolve_url,
     version_table,
 )
-from scripts.common.obstacles import refusal
-from scripts.migration import guards
+from scripts.common.obstacles import planned_steps, refusal
+from scripts.migration import guards, script
+from scripts.migration.messages import cause, interrupted, log_to_stderr, reason, say_end
 from scripts.migration.operations import ddl, sql_file
+from scripts.migration.options import needs_database, options
 
-log = logging.getLogger("workshop.migration")
-
-
-# --- options, online and offline alike --------------------------------------------------------------
-
-
-def _include_name(
-    name: str | None,
-    kind: Literal[
-        "schema", "table", "column", "index", "unique_constraint", "foreign_key_constraint"
-    ],
-    _parents: Any,
-) -> bool:
-    """Compare the four tables only: legacy tables, backups and the bridge are not the models'."""
-    return kind != "table" or name in Base.metadata.tables
+VERSION_SCHEMA = version_table(context.config)[1]
+VERSION_TABLE = qualified(*version_table(context.config))
+OPTIONS = options(context.config, context.script)
 
 
-REACHED: set[str] = set()
-"""The revision after the last step; empty: base, or no step yet."""
+# --- SQL before the first step, online and offline alike ----------------------------------------------
 
 
-def _after_step(*, heads: set[str], **_: Any) -> None:
-    """Note where the run is."""
-    REACHED.clear()
-    REACHED.update(heads)
-
-
-def _name_revision(_context: Any, _revision: Any, directives: list[Any]) -> None:
-    """Name a new revision by the next number and its message, unless --rev-id has named it."""
-    new = directives[0]
-    if re.fullmatch(r"[0-9a-f]{12}", new.rev_id):
-        known = [script.revision[:4] for script in context.script.walk_revisions()]
-        number = 1 + max((int(known) for known in known if known.isdigit()), default=0)
-        slug = re.sub(r"[^a-z0-9]+", "_", (new.message or "").lower()).strip("_") or "revision"
-        # alembic_version takes 32 characters
-        new.rev_id = f"{number:04d}_{slug[:27].rpartition('_')[0] if len(slug) > 27 else slug}"
-
-
-VERSION_TABLE, VERSION_SCHEMA = version_table(context.config)
-QUALIFIED = qualified(VERSION_TABLE, VERSION_SCHEMA)
-OPTIONS: dict[str, Any] = {
-    "target_metadata": Base.metadata,
-    "transaction_per_migration": True,
-    "compare_type": True,
-    "compare_server_default": True,
-    "include_name": _include_name,
-    "on_version_apply": _after_step,
-    "process_revision_directives": _name_revision,
-    "version_table": VERSION_TABLE,
-    "version_table_schema": None if VERSION_SCHEMA == "public" else VERSION_SCHEMA,
-}
-
-
-def _settings() -> str:
-    """SQL that begins every run: session.sql, and what ``-x`` asks for."""
+def settings() -> str:
+    """Return what begins every run: session.sql, and what ``-x`` asks for."""
     arguments = context.get_x_argument(as_dictionary=True)
     unknown = set(arguments) - {"drop_existing"}
     if unknown or arguments.get("drop_existing", "false") not in ("true", "false"):
@@ -99,40 +51,47 @@ def _settings() -> str:
     return f"{sql_file('session')};\nSET bridge.drop_existing = {drop}"
 
 
-def _place() -> str:
-    known = sorted(script.revision for script in context.script.walk_revisions())
-    return guards.place(QUALIFIED, VERSION_SCHEMA, known)
+def place(path: Sequence[str] = ()) -> str:
+    """Return what refuses the wrong server, database or revision."""
+    known = sorted(revision.revision for revision in context.script.walk_revisions())
+    return guards.place(VERSION_TABLE, VERSION_SCHEMA, known, path)
 
 
-def _before_first_step(at: Any) -> str:
-    """SQL that refuses what could stop a later step, or a stamp that is not true; or none."""
-    destination, blocks = context.get_revision_argument(), [refusal(context.get_context())]
-    match context.get_context().opts["fn"].__name__:
-        case "upgrade" if not at:
-            blocks.append(PREFLIGHT)
-        case "do_stamp" if destination:
-            blocks.append(guards.stamped(str(_full_revision(destination))))
-    return ";\n".join(filter(None, blocks))
+def preflight() -> str:
+    """Return what could stop a later step, asked before the version table is created."""
+    texts = (
+        guards.may_create(VERSION_SCHEMA),
+        sql_file("0001_unified_schema", "00_preflight"),
+        sql_file("rights", "preflight"),
+    )
+    return ";\n".join(filter(None, texts))
 
 
-def _full_revision(revision: Any) -> str | None:
+def obstacles() -> str:
+    """Return what refuses steps that something stands in the way of, or a stamp that is not true; or none."""
+    if command() != "do_stamp":
+        return refusal(planned_steps(context.get_context()))
+    destination = full_revision(context.get_revision_argument())
+    return guards.stamped(destination) if destination else ""
+
+
+def command() -> str:
+    """Return what runs: upgrade, downgrade, do_stamp and so on."""
+    return str(context.get_context().opts["fn"].__name__)
+
+
+def full_revision(revision: Any) -> str | None:
+    """Return the whole name of what was typed; None for base."""
     if revision in (None, "base", ()):
         return None
     found = context.script.get_revision(revision)
     return None if found is None else found.revision
 
 
-# What could stop a later step, before the version table is created
-PREFLIGHT = f"""\
-{guards.may_create(VERSION_SCHEMA)};
-{sql_file("0001_unified_schema", "00_preflight")};
-{sql_file("rights", "preflight")}"""
+# --- offline ------------------------------------------------------------------------------------------
 
 
-# --- offline ----------------------------------------------------------------------------------------
-
-
-def run_offline() -> None:
+def write_script() -> None:
     """Write the SQL script: nothing on stdout until all of it could be rendered."""
     buffer = io.StringIO()
     context.configure(
@@ -143,35 +102,24 @@ def run_offline() -> None:
         output_buffer=buffer,
         **OPTIONS,
     )
-    start = _full_revision(context.get_starting_revision_argument())
-    context.static_output(guards.NO_POOLER)
-    context.static_output(f"SET application_name = 'workshop migration';\n{_settings()};")
-    context.static_output(f"{_place()};\n{guards.alone(transaction=False)};")
-    context.static_output(guards.starts_at(QUALIFIED, start))
-    if first := _before_first_step(start):
-        context.static_output(f"{first};")
+    start = full_revision(context.get_starting_revision_argument())
+    ends = [step.to_revisions for step in planned_steps(context.get_context())]
+    path = [start or "", *("".join(revisions) for revisions in ends)]
+    checks = (
+        script.NO_POOLER
+        + f"{settings()};\n{guards.alone(transaction=False)};\n{place(path)};\n"
+        + script.steps_done(path)
+        + script.unless_done(len(ends), obstacles())
+    )
+    if command() == "upgrade" and start is None:
+        checks += script.unless_done(1, preflight())
     with context.begin_transaction():
         context.run_migrations()
-    context.static_output(guards.end(", ".join(REACHED) or "base"))
+    # a stamp has no steps
+    end = path[-1] if ends else full_revision(context.get_revision_argument())
+    modules = {revision.revision: revision.module for revision in context.script.walk_revisions()}
     output = context.config.output_buffer or sys.stdout
-    output.write(guards.readable(buffer.getvalue(), _modules()))
-
-
-def _modules() -> dict[str, Any]:
-    """Return the modules of the revisions, by revision."""
-    return {script.revision: script.module for script in context.script.walk_revisions()}
-
-
-def _needs_database() -> bool:
-    options: Any = context.config.cmd_opts
-    match options and options.cmd[0].__name__:
-        case "merge":
-            return False
-        case "revision":
-            return bool(options.autogenerate)
-        case "history":
-            return options.indicate_current or "current" in (options.rev_range or "")
-    return True
+    output.write(script.readable(checks, buffer.getvalue(), end or "base", modules))
 
 
 def run_without_database() -> None:
@@ -183,57 +131,76 @@ def run_without_database() -> None:
         context.run_migrations()
 
 
-# --- online -----------------------------------------------------------------------------------------
+# --- online -------------------------------------------------------------------------------------------
 
 
 def run_online() -> None:
     """Run against the caller's connection, else against the database that the settings name."""
     given = context.config.attributes.get("connection")
     if given is not None:
-        with _as_left(given):
-            _migrate(given, single_transaction=given.in_transaction())
+        with given_back_as_it_was(given):
+            migrate(given, in_transaction=given.in_transaction())
         return
     engine = make_engine(resolve_url(context.config.get_main_option("sqlalchemy.url")))
     try:
         with connect(engine) as connection:
-            if _mutates():
+            if changes_database():
                 refuse_pooler(engine, connection)
-            _migrate(connection, single_transaction=False)
+            migrate(connection, in_transaction=False)
     except (KeyboardInterrupt, PendingRollbackError) as error:
-        if not isinstance(_first(error), KeyboardInterrupt):
+        if not isinstance(cause(error), KeyboardInterrupt):
             raise
-        raise CommandError(_interrupted(engine)) from None
+        raise CommandError(interrupted(engine, VERSION_TABLE)) from None
 
 
-def _first(error: BaseException) -> BaseException:
-    """Return what broke the connection, where a later error only says that it is broken."""
-    while isinstance(error, PendingRollbackError) and error.__context__ is not None:
-        error = error.__context__
-    return error
+def migrate(connection: sa.Connection, *, in_transaction: bool) -> None:
+    """Run the command: settings, lock, checks, steps, unlock. ``in_transaction``: the caller's, it commits."""
+    changes = changes_database()
+    connection.execute(ddl(settings()))
+    if in_transaction:
+        # the procedures that commit chunk by chunk leave that out
+        connection.execute(sa.select(sa.func.set_config("bridge.single_transaction", "on", True)))
+    if changes:
+        connection.execute(ddl(guards.alone(transaction=in_transaction)))
+    try:
+        connection.execute(ddl(place()))
+        if not in_transaction:
+            # Alembic takes an open transaction for the caller's, and would leave it to be rolled back
+            connection.commit()
+        context.configure(connection=connection, single_transaction=in_transaction, **OPTIONS)
+        before = context.get_context().get_current_heads()
+        if changes and (refused := obstacles()):
+            connection.execute(ddl(refused))
+        if changes and command() == "upgrade" and not before:
+            connection.execute(ddl(preflight()))
+        if not in_transaction:
+            connection.commit()
+        with context.begin_transaction():
+            context.run_migrations()
+        if changes:
+            say_end(before, context.get_context().get_current_heads())
+    finally:
+        # the lock of a transaction ends with it
+        if changes and not in_transaction and not connection.invalidated:
+            connection.rollback()
+            connection.execute(sa.select(sa.func.pg_advisory_unlock(ADVISORY_LOCK)))
+            connection.commit()
 
 
-def _interrupted(engine: sa.Engine) -> str:
-    """Say where a run that was interrupted has got to."""
-    at, rows = "base", 0
-    with connect(engine) as connection:
-        connection.execute(ddl("SET lock_timeout = '1s'"))
-        there = sa.text("SELECT to_regclass(:name) IS NOT NULL")
-        if connection.scalar(there, {"name": QUALIFIED}):
-            query = f"SELECT coalesce(max(version_num), 'base') FROM {QUALIFIED}"
-            at = connection.execute(sa.text(query)).scalar_one()
-        if connection.scalar(there, {"name": "public.sessions"}):
-            rows = connection.execute(sa.text("SELECT count(*) FROM public.sessions")).scalar_one()
-    return (
-        f"interrupted. The database is at {at}, with {rows:,} sessions in the new tables; they stay, "
-        "and nothing is half done. Type the command again: it goes on"
-    )
+def changes_database() -> bool:
+    """Tell upgrade, downgrade and stamp, which Alembic gives a destination, from the rest."""
+    try:
+        context.get_revision_argument()
+    except KeyError:
+        return False
+    return True
 
 
 @contextmanager
-def _as_left(connection: sa.Connection) -> Iterator[None]:
+def given_back_as_it_was(connection: sa.Connection) -> Iterator[None]:
     """Give a caller's connection back with the settings that it came with."""
     inside = connection.in_transaction()
-    names = re.findall(r"^SET ([\w.]+) =", _settings(), re.MULTILINE)
+    names = re.findall(r"^SET ([\w.]+) =", settings(), re.MULTILINE)
     query = sa.select(*(sa.func.current_setting(name, True).label(name) for name in names))
     before = connection.execute(query).one()
     if not inside:
@@ -252,92 +219,21 @@ def _as_left(connection: sa.Connection) -> Iterator[None]:
                 connection.commit()
 
 
-def _migrate(connection: sa.Connection, *, single_transaction: bool) -> None:
-    mutates = _mutates()
-    connection.execute(ddl(_settings()))
-    connection.execute(ddl(_place()))
-    if mutates:
-        connection.execute(ddl(guards.alone(transaction=single_transaction)))
-    if single_transaction:
-        # the procedures that commit chunk by chunk leave that out inside a caller's transaction
-        connection.execute(sa.select(sa.func.set_config("bridge.single_transaction", "on", True)))
-    else:
-        # Alembic takes an open transaction for the caller's, and would leave it to be rolled back
-        connection.commit()
-    try:
-        context.configure(connection=connection, single_transaction=single_transaction, **OPTIONS)
-        before = context.get_context().get_current_heads()
-        if mutates and (first := _before_first_step(before)):
-            connection.execute(ddl(first))
-        if not single_transaction:
-            connection.commit()
-        with context.begin_transaction():
-            context.run_migrations()
-        if mutates:
-            _say_the_end(before, context.get_context().get_current_heads())
-    finally:
-        if mutates and not single_transaction and not connection.invalidated:
-            connection.rollback()
-            connection.execute(sa.select(sa.func.pg_advisory_unlock(ADVISORY_LOCK)))
-            connection.commit()
+# --- which of them ------------------------------------------------------------------------------------
 
-
-def _mutates() -> bool:
-    """True for upgrade, downgrade and stamp: the commands that Alembic gives a destination."""
-    try:
-        context.get_revision_argument()
-    except KeyError:
-        return False
-    return True
-
-
-# --- what is said -----------------------------------------------------------------------------------
-
-
-def _say_the_end(before: tuple[str, ...], after: tuple[str, ...]) -> None:
-    at = ", ".join(after) or "base"
-    if before == after:
-        log.info("nothing to do: the database is at %s already", at)
-    else:
-        log.info("done: the database is at %s", at)
-
-
-def _only_steps(record: logging.LogRecord) -> bool:
-    """Keep the lines of the steps; a downgrade says its own first line, not the upgrade's title."""
-    step = record.args[0] if isinstance(record.args, tuple) and record.args else None
-    if isinstance(step, RevisionStep) and step.is_downgrade:
-        undoes = (step.migration_fn.__doc__ or "").partition("\n")[0]
-        record.msg, record.args = "Running %s, %s", (step.short_log, undoes)
-    return isinstance(step, MigrationStep)
-
-
-def _log_to_stderr() -> None:
-    """Configure logging for the command line only; an in-process caller keeps its own."""
-    if context.config.cmd_opts is None:
-        return
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(levelname)-7s %(message)s"
-    )
-    for name in ("workshop", "alembic.runtime.migration"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    logging.getLogger("alembic.runtime.migration").addFilter(_only_steps)
-    # the same message follows as the FAILED line
-    logging.getLogger("alembic.util.messaging").setLevel(logging.CRITICAL)
-
-
-_log_to_stderr()
+if context.config.cmd_opts is not None:
+    log_to_stderr()
 try:
     if context.is_offline_mode():
-        run_offline()
-    elif _needs_database():
+        write_script()
+    elif needs_database(context.config.cmd_opts):
         run_online()
     else:
         run_without_database()
 except (CommandError, ConnectionProblem, DBAPIError, PendingRollbackError) as error:
-    first = _first(error)
-    reason = explain(first) if isinstance(first, DBAPIError) else str(first)
+    first = cause(error)
     if context.is_offline_mode() and context.config.cmd_opts is not None:
         # stdout is the script
-        print(f"FAILED: {reason}", file=sys.stderr)
+        print(f"FAILED: {reason(first)}", file=sys.stderr)
         sys.exit(1)
-    raise CommandError(reason) from first
+    raise CommandError(reason(first)) from first

@@ -8,7 +8,7 @@ Mapping
 
 Locks
     Every table that the application uses: which lock, for how long, and what waits behind it. Set a
-    lock_timeout and retry (bridge.retry) for anything stronger than ROW EXCLUSIVE.
+    lock_timeout and retry (retry_locking) for anything stronger than ROW EXCLUSIVE.
 
 Downgrade
     What it restores, and what it cannot restore.

@@ -366,6 +366,8 @@ def test_options_after_the_dashes_go_to_the_program(clone: Clone, tmp_path: Path
     assert done.returncode == 2
     assert "nothing" in done.stderr
     assert not list(tmp_path.glob("no.dump*"))
+    done = run_command("backup", "no.dump", url=other.url)
+    assert (done.returncode, "--file no.dump names the file" in done.stderr) == (1, True)
 
 
 def test_programs_of_another_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,14 +9,17 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import psycopg
 import pytest
 from alembic import command
 from alembic.config import Config
+from pytest_regressions.file_regression import FileRegressionFixture
 from sqlalchemy import Connection, text
 
+from support.catalogs import COMMITTED, catalog, difference
 from support.commands import script as run_script
 from support.databases import (
     ADVISORY_LOCK,
@@ -28,7 +31,6 @@ from support.databases import (
     Server,
     alembic_cli,
     alembic_config,
-    catalog,
     changes,
     deviations,
     downgrade,
@@ -69,7 +71,10 @@ def assert_refused(done: "subprocess.CompletedProcess[str]", *clues: str) -> Non
 # --- up and down ----------------------------------------------------------------------------------
 
 
-def test_each_revision_up_down_and_up_again(legacy: Database) -> None:
+def test_each_revision_up_down_and_up_again(
+    legacy: Database, file_regression: FileRegressionFixture
+) -> None:
+    """What each revision changes is in tests/catalogs/; --regen-all writes it anew."""
     states = ["base", *REVISIONS]
     before = dump(legacy)
     upgrade(legacy, REVISIONS[0])
@@ -94,6 +99,9 @@ def test_each_revision_up_down_and_up_again(legacy: Database) -> None:
         assert catalog(legacy) == catalogs[state], f"second upgrade to {state}"
     assert deviations(legacy) == []
     assert failed_checks(legacy) == []
+    for before_it, state in pairwise(states):
+        changed = difference(catalogs[before_it], catalogs[state])
+        file_regression.check(changed, fullpath=COMMITTED / f"{state}.txt")
 
 
 def test_downgrade_to_base_leaves_the_database_as_it_was(clone: Clone) -> None:
@@ -497,7 +505,7 @@ def test_ctrl_c_ends_a_command_with_one_line(migrated: Database) -> None:
 
 # --- who holds a lock ---------------------------------------------------------------------------------
 
-RETRY = "SELECT bridge.retry('LOCK TABLE public.student_configs IN ACCESS EXCLUSIVE MODE', {})"
+RETRY = "SELECT retry_locking('LOCK TABLE public.student_configs IN ACCESS EXCLUSIVE MODE', {})"
 
 
 def test_a_wait_says_every_few_seconds_who_holds_the_lock(clone: Clone) -> None:

@@ -640,13 +640,14 @@ def refusals() -> set[str]:
         found.update(
             re.findall(r"(?:problems := problems \|\||named :=) (?:format\()?'([^']+)'", text)
         )
+        if path.name in ("00_preflight.sql", "preflight.sql"):  # lists of checks
+            found.update(re.findall(r"^ {8}\('([^']+)',$", text, re.MULTILINE))
     python = (
-        "alembic/env.py",
-        "scripts/common/connection.py",
-        "scripts/migration/guards.py",
-        "scripts/migration/operations.py",
+        ROOT / "alembic" / "env.py",
+        ROOT / "scripts" / "common" / "connection.py",
+        *(ROOT / "scripts" / "migration").glob("*.py"),
     )
-    for path in map(ROOT.joinpath, python):
+    for path in python:
         text = path.read_text(encoding="utf-8")
         found.update(re.findall(r"RAISE EXCEPTION '([^']+)'", text))
         for node in ast.walk(ast.parse(text)):
@@ -663,6 +664,6 @@ def test_every_refusal_is_explained() -> None:
     messages = refusals()
     assert len(messages) > 35
     for message in messages:
-        pieces = re.split(r"%s?|[;:(]", message)
+        pieces = re.split(r"%(?:\d\$)?s?|[;:(]", message)
         words = next((p for p in pieces if len(p.split()) > 2), max(pieces, key=len)).strip()
         assert words in guide, f"docs/guide.md does not explain: {message}"

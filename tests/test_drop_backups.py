@@ -12,12 +12,12 @@ import pytest
 from alembic.util import CommandError
 
 from support.backups import API_KEY, TOKEN, assert_silent, back_up, plant, restore, with_password
+from support.catalogs import catalog
 from support.commands import run_command
 from support.databases import (
     Clone,
     Database,
     alembic_cli,
-    catalog,
     changes,
     downgrade,
     dump,

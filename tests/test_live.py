@@ -422,7 +422,7 @@ def test_an_autovacuum_gives_way(clone: Clone, server: Server) -> None:
                 assert time.monotonic() < until
                 time.sleep(0.1)
             # far fewer than it would take
-            migrator.execute("SELECT bridge.retry('LOCK TABLE public.sessions', 5)")
+            migrator.execute("SELECT retry_locking('LOCK TABLE public.sessions', 5)")
     finally:
         server.execute(sql.SQL("ALTER SYSTEM RESET autovacuum_naptime"))
         server.execute(sql.SQL("SELECT pg_reload_conf()"))

@@ -83,7 +83,8 @@ def test_a_script_can_be_read_alone(args: tuple[str, str]) -> None:
         section = lines[int(line) : lines.index(f"\\echo Done: {name}")]
         (file,) = (ROOT / "alembic" / "versions").glob(f"{revision}.py")
         doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-        told = section[: section.index(f"\\echo Begins: {name}")]
+        told = section[: section.index(f"\\echo Skipped, done already: {name}") - 1]
+        assert f"\\echo Begins: {name}" in section
         assert [text.removeprefix("--").removeprefix(" ") for text in told] == doc.splitlines()
         assert ("none" in lock) == ("LEGACY TABLES:" not in "\n".join(section))
 
@@ -233,37 +234,78 @@ def test_downgrade_by_one_step(migrated: Database, tmp_path: Path) -> None:
     ("state", "direction", "revisions"),
     [
         ("legacy", "upgrade", "0004:head"),
-        ("legacy", "downgrade", "head:base"),
-        ("0003", "upgrade", "head"),
+        ("legacy", "downgrade", "head:0003"),
         ("0003", "upgrade", "0006:head"),
-        ("0006", "downgrade", "head:base"),
-        ("head", "upgrade", "head"),
+        ("0003", "upgrade", "0002"),
         ("head", "upgrade", "0001:0002"),
         ("head", "downgrade", "0006:0003"),
     ],
 )
-def test_a_wrong_start_is_refused_and_changes_nothing(
+def test_a_revision_that_is_not_in_the_script_is_refused_and_nothing_changes(
     clone: Clone, tmp_path: Path, state: str, direction: str, revisions: str
 ) -> None:
     database = clone(state)
     before = dump(database)
     done = psql(database, script_of(direction, revisions), tmp_path)
-    assert_stopped(done, "this script starts at revision", "Nothing was changed")
+    at = "(base)" if state == "legacy" else HEAD if state == "head" else f"{state}_"
+    assert_stopped(done, "this script is for revision", f"the database is at {at}", "Nothing was")
     assert changes(before, dump(database)) == []
 
 
-def test_a_second_run_is_refused(legacy: Database, tmp_path: Path) -> None:
-    assert_applied(psql(legacy, script_of("upgrade", "head"), tmp_path))
+def test_an_unknown_revision_is_refused(clone: Clone, tmp_path: Path) -> None:
+    database = clone("0003")
+    database.execute("UPDATE alembic_version SET version_num = 'a1b2c3d4e5f6'")
+    before = dump(database)
+    done = psql(database, script_of("upgrade", "head"), tmp_path)
+    assert_stopped(done, "holds revision a1b2c3d4e5f6, which this project does not have")
+    assert changes(before, dump(database)) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "direction", "revisions"),
+    [("0003", "upgrade", "head"), ("0006", "downgrade", "head:base")],
+)
+def test_a_script_skips_what_is_done_and_a_second_run_changes_nothing(
+    clone: Clone, tmp_path: Path, state: str, direction: str, revisions: str
+) -> None:
+    online, offline = clone(state), clone(state)
+    upgrade(online) if direction == "upgrade" else downgrade(online)
+    script = script_of(direction, revisions)
+    begins = [line.partition(": ")[2] for line in script.splitlines() if "\\echo Begins" in line]
+    done = psql(offline, script, tmp_path)
+    assert_applied(done)
+    left = next(n for n, name in enumerate(begins) if f"grade {state}_" in name)
+    told = re.findall(r"^(?:Skipped|Begins|Done).*", done.stdout, re.MULTILINE)
+    assert told[:left] == [f"Skipped, done already: {name}" for name in begins[:left]]
+    assert told[left : left + 2] == [f"Begins: {begins[left]}", f"Done: {begins[left]}"]
+    assert changes(dump(online), dump(offline)) == []
+    again = psql(offline, script, tmp_path)
+    assert_applied(again)
+    assert again.stdout.count("Skipped, done already: ") == len(begins)
+    assert "Begins" not in again.stdout
+    assert changes(dump(online), dump(offline)) == []
+
+
+def test_a_downgrade_that_is_done_asks_nothing_more(legacy: Database, tmp_path: Path) -> None:
+    """At base the tables of an earlier attempt are back, and others' objects may refer to them."""
+    legacy.execute(
+        """
+        CREATE TABLE students (student_id uuid PRIMARY KEY, student_email text);
+        CREATE TABLE certificates (student_id uuid REFERENCES students)
+        """
+    )
     before = dump(legacy)
-    done = psql(legacy, script_of("upgrade", "head"), tmp_path)
-    assert_stopped(done, f"the database is at {HEAD}")
-    assert changes(before, dump(legacy)) == []
+    assert_applied(psql(legacy, script_of("upgrade", "0002"), tmp_path))
+    for _ in range(2):
+        assert_applied(psql(legacy, script_of("downgrade", "0002:base"), tmp_path))
+        assert changes(before, dump(legacy, without=("alembic_version",))) == []
 
 
 def test_each_step_guards_itself(legacy: Database, tmp_path: Path) -> None:
     """Without the script's own preflight: a part that somebody cut out is refused as well."""
     script = script_of("upgrade", "0004:0005")
-    step = script[script.index("BEGIN;\n\n-- Running upgrade") :]
+    begins = script.index("\\echo Begins: ")
+    step = script[begins : script.index("\\endif", begins)]
     before = dump(legacy)
     legacy.execute("CREATE TABLE alembic_version (version_num text)")
     done = psql(legacy, "\\set ON_ERROR_STOP on\n" + step, tmp_path)
@@ -309,8 +351,8 @@ def test_script_and_command_exclude_each_other(clone: Clone, tmp_path: Path) -> 
         assert failed_checks(database) == []
 
 
-def test_a_script_that_fails_midway_can_be_taken_up(legacy: Database, tmp_path: Path) -> None:
-    """Steps that committed stay; a script for the rest goes on from there."""
+def test_a_script_that_fails_midway_continues(legacy: Database, tmp_path: Path) -> None:
+    """Steps that committed stay; the same script, or one for the rest, goes on from there."""
     legacy.execute(
         """
         CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$
@@ -326,5 +368,6 @@ def test_a_script_that_fails_midway_can_be_taken_up(legacy: Database, tmp_path: 
     assert_stopped(psql(legacy, script_of("upgrade", "head"), tmp_path), "the disk is full")
     assert legacy.query("SELECT version_num FROM alembic_version") == [("0005_keys_and_indexes",)]
     legacy.execute("DROP EVENT TRIGGER refuse")
-    assert_applied(psql(legacy, script_of("upgrade", "0005:head"), tmp_path))
+    assert_applied(psql(legacy, script_of("upgrade", "0005:0006"), tmp_path))
+    assert_applied(psql(legacy, script_of("upgrade", "head"), tmp_path))
     assert failed_checks(legacy) == []

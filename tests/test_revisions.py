@@ -313,8 +313,13 @@ class ProgressTracking(RevisionTest):
     def check_downgrade(self, connection: Connection) -> None:
         assert triggers(connection, TABLES) == set()
         assert names(connection, self.functions) == {
+            "copy_row_security(regclass,regclass)",
+            "create_commented(text)",
+            "free_dated_name(text)",
             "lock_holders(regclass[],boolean)",
+            "lock_unified_tables(text)",
             "refuse_write()",
+            "retry_locking(text,integer)",
             "update_updated_at_column()",
             "update_session_progress(text)",
         }

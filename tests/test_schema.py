@@ -7,11 +7,13 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from pytest_regressions.file_regression import FileRegressionFixture
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models import FLAGS, STEPS, Base, Event, StepProgress, Student, WorkshopSession
-from support.databases import ROOT, Clone, Database, catalog
+from support.catalogs import COMMITTED, catalog, in_lines
+from support.databases import ROOT, Clone, Database
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 STUDENT = "00000000-0000-4000-8000-000000000001"
@@ -21,13 +23,18 @@ TABLES = ("students", "sessions", "step_progress", "events")
 # --- models and revisions -------------------------------------------------------------------------
 
 
-def test_the_models_and_the_revisions_describe_the_same_schema(clone: Clone) -> None:
-    """Tables as at head, 0005's keys and indexes included; functions and triggers at 0002."""
+def test_the_models_and_the_revisions_describe_the_same_schema(
+    clone: Clone, file_regression: FileRegressionFixture
+) -> None:
+    """Tables as at head, 0005's keys and indexes included; functions and triggers at 0002.
+
+    What both have at head is in tests/catalogs/head.txt; --regen-all writes it anew.
+    """
     by_models, at_0002, head = clone("empty"), clone("0002"), clone("fresh")
     with by_models.engine() as engine, engine.begin() as connection:
         Base.metadata.create_all(connection)
     sql = ROOT / "alembic" / "sql"
-    functions = sql / "0001_unified_schema" / "04_functions.sql"
+    functions = sql / "0001_unified_schema" / "01_functions.sql"
     for file in [functions, *sorted((sql / "0002_progress_tracking").glob("0*.sql"))]:
         by_models.execute(file.read_text(encoding="utf-8"))
 
@@ -41,6 +48,8 @@ def test_the_models_and_the_revisions_describe_the_same_schema(clone: Clone) -> 
     assert catalog(by_models, *kinds) == expected
     assert len(expected) > 100
     assert catalog(by_models, "function", "trigger") == catalog(at_0002, "function", "trigger")
+    lines = in_lines(catalog(head))
+    file_regression.check("\n".join(lines) + "\n", fullpath=COMMITTED / "head.txt")
 
 
 def test_what_switches_planner_methods_off_switches_jit_off(clone: Clone) -> None:

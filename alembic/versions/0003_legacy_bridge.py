@@ -1,31 +1,25 @@
 """Build the bridge: readers, adapters, the mapping, the change log, apply; triggers that log every write.
 
 Purpose
-    Schema ``bridge``. From its commit on, each write to the legacy tables and to the unified tables is logged in
+    Schema ``bridge``. From its commit on, each write to the legacy or to the unified tables is logged in
     ``bridge.change_log``, in the writer's own transaction. So the backfill of 0004 can read in short transactions
     and lose nothing. ``bridge.apply()`` applies what is logged of a session to the side that was not written; what
-    the legacy tables cannot say is recorded in ``bridge.override``. An earlier attempt at the unified schema is
-    adopted here: all its rows are in the unified tables afterwards. What an earlier downgrade kept aside is loaded.
+    the legacy tables cannot say is recorded in ``bridge.override``. What an earlier downgrade kept aside is loaded.
 
 Mapping
-    workshop_students -> bridge.legacy_progress \\
-                                                 >  bridge.mapped()  (05_mapping.sql)
-    student_configs   -> bridge.legacy_config   /
-
-    The adapters show every legacy table as one list of clean columns: a missing column is NULL, and the type of a
-    column chooses the function that reads it. ``bridge.mapped()`` holds the merge rules, and is the only place that
-    knows them.
+    The adapters ``bridge.legacy_progress`` and ``bridge.legacy_config`` show workshop_students and student_configs
+    as one list of clean columns. ``bridge.mapped()`` (05_mapping.sql) holds the merge rules, and is the only place
+    that does.
 
 Locks
-    SHARE ROW EXCLUSIVE on both legacy tables while adapters and triggers are created (reads continue, writes wait:
-    some 50 ms), requested with a lock_timeout of 50 ms and retried. Where only one legacy table exists, the other is
-    created, empty. Where no key serves lookups by token, an index ``bridge_token_of_...`` is added. SHARE ROW
-    EXCLUSIVE on the unified tables.
+    SHARE ROW EXCLUSIVE on both legacy tables while adapters and triggers are created: reads continue, writes wait
+    some 50 ms. Requested with a lock_timeout of 50 ms, and retried. The same lock on the unified tables. A missing
+    legacy table is created, empty. Where no key serves lookups by token, an index ``bridge_token_of_...`` is added.
 
 Downgrade
-    Hands back what was written to the unified tables before any backfill. Then drops triggers, indexes and schema
-    (ACCESS EXCLUSIVE on the tables, for milliseconds, with retries). Overrides that exist are kept as
-    ``bridge_remainder_backup_YYYYMMDD``. A legacy table that this revision created is dropped if it is still empty.
+    Hands back what was written to the unified tables before any backfill, then drops triggers, indexes and schema
+    (ACCESS EXCLUSIVE for milliseconds, with retries). Overrides are kept as ``bridge_remainder_backup_YYYYMMDD``. A
+    legacy table that this revision created is dropped if it is still empty.
 """
 
 from alembic import op
@@ -40,7 +34,7 @@ legacy_locks = ("SHARE ROW EXCLUSIVE, some 50 ms: writers wait", "ACCESS EXCLUSI
 def upgrade() -> None:
     """Create the bridge and attach it to the legacy tables."""
     op.expect_revision(down_revision)
-    op.run_sql(revision, "01_helpers")
+    op.run_sql(revision, "01_schema")
     op.run_sql(revision, "02_readers")
     op.run_sql(revision, "03_state")
     op.run_sql(revision, "04_adapters")
@@ -51,11 +45,10 @@ def upgrade() -> None:
     op.run_sql(revision, "09_verify")
     op.run_sql(revision, "10_chunks")
     op.run_sql(revision, "11_adopt")
-    op.execute("SELECT bridge.lock_new_tables('SHARE ROW EXCLUSIVE')")
+    op.execute("SELECT lock_unified_tables('SHARE ROW EXCLUSIVE')")
     op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
     op.create_index("ix_events_session_token", "events", ["session_token"])
     op.run_sql(revision, "12_install")
-    op.run_sql("rights", "carry_over")
     op.run_sql("rights", "prior_grants")
     op.run_sql("rights", "owner_only")
 

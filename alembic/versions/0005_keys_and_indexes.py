@@ -2,24 +2,20 @@
 
 Purpose
     Foreign keys and indexes after the rows, because a check for each row costs more than the row. Steps without a
-    session and sessions without a student are refused by name, with the query that finds them. A downgrade of 0004
-    that stopped on its way is reversed before. Columns that others had added to the tables before a downgrade to
-    base come back, with their values. Then each transaction applies what it wrote, to either side, as it commits;
-    what was logged until then is left to 0006.
+    session and sessions without a student are refused by name, with the query that finds them. Columns that others
+    had added before a downgrade to base come back, with their values. Then each transaction applies what it wrote
+    as it commits.
 
 Mapping
-    sessions.student_id, step_progress.student_id      -> students, ON DELETE CASCADE
-    step_progress.session_token                        -> sessions, ON DELETE CASCADE
-    events.student_id, events.session_token            -> ON DELETE SET NULL: the trail stays
+    sessions.student_id, step_progress.student_id -> students; step_progress.session_token -> sessions, CASCADE
+    events.student_id, events.session_token: ON DELETE SET NULL, the trail stays
 
 Locks
-    Each index in a transaction of its own, with SHARE on its table. SHARE ROW EXCLUSIVE on the four unified tables,
-    all of them together, for some milliseconds: foreign keys that hold for new rows. Reads continue, endpoints that
-    have moved wait until the commit. Then the existing rows are checked against the keys, while writes continue. The
-    legacy application never waits.
+    Each index in a transaction of its own, with SHARE on its table. SHARE ROW EXCLUSIVE on the four unified tables
+    for milliseconds: foreign keys that hold for new rows. Then the rows are checked while writes continue.
 
 Downgrade
-    Triggers only log again; drops indexes and foreign keys. It also runs where the unified tables were dropped by
+    Triggers only log again; drops indexes and foreign keys. Runs also where the unified tables were dropped by
     hand.
 """
 
@@ -38,8 +34,7 @@ def upgrade() -> None:
     op.run_sql(revision, "00_take_up", commits=True)
     op.run_sql(revision, "01_orphans")
     op.run_sql(revision, "01_refuse_orphans", commits=True)
-    op.run_sql("own_columns", "01_add")
-    op.run_sql("own_columns", "02_values")
+    op.run_sql("own_columns", "01_restore")
     op.run_sql(revision, "02_indexes", commits=True)
     op.run_sql(revision, "03_keys", commits=True)
     op.run_sql(revision, "05_sync_at_once")
@@ -48,6 +43,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop foreign keys and indexes; log writes, as before."""
     op.expect_revision(revision)
-    op.run_sql(revision, "97_lock")
+    # constraints and triggers of all four tables go
+    op.execute("SELECT lock_unified_tables('ACCESS EXCLUSIVE')")
     op.run_sql(revision, "98_log_only")
     op.run_sql(revision, "99_drop")

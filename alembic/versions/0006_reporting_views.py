@@ -1,21 +1,18 @@
 """Add read-only views for people: sessions, students, steps, days, and who is stuck.
 
 Purpose
-    What the instructor's dashboard shows, for any BI tool: ``session_overview``, ``student_overview``,
-    ``step_funnel``, ``progress_by_day`` and ``stuck_sessions``. Every view and column has a comment.
-    First it applies what the legacy application wrote while 0005 ran.
+    ``session_overview``, ``student_overview``, ``step_funnel``, ``progress_by_day`` and ``stuck_sessions``, for the
+    dashboard and any BI tool. First it applies what the legacy application wrote while 0005 ran.
 
 Mapping
-    Flags instead of secrets: ``has_api_key``, ``has_system_prompt``, ``has_tools``. Only
-    ``session_overview`` has the whole token; ``stuck_sessions`` has its last four characters.
+    Flags instead of secrets. Only ``session_overview`` has the whole token; ``stuck_sessions`` has its last four
+    characters.
 
 Who may read them
-    Their owner, until more is granted. They read with their owner's rights, not with the
-    reader's: so SELECT on a view is enough for a role that makes reports, and it needs none on the
-    tables with the API keys. Where the four tables have row security, they are ``security_invoker``:
-    then the reader needs SELECT on the tables, and a policy. Row security that is added later needs
-    ``ALTER VIEW ... SET (security_invoker = true)``; ``workshop verify`` says so. What default privileges
-    give is taken away from roles that lack it on a legacy table.
+    Their owner, until more is granted. They read with their owner's rights, so SELECT on a view is enough. Where
+    the four tables have row security they are ``security_invoker``: the reader needs SELECT on the tables, and a
+    policy. Row security that is added later needs ``ALTER VIEW ... SET (security_invoker = true)``; ``workshop
+    verify`` says so.
 
 Locks
     None that anybody waits for.
@@ -45,12 +42,7 @@ def upgrade() -> None:
     """Apply what is logged, then create the views."""
     op.expect_revision(down_revision)
     op.run_sql(revision, "01_drain", commits=True)
-    op.run_sql(revision, "02_session_overview")
-    op.run_sql(revision, "03_student_overview")
-    op.run_sql(revision, "04_step_funnel")
-    op.run_sql(revision, "05_progress_by_day")
-    op.run_sql(revision, "06_stuck_sessions")
-    op.run_sql("rights", "row_security")
+    op.run_sql(revision, "02_views")
     op.execute(f"SET LOCAL bridge.created = '{' '.join(VIEWS)}'")
     op.run_sql("rights", "protect")
 

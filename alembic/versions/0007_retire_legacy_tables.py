@@ -1,26 +1,23 @@
 """Retire the legacy tables: verify, then rename them to dated backups with views in their place.
 
 Purpose
-    The cut-over. First, in short transactions: where a legacy table has changed its columns, adapters are rebuilt and
-    the sessions that differ are logged; what is logged is applied; every value of every row is compared. Then, in one
-    transaction: lock both tables, apply and compare the last writes, rename, create the views.
+    The cut-over. First, in short transactions: adapters are rebuilt where a legacy table has changed its columns,
+    what is logged is applied, every value of every row is compared. Then, in one transaction: lock both tables,
+    apply and compare the last writes, rename, create the views.
 
 Mapping
-    workshop_students -> workshop_students_backup_YYYYMMDD, and a view workshop_students over it
-    student_configs   -> student_configs_backup_YYYYMMDD, and a view student_configs over it
-
-    The date is the day of the run in UTC; a taken name gets _2, _3. The views are updatable: the
-    legacy application's INSERT ... ON CONFLICT, UPDATE, DELETE and SELECT work through them, and its
-    CREATE TABLE IF NOT EXISTS finds the name taken. Triggers stay with the tables, and log what is written there.
+    workshop_students -> workshop_students_backup_YYYYMMDD, student_configs -> student_configs_backup_YYYYMMDD (the
+    day of the run in UTC, with _2, _3 where the name is taken), and a view over each under the old name. The views
+    are updatable: what the legacy application executes goes on working. Triggers stay with the tables, and log what
+    is written there.
 
 Locks
-    ACCESS EXCLUSIVE on both tables for some milliseconds, asked for with a lock_timeout of 50 ms
-    and retried; after 200 attempts it gives up, changes nothing and names who held the lock.
+    ACCESS EXCLUSIVE on both tables for some milliseconds, requested with a lock_timeout of 50 ms and retried; after
+    200 attempts it gives up, changes nothing and names who held the lock.
 
 Downgrade
-    The reverse: drops the views and gives the tables their names back. Another view that was built
-    over one of them stops it, by name, before anything is changed. Where the tables were dropped for
-    good (``workshop drop-backups``, or by hand) it is refused; the message names the dump.
+    Drops the views and gives the tables their names back. Refused, by name, where another view was built over one
+    of them, and where the tables were dropped (``workshop drop-backups``, or by hand); the message names the dump.
 """
 
 from alembic import op

@@ -237,6 +237,10 @@ def main(
         database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection,
         progress("backing up") as say,
     ):
+        if options and not options[0].startswith("-"):
+            raise Refused(
+                f"{options[0]} is no option of pg_dump; --file {options[0]} names the file"
+            )
         made, manifest = make(connection, format, file, options or [])
         manifest.proof = "it was interrupted" if asked else "not asked for"
         if format is Format.json:

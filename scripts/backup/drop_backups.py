@@ -1,7 +1,7 @@
 """The end of the legacy tables: list what is left of them, and drop it for good.
 
 Everything is looked at first and nothing is changed: ages, dependents, foreign keys, the dump, every check
-of the bridge. Then one transaction locks all of it by ``bridge.retry``, applies the last writes, points
+of the bridge. Then one transaction locks all of it by ``retry_locking``, applies the last writes, points
 foreign keys at sessions and drops views, bridge, triggers and tables, without CASCADE.
 """
 
@@ -164,7 +164,7 @@ def _lock(connection: Connection, report: Report) -> None:
     names += run(connection, BRIDGE).scalars()
     lock = f"LOCK TABLE {', '.join(names)} IN ACCESS EXCLUSIVE MODE"
     if report.bridge:
-        run(connection, f"SELECT bridge.retry({sql.Literal(lock).as_string()})")
+        run(connection, f"SELECT public.retry_locking({sql.Literal(lock).as_string()})")
     else:
         run(connection, f"SET LOCAL lock_timeout = '1s'; {lock}")
 

@@ -16,7 +16,6 @@ DEPENDENTS = sql_text("98_dependents.sql")
 
 AT = "SELECT set_config('bridge.at', :at, false), set_config('bridge.target', :target, false)"
 REFUSE = """\
-SET bridge.at = '{at}';
 SET bridge.target = '{target}';
 DO $obstacles$
 DECLARE
@@ -52,17 +51,25 @@ END
 $dependents$"""
 
 
-def refusal(migration: MigrationContext) -> str:
-    """SQL that raises an error where something stands in the way of the steps that will run; or none."""
-    heads = migration.get_current_heads()
-    planned = () if migration.purge else migration.opts["fn"](heads, migration)
-    steps = [step for step in planned if isinstance(step, RevisionStep)]
+def planned_steps(migration: MigrationContext) -> list[RevisionStep]:
+    """Return the steps that the command will run; a stamp has none."""
+    planned = (
+        () if migration.purge else migration.opts["fn"](migration.get_current_heads(), migration)
+    )
+    return [step for step in planned if isinstance(step, RevisionStep)]
+
+
+def refusal(steps: Sequence[RevisionStep]) -> str:
+    """SQL that raises an error where something stands in the way of these steps; or none.
+
+    The setting ``bridge.at`` is the revision of the database.
+    """
     if not steps:
         return ""
-    down = not steps[-1].is_upgrade
-    target = str(steps[-1].revision.down_revision or "0000") if down else "9999"
-    refuse = REFUSE.format(at="".join(heads), target=target[:4], legacy_names=LEGACY_NAMES)
-    return refuse + (";" + REFUSE_DOWN.format(dependents=DEPENDENTS) if down else "")
+    last = steps[-1]
+    target = "9999" if last.is_upgrade else str(last.revision.down_revision or "0000")
+    refuse = REFUSE.format(target=target[:4], legacy_names=LEGACY_NAMES)
+    return refuse if last.is_upgrade else refuse + ";" + REFUSE_DOWN.format(dependents=DEPENDENTS)
 
 
 def misnamed(connection: Connection, revision: str | None) -> Sequence[RowMapping]:

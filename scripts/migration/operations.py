@@ -8,16 +8,14 @@
 """
 
 from contextlib import ExitStack
-from pathlib import Path
 
 import sqlalchemy as sa
-from alembic.migration import MigrationContext
 from alembic.operations import MigrateOperation, Operations
 from alembic.util import CommandError
 
 from scripts.common.connection import qualified
-
-SQL_FOLDER = Path(__file__).parents[2] / "alembic" / "sql"
+from scripts.common.project import sql_text
+from scripts.migration.guards import expect
 
 
 def ddl(text: str) -> sa.DDL:
@@ -27,15 +25,10 @@ def ddl(text: str) -> sa.DDL:
 
 def sql_file(*parts: str) -> str:
     """Return the text of ``alembic/sql/<parts>.sql`` without its last semicolon."""
-    text = SQL_FOLDER.joinpath(*parts).with_suffix(".sql").read_text(encoding="utf-8")
+    text = sql_text(*parts[:-1], f"{parts[-1]}.sql")
     if "\t" in text:
         raise CommandError(f"{'/'.join(parts)}.sql contains a tab; offline output would change it")
     return text.rstrip().removesuffix(";")
-
-
-def version_table_of(migration: MigrationContext) -> str:
-    """Return the name of the table that holds the revision, as SQL takes it."""
-    return qualified(migration.version_table, migration.version_table_schema)
 
 
 @Operations.register_operation("expect_revision")
@@ -53,24 +46,9 @@ class ExpectRevision(MigrateOperation):
 
 @Operations.implementation_for(ExpectRevision)
 def _expect_revision(operations: Operations, operation: ExpectRevision) -> None:
-    # A script is written for one starting point. Applied anywhere else, its DDL would run and its
-    # UPDATE of the version table would match no row, with exit status 0.
-    expected = "NULL" if operation.revision is None else f"'{operation.revision}'"
-    guard = f"""\
-DO $guard$
-DECLARE
-    found text := (SELECT string_agg(version_num, ', ') FROM {version_table_of(operations.get_context())});
-    wanted CONSTANT text := {expected};
-BEGIN
-    IF found IS DISTINCT FROM wanted THEN
-        RAISE EXCEPTION 'this step starts at revision %, but the database is at %',
-            coalesce(wanted, '(base)'), coalesce(found, '(base)')
-            USING HINT = 'Nothing was changed by it. Run "alembic current", and write the script '
-                         'for that revision: alembic upgrade <current>:<target> --sql';
-    END IF;
-END
-$guard$"""
-    operations.execute(ddl(guard))
+    migration = operations.get_context()
+    table = qualified(migration.version_table, migration.version_table_schema)
+    operations.execute(ddl(expect(table, operation.revision)))
 
 
 @Operations.register_operation("run_sql")

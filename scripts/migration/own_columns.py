@@ -4,17 +4,11 @@
 column brings them back. Importing this module makes the two operations do so, online and offline.
 """
 
-from pathlib import Path
-
-import sqlalchemy as sa
 from alembic.operations import Operations, ops, toimpl
 
-SQL = Path(__file__).parents[2] / "alembic" / "sql" / "own_columns"
+from scripts.migration.operations import ddl, sql_file
+
 TABLES = ("students", "sessions", "step_progress", "events")
-
-
-def _run(operations: Operations, sql: str) -> None:
-    operations.execute(sa.DDL(sql.rstrip().replace("%", "%%")))
 
 
 def _is_unified(operation: ops.AddColumnOp | ops.DropColumnOp) -> bool:
@@ -25,10 +19,13 @@ def _is_unified(operation: ops.AddColumnOp | ops.DropColumnOp) -> bool:
 def _drop_column(operations: Operations, operation: ops.DropColumnOp) -> None:
     if _is_unified(operation):
         name = f"{operation.table_name}.{operation.column_name}".replace("'", "''")
-        _run(operations, f"LOCK TABLE public.{operation.table_name} IN ACCESS EXCLUSIVE MODE")
-        _run(operations, f"SELECT set_config('bridge.own_column', '{name}', true)")
-        _run(operations, (SQL / "98_keep.sql").read_text(encoding="utf-8"))
-        _run(operations, "SELECT set_config('bridge.own_column', '', true)")
+        for text in (
+            f"LOCK TABLE public.{operation.table_name} IN ACCESS EXCLUSIVE MODE",
+            f"SELECT set_config('bridge.own_column', '{name}', true)",
+            sql_file("own_columns", "98_keep"),
+            "SELECT set_config('bridge.own_column', '', true)",
+        ):
+            operations.execute(ddl(text))
     toimpl.drop_column(operations, operation)
 
 
@@ -36,4 +33,4 @@ def _drop_column(operations: Operations, operation: ops.DropColumnOp) -> None:
 def _add_column(operations: Operations, operation: ops.AddColumnOp) -> None:
     toimpl.add_column(operations, operation)
     if _is_unified(operation):
-        _run(operations, (SQL / "02_values.sql").read_text(encoding="utf-8"))
+        operations.execute(ddl(sql_file("own_columns", "01_restore")))

@@ -47,7 +47,10 @@ objects AS (
             WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence' WHEN 'c' THEN 'type' ELSE 'table'
         END,
         r.name,
-        concat_ws(E'\n', r.relkind::text, r.relpersistence::text, r.relrowsecurity::text,
+        concat_ws(E'\n',
+                  CASE WHEN r.relkind IN ('p', 'm', 'f') THEN 'kind ' || r.relkind::text END,
+                  CASE WHEN r.relpersistence <> 'p' THEN 'persistence ' || r.relpersistence::text END,
+                  CASE WHEN r.relrowsecurity THEN 'row security' END,
                   array_to_string(r.reloptions, ', '),
                   CASE r.relkind
                       WHEN 'v' THEN pg_get_viewdef(r.oid)
@@ -69,7 +72,7 @@ objects AS (
             'default ' || pg_get_expr(x.adbin, x.adrelid),
             'identity ' || nullif(a.attidentity::text, ''),
             'generated ' || nullif(a.attgenerated::text, ''),
-            'collation ' || nullif(a.attcollation, 0)::regcollation::text,
+            'collation ' || nullif(nullif(a.attcollation, 0), '"default"'::regcollation)::regcollation::text,
             'grants ' || array_to_string(a.attacl, ', '),
             'comment ' || col_description(a.attrelid, a.attnum))
     FROM relations AS r
@@ -110,7 +113,7 @@ objects AS (
     SELECT
         'trigger',
         r.name || '.' || t.tgname,
-        concat_ws(E'\n', pg_get_triggerdef(t.oid), t.tgenabled::text,
+        concat_ws(E'\n', pg_get_triggerdef(t.oid), 'enabled ' || nullif(t.tgenabled::text, 'O'),
                   'comment ' || obj_description(t.oid, 'pg_trigger'))
     FROM pg_trigger AS t
     JOIN relations AS r ON r.oid = t.tgrelid

@@ -1,8 +1,8 @@
 """Databases for the tests: cloned in milliseconds, migrated, scripted, dumped and described.
 
 Everything here works on a real server. Two ways to compare two databases: ``dump`` is pg_dump's
-whole text, rows included, without what belongs to the run that wrote them; ``catalog`` is one
-entry for each object, so that a difference names what differs.
+whole text, rows included, without what belongs to the run that wrote them; ``catalogs.catalog``
+is one entry for each object, so that a difference names what differs.
 """
 
 import io
@@ -286,20 +286,6 @@ def changes(before: list[str], after: list[str]) -> list[str]:
     """What differs between two dumps, as the first lines of a diff; empty if nothing does."""
     lines = (line[:300] for line in unified_diff(before, after, "before", "after", "", "", 0, ""))
     return [line for line, _ in zip(lines, range(60), strict=False)]
-
-
-# --- catalogs -------------------------------------------------------------------------------------
-
-CATALOG = Path(__file__).with_name("catalog.sql").read_text(encoding="utf-8")
-
-
-def catalog(database: Database, *kinds: str) -> dict[str, str]:
-    """Every object of the database (of these kinds): its kind and name, and all that defines it."""
-    return {
-        f"{kind} {name}": definition
-        for kind, name, definition in database.query(CATALOG)
-        if not kinds or kind in kinds
-    }
 
 
 # --- the oracle -----------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 -- An earlier attempt may have left update_session_progress(), with whatever arguments. It is moved aside, not
--- replaced: the downgrade gives it back. The preflight refuses a function of any other name.
+-- replaced: the downgrade gives it back. The preflight refuses a function of any other name, that of the backup included.
 DO $$
 DECLARE
     earlier regprocedure;
@@ -9,15 +9,6 @@ BEGIN
         WHERE p.pronamespace = 'public'::regnamespace AND p.proname = 'update_session_progress'
         ORDER BY p.oid::regprocedure::text
     LOOP
-        IF EXISTS (
-            SELECT FROM pg_proc AS k JOIN pg_proc AS p ON p.oid = earlier
-            WHERE k.pronamespace = p.pronamespace AND k.proname = 'update_session_progress_prior_backup'
-              AND k.proargtypes = p.proargtypes)
-        THEN
-            RAISE EXCEPTION 'function % is in the way',
-                replace(earlier::text, 'update_session_progress', 'update_session_progress_prior_backup')
-                USING HINT = 'This revision changed nothing. Drop it, then run again.';
-        END IF;
         EXECUTE format('ALTER ROUTINE %s RENAME TO update_session_progress_prior_backup', earlier);
         RAISE NOTICE 'an earlier % is now update_session_progress_prior_backup', earlier;
     END LOOP;

@@ -5,8 +5,7 @@
 -- The driver serialises values that the application has already stringified, so a JSON string that
 -- holds JSON is the normal case. Unwraps as often as needed; a string that holds none stays.
 CREATE FUNCTION unwrap_json(value jsonb) RETURNS jsonb
-    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     WHILE jsonb_typeof(value) = 'string' LOOP
@@ -23,8 +22,7 @@ COMMENT ON FUNCTION unwrap_json(jsonb) IS 'JSON behind any number of layers of J
 
 -- ISO forms only: PostgreSQL would also read "yesterday" and "infinity", and names of zones.
 CREATE FUNCTION read_timestamp(value text) RETURNS timestamptz
-    LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
-    SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF value COLLATE "C" ~* '^\d{4,5}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?\s*(Z|UTC|GMT|[-+]\d\d(:?\d\d(:?\d\d)?)?)\s*$' THEN

@@ -43,17 +43,8 @@ COMMENT ON FUNCTION step_number_of(text) IS 'Step that a title or an exercise ke
 
 CREATE FUNCTION step_name_of(number integer) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE number
-    WHEN 1 THEN 'Connect Accounts'
-    WHEN 2 THEN 'Choose Use Case'
-    WHEN 3 THEN 'Provision Services'
-    WHEN 4 THEN 'Basic TwiML'
-    WHEN 5 THEN 'WebSocket Handler'
-    WHEN 6 THEN 'ConversationRelay'
-    WHEN 7 THEN 'Custom AI Prompt'
-    WHEN 8 THEN 'Tools & Functions'
-    WHEN 9 THEN 'Deploy Your System'
-END;
+RETURN (ARRAY['Connect Accounts', 'Choose Use Case', 'Provision Services', 'Basic TwiML', 'WebSocket Handler',
+              'ConversationRelay', 'Custom AI Prompt', 'Tools & Functions', 'Deploy Your System'])[number];
 COMMENT ON FUNCTION step_name_of(integer) IS 'Name of step 1 to 9.';
 
 -- What an exercises object says about the steps. Several keys for one step merge: done if any is,
@@ -61,12 +52,7 @@ COMMENT ON FUNCTION step_name_of(integer) IS 'Name of step 1 to 9.';
 -- object nor true, says nothing about a step and stays in the object.
 CREATE FUNCTION exercise_steps(exercises jsonb)
     RETURNS TABLE (
-        step_number integer,
-        completed_at timestamptz,
-        time_spent integer,
-        attempts integer,
-        validation_passed boolean
-    )
+        step_number integer, completed_at timestamptz, time_spent integer, attempts integer, validation_passed boolean)
     LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT
@@ -98,17 +84,9 @@ COMMENT ON FUNCTION exercise_steps(jsonb) IS 'Progress by step, as an exercises 
 -- The exercises object with one step brought in line with its step_progress row: every key that the
 -- step has there, else its current key. p_passed NULL: the step has no row any more.
 CREATE FUNCTION exercises_with_step(
-    exercises jsonb,
-    p_number integer,
-    p_passed boolean,
-    p_completed_at timestamptz,
-    p_time_spent integer,
-    p_attempts integer
-)
+    exercises jsonb, p_number integer, p_passed boolean, p_completed_at timestamptz, p_time_spent integer, p_attempts integer)
     RETURNS jsonb
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-    SET TimeZone = 'UTC'
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
 AS $$
     SELECT CASE
         WHEN p_passed IS NULL THEN exercises - coalesce(k.keys, '{}')
@@ -132,23 +110,13 @@ AS $$
           WHERE public.step_number_of(o.key) = p_number) AS k
     LEFT JOIN public.exercise_steps(exercises) AS s ON s.step_number = p_number
 $$;
-COMMENT ON FUNCTION exercises_with_step(jsonb, integer, boolean, timestamptz, integer, integer) IS
-    'The exercises object, one step brought in line.';
+COMMENT ON FUNCTION exercises_with_step IS 'The exercises object, one step brought in line.';
 
 -- The one definition of "done": the step's flags, or a step that was passed.
 CREATE FUNCTION session_steps_done(
-    twilio_connected boolean,
-    openai_connected boolean,
-    call_direction_chosen boolean,
-    services_ready boolean,
-    step4_deployed boolean,
-    step5_deployed boolean,
-    step6_deployed boolean,
-    system_prompt_saved boolean,
-    step8_deployed boolean,
-    project_deployed boolean,
-    passed integer[]
-)
+    twilio_connected boolean, openai_connected boolean, call_direction_chosen boolean, services_ready boolean,
+    step4_deployed boolean, step5_deployed boolean, step6_deployed boolean, system_prompt_saved boolean,
+    step8_deployed boolean, project_deployed boolean, passed integer[])
     RETURNS integer[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN array_remove(ARRAY[
@@ -162,10 +130,7 @@ RETURN array_remove(ARRAY[
     CASE WHEN step8_deployed OR 8 = ANY (passed) THEN 8 END,
     CASE WHEN project_deployed OR 9 = ANY (passed) THEN 9 END
 ], NULL);
-COMMENT ON FUNCTION session_steps_done(
-    boolean, boolean, boolean, boolean, boolean, boolean, boolean, boolean, boolean, boolean, integer[]
-) IS
-    'Steps done, ascending: by flag, or because step_progress has validation_passed.';
+COMMENT ON FUNCTION session_steps_done IS 'Steps done, ascending: by flag, or because step_progress has validation_passed.';
 
 CREATE FUNCTION session_completion_rate(done integer[]) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -4,9 +4,7 @@
 
 -- *<> compares columns of every type, json too; a WHEN condition could not compare generated columns.
 CREATE FUNCTION touch_updated_at() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF OLD *<> NEW THEN
         NEW.updated_at := now();
@@ -16,25 +14,15 @@ END
 $$;
 COMMENT ON FUNCTION touch_updated_at() IS 'Trigger: updated_at follows a change that leaves it alone.';
 
-CREATE TRIGGER touch_updated_at BEFORE UPDATE ON students
-    FOR EACH ROW
-    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at)
-    EXECUTE FUNCTION touch_updated_at();
-
-CREATE TRIGGER touch_updated_at BEFORE UPDATE ON sessions
-    FOR EACH ROW
-    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at)
-    EXECUTE FUNCTION touch_updated_at();
-
-CREATE TRIGGER touch_updated_at BEFORE UPDATE ON step_progress
-    FOR EACH ROW
-    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at)
-    EXECUTE FUNCTION touch_updated_at();
+CREATE TRIGGER touch_updated_at BEFORE UPDATE ON students FOR EACH ROW
+    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
+CREATE TRIGGER touch_updated_at BEFORE UPDATE ON sessions FOR EACH ROW
+    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
+CREATE TRIGGER touch_updated_at BEFORE UPDATE ON step_progress FOR EACH ROW
+    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
 
 CREATE FUNCTION refuse_student_id_change() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'students.student_id is immutable'
         USING ERRCODE = 'integrity_constraint_violation',
@@ -43,16 +31,12 @@ END
 $$;
 COMMENT ON FUNCTION refuse_student_id_change() IS 'Trigger: a student_id never changes.';
 
-CREATE TRIGGER refuse_student_id_change BEFORE UPDATE OF student_id ON students
-    FOR EACH ROW
-    WHEN (OLD.student_id IS DISTINCT FROM NEW.student_id)
-    EXECUTE FUNCTION refuse_student_id_change();
+CREATE TRIGGER refuse_student_id_change BEFORE UPDATE OF student_id ON students FOR EACH ROW
+    WHEN (OLD.student_id IS DISTINCT FROM NEW.student_id) EXECUTE FUNCTION refuse_student_id_change();
 
 -- The application's ON CONFLICT (student_email) goes on working: BEFORE triggers run first.
 CREATE FUNCTION clean_students() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     NEW.student_email := public.clean_email(NEW.student_email);
     RETURN NEW;
@@ -60,15 +44,11 @@ END
 $$;
 COMMENT ON FUNCTION clean_students() IS 'Trigger: student_email in lower case and trimmed.';
 
-CREATE TRIGGER clean_students BEFORE INSERT OR UPDATE ON students
-    FOR EACH ROW
-    WHEN (NEW.student_email IS DISTINCT FROM clean_email(NEW.student_email))
-    EXECUTE FUNCTION clean_students();
+CREATE TRIGGER clean_students BEFORE INSERT OR UPDATE ON students FOR EACH ROW
+    WHEN (NEW.student_email IS DISTINCT FROM clean_email(NEW.student_email)) EXECUTE FUNCTION clean_students();
 
 CREATE FUNCTION clean_sessions() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     NEW.selected_phone_number := nullif(NEW.selected_phone_number, '');
     NEW.selected_voice := nullif(NEW.selected_voice, '');
@@ -92,8 +72,7 @@ END
 $$;
 COMMENT ON FUNCTION clean_sessions() IS 'Trigger: empty text becomes NULL, wrapped JSON is unwrapped.';
 
-CREATE TRIGGER clean_sessions BEFORE INSERT OR UPDATE ON sessions
-    FOR EACH ROW
+CREATE TRIGGER clean_sessions BEFORE INSERT OR UPDATE ON sessions FOR EACH ROW
     WHEN ('' IN (
               NEW.selected_phone_number, NEW.selected_voice, NEW.tts_provider, NEW.call_direction,
               NEW.use_case_description, NEW.openai_api_key, NEW.system_prompt, NEW.ivr_greeting,
@@ -107,9 +86,7 @@ CREATE TRIGGER clean_sessions BEFORE INSERT OR UPDATE ON sessions
 -- The application counts the titles from 0 and the exercise keys from 1, under one unique key: the
 -- name says which step it is, the number alone does not.
 CREATE FUNCTION clean_step_progress() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'UPDATE' AND NEW.step_name IS NOT DISTINCT FROM OLD.step_name AND NEW.step_number <> OLD.step_number THEN
         NEW.step_name := public.step_name_of(NEW.step_number);
@@ -124,15 +101,11 @@ END
 $$;
 COMMENT ON FUNCTION clean_step_progress() IS 'Trigger: step_number follows a known step_name.';
 
-CREATE TRIGGER clean_step_progress BEFORE INSERT OR UPDATE ON step_progress
-    FOR EACH ROW
-    WHEN (NEW.step_name IS DISTINCT FROM step_name_of(NEW.step_number))
-    EXECUTE FUNCTION clean_step_progress();
+CREATE TRIGGER clean_step_progress BEFORE INSERT OR UPDATE ON step_progress FOR EACH ROW
+    WHEN (NEW.step_name IS DISTINCT FROM step_name_of(NEW.step_number)) EXECUTE FUNCTION clean_step_progress();
 
 CREATE FUNCTION clean_events() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     NEW.event_data := coalesce(public.unwrap_json(NEW.event_data), '{}');
     RETURN NEW;
@@ -140,10 +113,8 @@ END
 $$;
 COMMENT ON FUNCTION clean_events() IS 'Trigger: wrapped JSON in event_data is unwrapped.';
 
-CREATE TRIGGER clean_events BEFORE INSERT OR UPDATE ON events
-    FOR EACH ROW
-    WHEN (jsonb_typeof(NEW.event_data) IS NULL OR jsonb_typeof(NEW.event_data) = 'string')
-    EXECUTE FUNCTION clean_events();
+CREATE TRIGGER clean_events BEFORE INSERT OR UPDATE ON events FOR EACH ROW
+    WHEN (jsonb_typeof(NEW.event_data) IS NULL OR jsonb_typeof(NEW.event_data) = 'string') EXECUTE FUNCTION clean_events();
 
 -- Rows that are there already pass the same rules: those that 0001 took over from an earlier attempt, and those of an
 -- endpoint that moved too early. Whoever writes waits for the triggers.

@@ -1,8 +1,7 @@
 -- What the application calls when a student makes progress. The merge does not: it would set every
 -- session's last_activity to the time of the migration.
 CREATE FUNCTION update_session_progress(p_session_token text) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     UPDATE public.sessions AS s
@@ -28,5 +27,4 @@ BEGIN
     WHERE s.session_token = p_session_token;
 END
 $$;
-COMMENT ON FUNCTION update_session_progress(text) IS
-    'Recomputes completion, raises current_step to the highest step done, sets last_activity.'
+COMMENT ON FUNCTION update_session_progress IS 'Recomputes completion, raises current_step to the highest step done, sets last_activity.'

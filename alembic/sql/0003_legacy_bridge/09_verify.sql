@@ -393,7 +393,7 @@ BEGIN
     CALL bridge.drain(strict => false);
     CALL bridge.drain(strict => false);  -- what was logged meanwhile
     CALL bridge.require_verified(every_value => false);
-    PERFORM bridge.retry('SELECT bridge.make_writable()');
+    PERFORM public.retry_locking('SELECT bridge.make_writable()');
 END
 $$;
 COMMENT ON PROCEDURE bridge.bring_over() IS 'Backfill, drain, counts; refuses to continue if a count does not add up.'

@@ -103,7 +103,7 @@ BEGIN
         RETURN;
     END IF;
     RAISE NOTICE 'columns changed since the adapters were built: %', array_to_string(stale, ', ');
-    PERFORM bridge.retry(format('SELECT bridge.build_adapter(%L)', n)) FROM unnest(stale) AS n;
+    PERFORM public.retry_locking(format('SELECT bridge.build_adapter(%L)', n)) FROM unnest(stale) AS n;
     CALL bridge.commit_chunk();
     IF compare THEN
         CALL bridge.log_differences('legacy');

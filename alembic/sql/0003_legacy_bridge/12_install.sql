@@ -18,7 +18,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.create_triggers(regclass, text, boolean) IS 'Creates the capture triggers of a table.';
 
--- CREATE TRIGGER waits for running writers: after the commit every write is logged. The locks come first, and together.
+-- CREATE TRIGGER waits for writers in flight, so that after the commit no write goes unseen. The locks are taken first and
+-- together; everything else here is quick.
 CREATE FUNCTION bridge.attach() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -56,8 +57,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.detach() IS 'Drops the capture triggers.';
 
--- Copies grants and, if asked, the owner to the relation that replaces another one. An owner without CREATE in the schema
--- cannot own it: it gets all rights instead.
+-- Table grants, column grants and, if asked, the owner, for a relation that stands in for another one. An
+-- owner that may create nothing in the schema cannot be given one: it may do with it what it did before.
 CREATE FUNCTION bridge.copy_access(original regclass, stand_in regclass, with_owner boolean)
     RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -68,7 +69,7 @@ DECLARE
                                      THEN 'MEMBER' ELSE 'SET' END;
 BEGIN
     FOR command IN
-        -- grants of default privileges
+        -- what default privileges gave
         SELECT format('REVOKE ALL ON %s FROM %s CASCADE', stand_in,
                       CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
         FROM pg_class AS s CROSS JOIN LATERAL aclexplode(s.relacl) AS a
@@ -103,8 +104,9 @@ END
 $$;
 COMMENT ON FUNCTION bridge.copy_access(regclass, regclass, boolean) IS 'Copies grants and owner.';
 
--- Attaches the bridge to the legacy tables. If one is missing, it is created, empty, so that the application's first write
--- to it is logged. Without legacy tables (a fresh install) the bridge is dropped again.
+-- Puts the bridge on the legacy tables that there are. Where only one exists, the other is created
+-- empty in its latest shape, so that the old application's first write to it is captured. Where
+-- neither exists (a fresh install) there is nothing to bridge, and nothing of it stays.
 DO $$
 DECLARE
     odd text;
@@ -113,19 +115,11 @@ DECLARE
     kept text;
     rows bigint;
 BEGIN
-    SELECT string_agg(format('%s (%s)', c.relname, CASE c.relkind WHEN 'v' THEN 'a view'
-                                                                   WHEN 'm' THEN 'a materialized view'
-                                                                   WHEN 'f' THEN 'a foreign table'
-                                                                   WHEN 'p' THEN 'a partitioned table'
-                                                                   ELSE 'relkind ' || c.relkind::text END), ', ')
-    INTO odd
-    FROM pg_class AS c
-    WHERE c.relnamespace = 'public'::regnamespace
-      AND c.relname IN ('workshop_students', 'student_configs')
-      AND c.relkind <> 'r';
+    -- the preflight has asked, but may have run long ago
+    SELECT string_agg(c.relname, ', ') INTO odd FROM pg_class AS c
+    WHERE c.oid IN (to_regclass('public.workshop_students'), to_regclass('public.student_configs')) AND c.relkind <> 'r';
     IF odd IS NOT NULL THEN
-        RAISE EXCEPTION 'legacy tables have to be ordinary tables: %', odd
-            USING HINT = 'This revision changed nothing.';
+        RAISE EXCEPTION 'legacy tables have to be ordinary tables: %', odd USING HINT = 'This revision changed nothing.';
     END IF;
 
     INSERT INTO bridge.source (legacy_name, relation, created_here)
@@ -175,12 +169,13 @@ BEGIN
             );
         END IF;
         PERFORM bridge.copy_access(present, to_regclass('public.' || missing), true);
+        PERFORM public.copy_row_security(present, to_regclass('public.' || missing));
         INSERT INTO bridge.source (legacy_name, relation, created_here)
         VALUES (missing, to_regclass('public.' || missing), true);
         RAISE NOTICE '% did not exist: created empty', missing;
     END LOOP;
 
-    -- values that an earlier downgrade kept aside
+    -- what an earlier downgrade kept aside
     SELECT format('public.%I', c.relname) INTO kept FROM pg_class AS c
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
       AND c.relname ~ '^bridge_remainder_backup_\d{8}(_\d+)?$'
@@ -191,12 +186,12 @@ BEGIN
             'SELECT ''kept '' || table_name, key, step_number, column_name, value, over FROM %s', kept);
         GET DIAGNOSTICS rows = ROW_COUNT;
         EXECUTE format('DROP TABLE %s', kept);
-        RAISE NOTICE '% kept values loaded from %', rows, kept;
+        RAISE NOTICE '% values taken up again from %', rows, kept;
     END IF;
 
     -- LEGACY TABLES: SHARE ROW EXCLUSIVE, while triggers are created
-    PERFORM bridge.retry('SELECT bridge.attach()');
-    -- the earliest application stored steps in workshop_step_progress, by student_id
+    PERFORM public.retry_locking('SELECT bridge.attach()');
+    -- the earliest application kept steps in a table of their own, by student_id
     PERFORM bridge.create_steps_view(
         'tracked_steps', to_regclass('public.workshop_step_progress'), 'w.token', format(
             ' JOIN (SELECT %s AS token, t.student_id::text AS student FROM %s AS t) AS w ON w.student = t.student_id::text',
@@ -204,8 +199,8 @@ BEGIN
     FROM bridge.source AS s
     WHERE s.legacy_name = 'workshop_students' AND to_regclass('public.workshop_step_progress') IS NOT NULL
       AND EXISTS (SELECT FROM bridge.columns_of(s.relation) AS c WHERE c.name = 'student_id');
-    -- No trigger logged the rows that an application wrote before. After a downgrade the tables are read-only, and hold
-    -- what the downgrade left.
+    -- Rows that an application wrote before now were logged by no trigger. Where a downgrade has made the
+    -- tables read-only, what they hold is what it left behind.
     IF NOT bridge.is_read_only() THEN
         PERFORM bridge.log_changes('unified', ARRAY(SELECT v.session_token FROM public.sessions AS v))
         WHERE to_regclass('public.prior_attempt') IS NULL;

@@ -23,7 +23,7 @@ BEGIN
     END IF;
 
     -- LEGACY TABLES: ACCESS EXCLUSIVE, while triggers are dropped
-    PERFORM bridge.retry('SELECT bridge.detach()');
+    PERFORM public.retry_locking('SELECT bridge.detach()');
     FOR created IN SELECT * FROM bridge.source WHERE created_here LOOP
         EXECUTE format('SELECT EXISTS (SELECT FROM %s)', created.relation) INTO in_use;
         IF in_use THEN
@@ -37,7 +37,7 @@ BEGIN
     DELETE FROM bridge.override AS o WHERE o.table_name LIKE 'prior %';
     UPDATE bridge.override AS o SET table_name = substr(o.table_name, 6) WHERE o.table_name LIKE 'kept %';  -- not restored yet
     IF EXISTS (SELECT FROM bridge.override) THEN
-        kept := bridge.free_backup_name('bridge_remainder');
+        kept := public.free_dated_name('bridge_remainder');
         EXECUTE format('ALTER TABLE bridge.override RENAME TO %I', kept);
         EXECUTE format('ALTER TABLE bridge.%I SET SCHEMA public', kept);
         EXECUTE format('REVOKE ALL ON public.%I FROM PUBLIC', kept);

@@ -4,7 +4,7 @@
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
-        PERFORM bridge.lock_new_tables('SHARE ROW EXCLUSIVE');
+        PERFORM public.lock_unified_tables('SHARE ROW EXCLUSIVE');
     END IF;
 END
 $$;

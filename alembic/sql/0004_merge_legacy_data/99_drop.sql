@@ -2,7 +2,7 @@
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
-        PERFORM bridge.lock_new_tables('ACCESS EXCLUSIVE');
+        PERFORM public.lock_unified_tables('ACCESS EXCLUSIVE');
     END IF;
 END
 $$;

@@ -2,7 +2,6 @@
 -- killed in here has left is built anew.
 DO $$
 DECLARE
-    bridged CONSTANT boolean := to_regnamespace('bridge') IS NOT NULL;
     name text;
     indexed text;
     command text;
@@ -20,11 +19,7 @@ BEGIN
                      AND i.indrelid = to_regclass('public.' || split_part(indexed, ' ', 1))) THEN
             command := format('DROP INDEX public.%I; %s', name, command);
         END IF;
-        IF bridged THEN
-            PERFORM bridge.retry(command);
-        ELSE
-            EXECUTE command;
-        END IF;
+        PERFORM public.retry_locking(command);
         IF current_setting('bridge.single_transaction', true) IS DISTINCT FROM 'on' THEN
             COMMIT;
         END IF;

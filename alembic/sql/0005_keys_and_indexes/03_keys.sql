@@ -2,7 +2,6 @@
 -- leads nowhere. What is there by then is checked while everybody goes on writing.
 DO $$
 DECLARE
-    bridged CONSTANT boolean := to_regnamespace('bridge') IS NOT NULL;
     commits CONSTANT boolean := current_setting('bridge.single_transaction', true) IS DISTINCT FROM 'on';
     added CONSTANT text := $keys$
         ALTER TABLE public.sessions
@@ -28,15 +27,13 @@ DECLARE
         WHERE t.oid = ANY (constrained) AND c.conname = ANY (names));
     command text;
 BEGIN
-    IF bridged THEN
-        PERFORM bridge.lock_new_tables(CASE WHEN left_over IS NULL THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
-    END IF;
+    PERFORM public.lock_unified_tables(CASE WHEN left_over IS NULL THEN 'SHARE ROW EXCLUSIVE' ELSE 'ACCESS EXCLUSIVE' END);
     EXECUTE concat_ws('; ', left_over, added);
     IF commits THEN
         COMMIT;
     END IF;
     -- a session that was deleted meanwhile has left its steps
-    IF bridged THEN
+    IF to_regnamespace('bridge') IS NOT NULL THEN
         -- LEGACY TABLES: logged sessions are read, and written where endpoints wrote
         CALL bridge.drain(strict => false);
     END IF;
@@ -48,11 +45,7 @@ BEGIN
         WHERE t.oid = ANY (constrained) AND c.conname = ANY (names)
         ORDER BY 1
     LOOP
-        IF bridged THEN
-            PERFORM bridge.retry(command);
-        ELSE
-            EXECUTE command;
-        END IF;
+        PERFORM public.retry_locking(command);
         IF commits THEN
             COMMIT;
         END IF;

@@ -1,4 +1,4 @@
--- The cut-over. bridge.retry() runs it: locks first, then only quick statements. The application waits for milliseconds.
+-- The cut-over. retry_locking() runs it: locks first, then only quick statements. The application waits for milliseconds.
 DO $do$
 BEGIN
     IF to_regnamespace('bridge') IS NULL THEN
@@ -32,7 +32,7 @@ BEGIN
             END IF;
         END IF;
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
-            backup := bridge.free_backup_name(src.legacy_name);
+            backup := public.free_dated_name(src.legacy_name);
             EXECUTE format('ALTER TABLE %s RENAME TO %I', src.relation, backup);
             -- security_invoker: the grants and row security of the writer apply. It needs a grant on every column of the
             -- table. So where columns have grants of their own, and there is no row security, the view's grants apply.

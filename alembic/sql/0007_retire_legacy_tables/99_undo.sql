@@ -55,7 +55,7 @@ BEGIN
                              '(workshop restore) and run the downgrade there.';
         END IF;
         -- LEGACY TABLES: ACCESS EXCLUSIVE, for the rename
-        PERFORM bridge.retry('SELECT pg_temp.undo_cut_over()');
+        PERFORM public.retry_locking('SELECT pg_temp.undo_cut_over()');
         DROP FUNCTION pg_temp.undo_cut_over();
         DROP FUNCTION bridge.cut_over();
     END IF;

@@ -151,7 +151,7 @@ BEGIN
         RETURN;
     END IF;
     IF NOT bridge.is_read_only() THEN
-        PERFORM bridge.retry('SELECT bridge.make_read_only()');
+        PERFORM public.retry_locking('SELECT bridge.make_read_only()');
         CALL bridge.commit_chunk();
     END IF;
     last_token := bridge.last_token();

@@ -102,14 +102,7 @@ BEGIN
         END IF;
         CONTINUE WHEN own.definition IS NULL AND rows = 0;
         IF kept IS NULL THEN
-            SELECT b.name INTO kept
-            FROM generate_series(1, 1000) AS n
-            CROSS JOIN LATERAL (
-                SELECT to_char(now() AT TIME ZONE 'UTC', '"own_columns_backup_"YYYYMMDD') || coalesce('_' || nullif(n, 1), '') AS name
-            ) AS b
-            WHERE to_regclass('public.' || b.name) IS NULL AND to_regtype('public.' || b.name) IS NULL
-            ORDER BY n
-            LIMIT 1;
+            kept := public.free_dated_name('own_columns');
             EXECUTE format('CREATE TABLE public.%I (table_name text NOT NULL, name text NOT NULL, definition text, key text, '
                            'value text, UNIQUE NULLS NOT DISTINCT (table_name, name, key))', kept);
             EXECUTE format('COMMENT ON TABLE public.%I IS %L', kept, 'Columns and other objects that others had added to '

@@ -2,7 +2,7 @@
 -- by name. A right that the new tables will not have is a notice.
 DO $$
 DECLARE
-    problems text[] := '{}';
+    problems text[];
     found text;
     fk record;
     lost bigint;
@@ -30,52 +30,44 @@ DECLARE
             "timestamp with time zone": "started_at completed_at created_at updated_at"},
         "events": {"bigint": "id", "uuid": "student_id", "text": "session_token event_type", "jsonb": "event_data",
             "timestamp with time zone": "created_at"}}';
-    -- the rows whose key 0001 copies as it is (02_copy_prior.sql)
+    -- the rows whose key 0001 copies as it is (04_copy_prior.sql)
     survivors CONSTANT text := 'SELECT DISTINCT ON (e.address) o.student_id, o.student_email, e.address FROM public.students AS o, '
         'LATERAL (SELECT lower(btrim(o.student_email, E'' \t\r\n\f\x0B'')) AS address) AS e '
         'WHERE e.address NOT IN ('''', ''unknown@example.com'') ORDER BY e.address, o.student_id';
 BEGIN
-    SELECT string_agg(c.relname, ', ' ORDER BY c.relname) INTO found
-    FROM pg_class AS c WHERE c.oid = ANY (earlier) AND row_security_active(c.oid);
-    IF found IS NOT NULL THEN
-        problems := problems || format('row security hides rows of %s from role %s', found, current_user);
-    END IF;
-
-    -- the new tables keep updated_at themselves (0002)
-    SELECT string_agg(format('trigger %s of %s', t.tgname, t.tgrelid::regclass), ', ' ORDER BY t.tgname) INTO found
-    FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-    WHERE t.tgrelid = ANY (earlier) AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND NOT (t.tgtype & 3 = 3 AND (
-        p.proname = 'moddatetime'
-        OR regexp_replace(p.prosrc, '--[^\n]*', '', 'g')
-           ~* '^\s*begin\s+new\.updated_at\s*:?=\s*(now\(\)|\w+_timestamp(\(\))?)(\s+at\s+time\s+zone\s+''\w+'')?\s*;\s*return\s+new\s*;\s*end\s*;?\s*$'));
-    IF found IS NOT NULL THEN
-        problems := problems || format('%s: drop or disable it, and create it on the new table after the upgrade', found);
-    END IF;
-
-    SELECT string_agg(format('rule %s of %s', r.rulename, r.ev_class::regclass), ', ' ORDER BY r.rulename) INTO found
-    FROM pg_rewrite AS r WHERE r.ev_class = ANY (earlier);
-    IF found IS NOT NULL THEN
-        problems := problems || format('%s: drop it, and create it on the new table after the upgrade', found);
-    END IF;
-
-    SELECT string_agg(DISTINCT format('policy %s of %s uses column %s of %s, which the new table %s', p.polname,
-                                      p.polrelid::regclass, a.attname, c.relname,
-                                      CASE WHEN k.type IS NULL THEN 'does not have' ELSE 'has as ' || k.type END), '; ')
-    INTO found
-    FROM pg_policy AS p
-    JOIN pg_depend AS d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
-                       AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (earlier)
-    JOIN pg_class AS c ON c.oid = d.refobjid
-    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid AND a.attnum > 0
-    LEFT JOIN LATERAL (
-        SELECT t.key AS type FROM jsonb_each_text(columns -> c.relname::text) AS t
-        WHERE a.attname::text = ANY (string_to_array(t.value, ' '))
-    ) AS k ON true
-    WHERE p.polrelid = ANY (earlier) AND k.type IS DISTINCT FROM format_type(a.atttypid, NULL)
-      AND NOT coalesce(k.type = 'text' AND a.atttypid = 'varchar'::regtype, false);
-    IF found IS NOT NULL THEN
-        problems := problems || (found || ': drop it, and create one on the new table after the upgrade');
-    END IF;
+    SELECT coalesce(array_agg(format(told, named, current_user)), '{}') INTO problems
+    FROM (VALUES
+        ('row security hides rows of %1$s from role %2$s',
+         (SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class AS c
+          WHERE c.oid = ANY (earlier) AND row_security_active(c.oid))),
+        -- the new tables keep updated_at themselves (0002)
+        ('%1$s: drop or disable it, and create it on the new table after the upgrade',
+         (SELECT string_agg(format('trigger %s of %s', t.tgname, t.tgrelid::regclass), ', ' ORDER BY t.tgname)
+          FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+          WHERE t.tgrelid = ANY (earlier) AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND NOT (t.tgtype & 3 = 3 AND (
+              p.proname = 'moddatetime'
+              OR regexp_replace(p.prosrc, '--[^\n]*', '', 'g')
+                 ~* '^\s*begin\s+new\.updated_at\s*:?=\s*(now\(\)|\w+_timestamp(\(\))?)(\s+at\s+time\s+zone\s+''\w+'')?\s*;\s*return\s+new\s*;\s*end\s*;?\s*$')))),
+        ('%1$s: drop it, and create it on the new table after the upgrade',
+         (SELECT string_agg(format('rule %s of %s', r.rulename, r.ev_class::regclass), ', ' ORDER BY r.rulename)
+          FROM pg_rewrite AS r WHERE r.ev_class = ANY (earlier))),
+        ('%1$s: drop it, and create one on the new table after the upgrade',
+         (SELECT string_agg(DISTINCT format('policy %s of %s uses column %s of %s, which the new table %s', p.polname,
+                                            p.polrelid::regclass, a.attname, c.relname,
+                                            CASE WHEN k.type IS NULL THEN 'does not have' ELSE 'has as ' || k.type END), '; ')
+          FROM pg_policy AS p
+          JOIN pg_depend AS d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+                             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (earlier)
+          JOIN pg_class AS c ON c.oid = d.refobjid
+          JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid AND a.attnum > 0
+          LEFT JOIN LATERAL (
+              SELECT t.key AS type FROM jsonb_each_text(columns -> c.relname::text) AS t
+              WHERE a.attname::text = ANY (string_to_array(t.value, ' '))
+          ) AS k ON true
+          WHERE p.polrelid = ANY (earlier) AND k.type IS DISTINCT FROM format_type(a.atttypid, NULL)
+            AND NOT coalesce(k.type = 'text' AND a.atttypid = 'varchar'::regtype, false)))
+    ) AS checks(told, named)
+    WHERE named IS NOT NULL;
 
     -- 0001 makes a foreign key refer to the new table; all rows that it refers to have to be there by then
     FOR fk IN
@@ -131,41 +123,35 @@ BEGIN
                          'on them: alembic -x drop_existing=true upgrade head.';
     END IF;
 
-    SELECT string_agg(DISTINCT c.relname::text, ', ') INTO found FROM pg_class AS c
-    WHERE c.oid = ANY (legacy) AND c.relrowsecurity;
-    IF found IS NOT NULL THEN
-        RAISE NOTICE 'row security is on for %: students, sessions, step_progress and events get it too, and the reporting '
-            'views become security_invoker. Without policies only the owner reads and writes them: '
-            'docs/moving-endpoints.md says which to write', found;
-    END IF;
-
     FOR found IN
-        SELECT format('row security of the earlier %s and its policies (%s) go over to the new table, where they apply to '
-                      'the rows of the legacy tables as well: review them', c.relname,
-                      coalesce((SELECT string_agg(p.polname, ', ' ORDER BY p.polname) FROM pg_policy AS p
-                                WHERE p.polrelid = c.oid), 'none'))
-        FROM pg_class AS c WHERE c.oid = ANY (earlier) AND c.relrowsecurity ORDER BY 1
+        SELECT format(told, named)
+        FROM (VALUES
+            ('row security is on for %s: students, sessions, step_progress and events get it too, and the reporting views '
+             'become security_invoker. Without policies only the owner reads and writes them: docs/moving-endpoints.md says '
+             'which to write',
+             (SELECT string_agg(c.relname, ', ') FROM pg_class AS c WHERE c.oid = ANY (legacy) AND c.relrowsecurity)),
+            ('row security and policies of an earlier attempt go over to the new tables, where they apply to the rows of the '
+             'legacy tables as well. Review them: %s',
+             (SELECT string_agg(format('%s (%s)', c.relname, coalesce((SELECT string_agg(p.polname, ', ' ORDER BY p.polname)
+                                                                      FROM pg_policy AS p WHERE p.polrelid = c.oid), 'none')), ', ')
+              FROM pg_class AS c WHERE c.oid = ANY (earlier) AND c.relrowsecurity)),
+            ('views of an earlier attempt read its backups from now on, not the new tables: %s',
+             (SELECT string_agg(DISTINCT v.oid::regclass::text, ', ')
+              FROM pg_depend AS d
+              JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+              JOIN pg_class AS v ON v.oid = r.ev_class
+              WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (earlier) AND v.oid <> ALL (earlier))),
+            ('default privileges would open the new tables to %s: no role gets a right there that it does not have on all '
+             'legacy tables',
+             (SELECT string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(g.grantee)::text END, ', ')
+              FROM pg_default_acl AS a CROSS JOIN LATERAL aclexplode(a.defaclacl) AS g
+              WHERE a.defaclrole = current_user::regrole AND a.defaclnamespace IN (0, 'public'::regnamespace)
+                AND a.defaclobjtype = 'r' AND g.grantee <> a.defaclrole
+                AND EXISTS (SELECT FROM unnest(legacy) AS l WHERE NOT has_table_privilege(g.grantee, l, g.privilege_type))))
+        ) AS notices(told, named)
+        WHERE named IS NOT NULL
     LOOP
         RAISE NOTICE '%', found;
     END LOOP;
-
-    SELECT string_agg(DISTINCT v.oid::regclass::text, ', ') INTO found
-    FROM pg_depend AS d
-    JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
-    JOIN pg_class AS v ON v.oid = r.ev_class
-    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (earlier) AND v.oid <> ALL (earlier);
-    IF found IS NOT NULL THEN
-        RAISE NOTICE 'views of an earlier attempt read its backups from now on, not the new tables: %', found;
-    END IF;
-
-    SELECT string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(g.grantee)::text END, ', ') INTO found
-    FROM pg_default_acl AS a CROSS JOIN LATERAL aclexplode(a.defaclacl) AS g
-    WHERE a.defaclrole = current_user::regrole AND a.defaclnamespace IN (0, 'public'::regnamespace)
-      AND a.defaclobjtype = 'r' AND g.grantee <> a.defaclrole
-      AND EXISTS (SELECT FROM unnest(legacy) AS l WHERE NOT has_table_privilege(g.grantee, l, g.privilege_type));
-    IF found IS NOT NULL THEN
-        RAISE NOTICE 'default privileges would open the new tables to %: no role gets a right there that it does not have '
-            'on all legacy tables', found;
-    END IF;
 END
 $$

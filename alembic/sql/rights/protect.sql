@@ -1,11 +1,13 @@
--- Default privileges may have given roles rights on the relations that bridge.created names. A role keeps one only where
--- it has it on each legacy table; where a legacy table has row security, the policies of an earlier attempt that the
--- role is subject to have to look at the row, too.
+-- What bridge.created names opens nothing. Where a legacy table has row security, the four tables have it, and the
+-- reporting views read with the rights of their reader. Of what default privileges gave, a role keeps a right only where
+-- it has it on each legacy table; under row security the policies that the role is subject to have to look at the row, too.
 DO $$
 DECLARE
     command text;
     created CONSTANT oid[] := ARRAY(
         SELECT to_regclass(format('public.%I', n)) FROM string_to_table(current_setting('bridge.created'), ' ') AS n);
+    unified CONSTANT oid[] := ARRAY(
+        SELECT to_regclass('public.' || n) FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n);
     legacy CONSTANT oid[] := ARRAY(
         SELECT c.oid FROM pg_class AS c
         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
@@ -13,20 +15,31 @@ DECLARE
     hidden CONSTANT boolean := EXISTS (SELECT FROM pg_class AS c WHERE c.oid = ANY (legacy) AND c.relrowsecurity);
 BEGIN
     FOR command IN
-        SELECT format('REVOKE ALL ON %s FROM %s CASCADE', c.oid::regclass, r.name)
+        SELECT format('ALTER TABLE %s %s ROW LEVEL SECURITY', c.oid::regclass, w.what)
         FROM pg_class AS c
         CROSS JOIN LATERAL (
-            SELECT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END AS name
-            FROM aclexplode(c.relacl) AS g WHERE g.grantee <> c.relowner GROUP BY g.grantee
-        ) AS r
-        WHERE c.oid = ANY (created)
+            SELECT 'ENABLE' WHERE hidden AND NOT c.relrowsecurity
+            UNION ALL
+            SELECT 'FORCE' WHERE NOT c.relforcerowsecurity AND EXISTS (
+                SELECT FROM pg_class AS l WHERE l.oid = ANY (legacy) AND l.relforcerowsecurity)
+        ) AS w(what)
+        WHERE c.oid = ANY (unified)
+        UNION ALL
+        SELECT format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass)
+        FROM pg_class AS c
+        WHERE c.oid = ANY (created) AND c.relkind = 'v'
+          AND (hidden OR EXISTS (SELECT FROM pg_class AS t WHERE t.oid = ANY (unified) AND t.relrowsecurity))
+        UNION ALL
+        SELECT DISTINCT format('REVOKE ALL ON %s FROM %s CASCADE', c.oid::regclass,
+                               CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END)
+        FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS g
+        WHERE c.oid = ANY (created) AND g.grantee <> c.relowner
         UNION ALL
         SELECT format('GRANT %s ON %s TO %s', g.privilege_type, c.oid::regclass,
-                      CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END)
+                      CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END)
         FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS g
         WHERE c.oid = ANY (created) AND c.relkind IN ('r', 'v') AND g.grantee <> c.relowner
-          AND NOT EXISTS (SELECT FROM unnest(legacy) AS l
-                          WHERE NOT has_table_privilege(g.grantee, l, g.privilege_type))
+          AND NOT EXISTS (SELECT FROM unnest(legacy) AS l WHERE NOT has_table_privilege(g.grantee, l, g.privilege_type))
           AND NOT (hidden AND EXISTS (
               SELECT FROM pg_policy AS p
               WHERE p.polrelid = c.oid AND p.polpermissive AND (g.grantee = 0 OR EXISTS (

@@ -30,9 +30,9 @@ MERGE = SQL / "0004_merge_legacy_data"
 UNIFIED = ("students", "sessions", "step_progress", "events")
 # of 0003, which creates them before the bridge; the others come with 0005
 EARLY_INDEXES = ("ix_sessions_student_id", "ix_events_session_token")
-OF_0001 = ("01_make_way.sql", "02_tables.sql", "03_copy_prior.sql")
+OF_0001 = ("02_make_way.sql", "03_tables.sql", "04_copy_prior.sql")
 FUNCTIONS = re.compile(r"CREATE (?:OR REPLACE )?FUNCTION (?:public\.)?(\w+)\(")
-OF_SCHEMA = re.compile(r"^(?:CREATE|COMMENT ON) SCHEMA bridge\b[^;]*;\n", re.MULTILINE)
+OF_SCHEMA = re.compile(r"^(?:CREATE|COMMENT ON) SCHEMA bridge\b[^;]*;?\n", re.MULTILINE)
 
 COPIED = """
 SELECT c.relname::text
@@ -126,7 +126,7 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
                 continue
             if path.name == "11_adopt.sql" and bridge:
                 continue
-            if path.name == "02_tables.sql":
+            if path.name == "03_tables.sql":
                 _create_unified(shadow)
                 continue
             if path.name == "12_install.sql" and read_only:

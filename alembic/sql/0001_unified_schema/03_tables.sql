@@ -1,8 +1,5 @@
--- The four tables. Foreign keys and the other indexes follow in 0005, after the rows. The text behind a table or a
--- column becomes its comment in the database.
-DO $do$
-DECLARE
-    tables CONSTANT text := $tables$
+-- The four tables. Foreign keys and the other indexes follow in 0005, after the rows.
+SELECT create_commented($tables$
 CREATE TABLE students (  -- Students, one for each clean e-mail address.
     student_id uuid NOT NULL DEFAULT gen_random_uuid(),  -- Immutable identity of the student.
     student_email text NOT NULL,  -- Address in lower case without surrounding white space.
@@ -102,17 +99,4 @@ CREATE TABLE events (  -- Audit trail of the application and of the migration.
     created_at timestamptz NOT NULL DEFAULT now(),  -- When it happened.
     CONSTRAINT pk_events PRIMARY KEY (id)
 );
-    $tables$;
-    table_name text;
-    line text;
-    part text[];
-BEGIN
-    EXECUTE tables;
-    FOREACH line IN ARRAY regexp_split_to_array(tables, '\n') LOOP
-        part := regexp_match(line, '^(?:CREATE TABLE (\w+)|    (\w+)) .*-- (.*)$');
-        table_name := coalesce(part[1], table_name);
-        CONTINUE WHEN part IS NULL;
-        EXECUTE format('COMMENT ON %s IS %L', coalesce('COLUMN ' || table_name || '.' || part[2], 'TABLE ' || table_name), part[3]);
-    END LOOP;
-END
-$do$
+$tables$)

@@ -1,0 +1,183 @@
+-- What the revisions themselves call, this one and those after it.
+
+CREATE FUNCTION create_commented(ddl text) RETURNS void
+    LANGUAGE plpgsql SET search_path = public
+AS $$
+DECLARE
+    kind text;
+    relation text;
+    line text;
+    part text[];
+BEGIN
+    EXECUTE ddl;
+    FOREACH line IN ARRAY regexp_split_to_array(ddl, '\n') LOOP
+        part := regexp_match(line, '^CREATE (TABLE|VIEW) ([\w.]+) .*  -- (.*)$');
+        IF part IS NOT NULL THEN
+            kind := part[1];
+            relation := part[2];
+            EXECUTE format('COMMENT ON %s %s IS %L', kind, relation, part[3]);
+        END IF;
+        -- of a table the first word of the line is the column, of a view the last one
+        part := regexp_match(line, CASE kind WHEN 'TABLE' THEN '^    (\w+) .*  -- (.*)$' ELSE '^    .*\m(\w+),?  -- (.*)$' END);
+        IF part IS NOT NULL THEN
+            EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', relation, part[1], part[2]);
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION create_commented IS 'Creates tables or views; what stands behind "  -- " becomes the comment of table, view or column.';
+
+-- A prepared transaction has no session, and keeps its locks until it is ended by its name.
+CREATE FUNCTION lock_holders(tables regclass[], readers boolean DEFAULT true) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH prepared AS (
+        SELECT t.virtualtransaction, x.gid, x.owner, x.prepared
+        FROM pg_locks AS t JOIN pg_prepared_xacts AS x ON x.transaction = t.transactionid
+        WHERE t.locktype = 'transactionid' AND t.pid IS NULL
+    )
+    SELECT coalesce(string_agg(DISTINCT CASE
+        WHEN x.gid IS NOT NULL THEN format(
+            'prepared transaction %L (user %s, since %s; ROLLBACK PREPARED %1$L or COMMIT PREPARED %1$L ends it)',
+            x.gid, x.owner, date_trunc('second', x.prepared))
+        ELSE format('pid %s (%s, user %s, %s, since %s)', l.pid, coalesce(nullif(a.application_name, ''), 'no name'),
+                    a.usename, coalesce(a.state, 'state unknown'), date_trunc('second', a.xact_start))
+        END, '; '), 'nobody any more')
+    FROM pg_locks AS l
+    LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+    LEFT JOIN prepared AS x ON l.pid IS NULL AND x.virtualtransaction = l.virtualtransaction
+    WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() AND l.relation = ANY (tables)
+      AND (readers OR l.mode <> 'AccessShareLock')
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+$$;
+COMMENT ON FUNCTION lock_holders IS
+    'Names sessions and prepared transactions that hold locks on tables; readers: those that only read as well.';
+
+-- Waits 50 ms for each lock: behind a waiting strong lock every new reader queues. A failed attempt is a subtransaction,
+-- whose abort frees its locks.
+CREATE FUNCTION retry_locking(statement text, attempts integer DEFAULT 200) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms'
+AS $$
+DECLARE
+    reason text;
+    name regclass;
+    said timestamptz := clock_timestamp();
+    longer CONSTANT text := format('%sms', 500 + (
+        1000 * extract(epoch FROM current_setting('deadlock_timeout')::interval))::integer);
+    tables CONSTANT regclass[] := ARRAY(
+        SELECT c.oid FROM pg_class AS c
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND c.relname
+              ~ '^(students|sessions|step_progress|events|(workshop_students|student_configs)(_backup_\d{8}(_\d+)?)?)$');
+BEGIN
+    FOR attempt IN 1 .. attempts LOOP
+        BEGIN
+            EXECUTE statement;
+            RETURN;
+        EXCEPTION
+            WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+                reason := SQLERRM;
+        END;
+        IF clock_timestamp() - said > interval '3 seconds' THEN
+            said := clock_timestamp();
+            RAISE NOTICE 'waiting for a lock, held by: %', public.lock_holders(tables);
+        END IF;
+        -- An autovacuum ends when a lock request has waited deadlock_timeout for it. The applications' statements do not
+        -- conflict with this one, and it is rolled back at once.
+        FOREACH name IN ARRAY tables LOOP
+            BEGIN
+                PERFORM set_config('lock_timeout', longer, true);
+                EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', name);
+                RAISE SQLSTATE 'WM001';
+            EXCEPTION
+                WHEN SQLSTATE 'WM001' OR lock_not_available OR deadlock_detected THEN
+                    CONTINUE;
+            END;
+        END LOOP;
+        PERFORM pg_sleep(0.05 + 0.25 * random());
+    END LOOP;
+    RAISE EXCEPTION 'gave up after % attempts: %', attempts, reason
+        USING ERRCODE = 'lock_not_available',
+              DETAIL = 'Held by: ' || public.lock_holders(tables),
+              HINT = 'This step changed nothing. Run it again at a quieter moment, or end the transaction that holds the lock.';
+END
+$$;
+COMMENT ON FUNCTION retry_locking IS
+    'Executes a statement with short lock waits, again and again, and names the holder of the lock at the end.';
+
+-- All four at once, before anything is done to one of them: a writer that has one and waits for the next would never
+-- free it, and PostgreSQL would abort one of them as a deadlock victim.
+CREATE FUNCTION lock_unified_tables(mode text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    there CONSTANT text := (
+        SELECT string_agg('public.' || n, ', ') FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n
+        WHERE to_regclass('public.' || n) IS NOT NULL);  -- some may have been dropped by hand
+BEGIN
+    PERFORM public.retry_locking(format('LOCK TABLE %s IN %s MODE', there, mode)) WHERE there IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION lock_unified_tables IS 'Locks students, sessions, step_progress and events, with retries.';
+
+CREATE FUNCTION free_dated_name(name text) RETURNS text
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT candidate
+    FROM generate_series(1, 1000) AS n
+    CROSS JOIN LATERAL (
+        SELECT name || to_char(now() AT TIME ZONE 'UTC', '"_backup_"YYYYMMDD') || coalesce('_' || nullif(n, 1), '') AS candidate
+    ) AS c
+    WHERE to_regclass(format('public.%I', candidate)) IS NULL AND to_regtype(format('public.%I', candidate)) IS NULL
+    ORDER BY n
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION free_dated_name IS 'Dated name that nothing in public has yet: <name>_backup_YYYYMMDD, else with _2, _3 ...';
+
+-- A policy that uses a column is copied where the other table has that column with that type.
+CREATE FUNCTION copy_row_security(original regclass, stand_in regclass) RETURNS void
+    LANGUAGE plpgsql SET search_path = public
+AS $$
+DECLARE
+    command text;
+BEGIN
+    FOR command IN
+        SELECT format('ALTER TABLE %s %s ROW LEVEL SECURITY', stand_in, w.what)
+        FROM pg_class AS c
+        CROSS JOIN LATERAL (VALUES ('ENABLE', c.relrowsecurity), ('FORCE', c.relforcerowsecurity)) AS w(what, wanted)
+        WHERE c.oid = original AND w.wanted
+        UNION ALL
+        SELECT format('CREATE POLICY %I ON %s AS %s FOR %s TO %s%s%s', p.polname, stand_in,
+                      CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+                      CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE'
+                                    ELSE 'ALL' END,
+                      (SELECT string_agg(CASE o WHEN 0 THEN 'PUBLIC' ELSE o::regrole::text END, ', ') FROM unnest(p.polroles) AS o),
+                      ' USING (' || pg_get_expr(p.polqual, p.polrelid) || ')',
+                      ' WITH CHECK (' || pg_get_expr(p.polwithcheck, p.polrelid) || ')')
+        FROM pg_policy AS p
+        WHERE p.polrelid = original AND NOT EXISTS (
+            SELECT FROM pg_depend AS d JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+            WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
+              AND d.refobjid = p.polrelid AND a.attnum > 0
+              AND NOT EXISTS (
+                  SELECT FROM pg_attribute AS n
+                  WHERE n.attrelid = stand_in AND n.attname = a.attname
+                    AND (n.atttypid = a.atttypid OR n.atttypid = 'text'::regtype AND a.atttypid = 'varchar'::regtype)))
+    LOOP
+        -- the catalog names a table of an earlier attempt as it is called now
+        EXECUTE regexp_replace(command, '\m(students|sessions|step_progress|events)_prior_backup_\d{8}(_\d+)?\M', '\1', 'g');
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION copy_row_security IS 'Gives a table the row security and the policies of the one that it stands in for.';
+
+-- For the way back: once a downgrade has handed back what was written here, nothing may be added.
+CREATE FUNCTION refuse_write() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION '% is read-only: the migration is being taken back', TG_TABLE_NAME
+        USING ERRCODE = 'read_only_sql_transaction',
+              HINT = 'Write to workshop_students and student_configs, or upgrade again.';
+END
+$$;
+COMMENT ON FUNCTION refuse_write IS 'Trigger: refuses writes to a table that a downgrade will drop.'
