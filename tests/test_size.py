@@ -14,7 +14,7 @@ OBJECTS = {"functions and procedures": 104, "views": 12, "tables": 6}
 """Objects of schema ``bridge`` at head."""
 
 COUNTED = {
-    "functions and procedures": 104"pg_proc WHERE pronamespace = 'bridge'::regnamespace AND prokind IN ('f', 'p', 'a')",
+    "functions and procedures": "pg_proc WHERE pronamespace = 'bridge'::regnamespace AND prokind IN ('f', 'p', 'a')",
     "views": "pg_class WHERE relnamespace = 'bridge'::regnamespace AND relkind IN ('v', 'm')",
     "tables": "pg_class WHERE relnamespace = 'bridge'::regnamespace AND relkind IN ('r', 'p')",
 }
