@@ -32,7 +32,7 @@ test-matrix: install ## the tests on PostgreSQL 16, and on 15, which has to be i
 	$(PYTEST) --major 15
 
 test-stock: install ## the most telling tests on an installed PostgreSQL 15
-	$(PYTEST) --major 15 $(addprefix tests/test_,load.py merge.py offline.py revisions.py status.py)
+	$(PYTEST) --major 15 $(addprefix tests/test_,load.py merge.py offline.py revisions.py sql.py status.py)
 
 fuzz: install ## look for legacy databases and corrupted rows that nobody thought of; takes long
 	MUTATION_SEED=$$(date +%s) $(PYTEST) --hypothesis-profile=thorough \

@@ -1,7 +1,7 @@
 -- What the revisions themselves call, this one and those after it.
 
 CREATE FUNCTION create_commented(ddl text) RETURNS void
-    LANGUAGE plpgsql SET search_path = public
+    LANGUAGE plpgsql SET search_path = public, pg_temp
 AS $$
 DECLARE
     kind text;
@@ -135,7 +135,7 @@ COMMENT ON FUNCTION free_dated_name IS 'Dated name that nothing in public has ye
 
 -- A policy that uses a column is copied where the other table has that column with that type.
 CREATE FUNCTION copy_row_security(original regclass, stand_in regclass) RETURNS void
-    LANGUAGE plpgsql SET search_path = public
+    LANGUAGE plpgsql SET search_path = public, pg_temp
 AS $$
 DECLARE
     command text;
