@@ -46,6 +46,10 @@ FROM goes AS g
 JOIN pg_depend AS d ON d.refclassid = g.class AND d.refobjid = g.object AND d.deptype = 'n'
 LEFT JOIN goes AS own ON own.class = d.classid AND own.object = d.objid
 WHERE g.revision > current_setting('bridge.target') AND (own.revision IS NULL OR own.revision < g.revision)
+  -- functions of a session, those of the hand-back among them, end with it
+  AND NOT (d.classid = 'pg_proc'::regclass AND EXISTS (
+      SELECT FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+      WHERE p.oid = d.objid AND starts_with(n.nspname, 'pg_temp_')))
   -- a foreign key depends on the table as well
   AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS (SELECT FROM pg_index AS i WHERE i.indexrelid = g.object))
   -- 0001 lets a foreign key refer to the table of an earlier attempt again
