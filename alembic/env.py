@@ -5,10 +5,8 @@ caller's transaction, so that all three do the same.
 """
 
 import io
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,6 +30,7 @@ from scripts.migration import guards, script
 from scripts.migration.messages import cause, interrupted, log_to_stderr, reason, say_end
 from scripts.migration.operations import ddl, sql_file
 from scripts.migration.options import needs_database, options
+from scripts.migration.session import given_back_as_it_was, settings
 
 VERSION_SCHEMA = version_table(context.config)[1]
 VERSION_TABLE = qualified(*version_table(context.config))
@@ -41,14 +40,9 @@ OPTIONS = options(context.config, context.script)
 # --- SQL before the first step, online and offline alike ----------------------------------------------
 
 
-def settings() -> str:
-    """Return what begins every run: session.sql, and what ``-x`` asks for."""
-    arguments = context.get_x_argument(as_dictionary=True)
-    unknown = set(arguments) - {"drop_existing"}
-    if unknown or arguments.get("drop_existing", "false") not in ("true", "false"):
-        raise CommandError("-x takes drop_existing=true or drop_existing=false, nothing else")
-    drop = "on" if arguments.get("drop_existing") == "true" else "off"
-    return f"{sql_file('session')};\nSET bridge.drop_existing = {drop}"
+def session_settings() -> str:
+    """Return what begins every run."""
+    return settings(context.get_x_argument(as_dictionary=True))
 
 
 def place(path: Sequence[str] = ()) -> str:
@@ -107,7 +101,7 @@ def write_script() -> None:
     path = [start or "", *("".join(revisions) for revisions in ends)]
     checks = (
         script.NO_POOLER
-        + f"{settings()};\n{guards.alone(transaction=False)};\n{place(path)};\n"
+        + f"{session_settings()};\n{guards.alone(transaction=False)};\n{place(path)};\n"
         + script.steps_done(path)
         + script.unless_done(len(ends), obstacles())
     )
@@ -138,7 +132,7 @@ def run_online() -> None:
     """Run against the caller's connection, else against the database that the settings name."""
     given = context.config.attributes.get("connection")
     if given is not None:
-        with given_back_as_it_was(given):
+        with given_back_as_it_was(given, session_settings()):
             migrate(given, in_transaction=given.in_transaction())
         return
     engine = make_engine(resolve_url(context.config.get_main_option("sqlalchemy.url")))
@@ -156,7 +150,7 @@ def run_online() -> None:
 def migrate(connection: sa.Connection, *, in_transaction: bool) -> None:
     """Run the command: settings, lock, checks, steps, unlock. ``in_transaction``: the caller's, it commits."""
     changes = changes_database()
-    connection.execute(ddl(settings()))
+    connection.execute(ddl(session_settings()))
     if in_transaction:
         # the procedures that commit chunk by chunk leave that out
         connection.execute(sa.select(sa.func.set_config("bridge.single_transaction", "on", True)))
@@ -194,29 +188,6 @@ def changes_database() -> bool:
     except KeyError:
         return False
     return True
-
-
-@contextmanager
-def given_back_as_it_was(connection: sa.Connection) -> Iterator[None]:
-    """Give a caller's connection back with the settings that it came with."""
-    inside = connection.in_transaction()
-    names = re.findall(r"^SET ([\w.]+) =", settings(), re.MULTILINE)
-    query = sa.select(*(sa.func.current_setting(name, True).label(name) for name in names))
-    before = connection.execute(query).one()
-    if not inside:
-        connection.commit()
-    try:
-        yield
-    finally:
-        # a failed transaction takes its settings with it when the caller rolls it back
-        status = connection.connection.dbapi_connection.info.transaction_status.name  # type: ignore[union-attr]
-        if status != "INERROR":
-            restore = (
-                sa.func.set_config(n, v or "", False) for n, v in zip(names, before, strict=True)
-            )
-            connection.execute(sa.select(*restore))
-            if not inside:
-                connection.commit()
 
 
 # --- which of them ------------------------------------------------------------------------------------

@@ -87,9 +87,9 @@ BEGIN
             PERFORM set_config('search_path', path, true);
             CREATE SCHEMA bridge;
             CREATE TABLE bridge.tried (x integer);
+            CREATE TEMPORARY TABLE tried (x integer);
             CREATE TABLE public.prior_attempt (x integer PRIMARY KEY, y text);
             COMMENT ON TABLE public.prior_attempt IS 'Tried.';
-            CREATE TEMPORARY TABLE tried (x integer);
             CREATE INDEX ix_sessions_student_id ON public.prior_attempt (y);
             CREATE FUNCTION public.refuse_write() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
             CREATE TRIGGER tried AFTER INSERT ON public.prior_attempt EXECUTE FUNCTION public.refuse_write();

@@ -1,10 +1,8 @@
 -- A file of its own: it commits, and a query of several statements cannot.
-DO $$
-BEGIN
+DO $$ BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
         -- LEGACY TABLES: logged sessions are read, and written where endpoints wrote
         CALL bridge.drain(strict => false);
     END IF;
     PERFORM pg_temp.refuse_orphans();
-END
-$$
+END $$

@@ -1,10 +1,8 @@
 -- Applies what was logged before 0005 switched to syncing at once.
-DO $$
-BEGIN
+DO $$ BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
         -- LEGACY TABLES: logged sessions are read, and written where endpoints wrote
         CALL bridge.drain(strict => false);
         CALL bridge.drain(strict => false);  -- what came meanwhile: much less
     END IF;
-END
-$$
+END $$
