@@ -1,6 +1,11 @@
 -- The hand-back: applies what applications wrote to the unified tables, and keeps aside what only these tables hold.
 -- The functions belong to the session (pg_temp): only a downgrade and workshop rollback-check need them.
-
+DO $do$
+BEGIN
+    IF to_regnamespace('bridge') IS NULL THEN
+        RETURN;  -- a fresh install never had one
+    END IF;
+    EXECUTE $functions$
 -- Values of sessions and steps that another upgrade would not restore from the legacy tables. A session without a legacy
 -- row is kept whole. So is a changed session of an earlier attempt, because another upgrade copies the attempt again. A
 -- logged session has a later legacy write, which wins: its shared columns are not kept.
@@ -204,3 +209,6 @@ BEGIN
     CALL bridge.commit_chunk();
 END
 $$
+    $functions$;
+END
+$do$
