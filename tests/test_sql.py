@@ -40,7 +40,7 @@ FINDINGS = """
         newtable => t.new,
         oldtable => t.old,
         extra_warnings => true) AS c
-    WHERE p.pronamespace IN ('public'::regnamespace, 'bridge'::regnamespace)
+    WHERE p.pronamespace IN ('public'::regnamespace, 'bridge'::regnamespace, pg_my_temp_schema())
       -- a literal that initialises a variable
       AND c.message <> 'target type is different type than source type'
       -- columns of a result that a dynamic query returns
@@ -48,6 +48,11 @@ FINDINGS = """
       -- read only where there was an earlier attempt
       AND c.message <> 'relation "public.prior_attempt" does not exist'
     ORDER BY 1, 2
+"""
+
+MISSPELT = """
+    CREATE FUNCTION pg_temp.misspelt() RETURNS void LANGUAGE plpgsql
+    AS 'BEGIN DELETE FROM public.sessions AS v WHERE v.token = NULL; END'
 """
 
 
@@ -99,5 +104,9 @@ def test_plpgsql_check_accepts_every_function(clone: Clone, state: str) -> None:
     database = clone(state)
     if not database.query("SELECT FROM pg_available_extensions WHERE name = 'plpgsql_check'"):
         pytest.skip("this server has no plpgsql_check: make test-stock has, with Debian's package")
-    database.execute("CREATE EXTENSION plpgsql_check SCHEMA pg_catalog")
-    assert database.query(FINDINGS) == []
+    with database.connect() as connection:
+        connection.execute("CREATE EXTENSION plpgsql_check SCHEMA pg_catalog")
+        connection.execute((SQL / "hand_back" / "functions.sql").read_bytes())
+        connection.execute(MISSPELT)
+        found = connection.execute(FINDINGS).fetchall()
+    assert [message for _, _, message, _ in found] == ["column v.token does not exist"], found
