@@ -1,7 +1,7 @@
-"""Alembic environment. It reads downwards: the SQL before the first step, a script, a run, which of them.
+"""Alembic environment, in the order of a run: SQL before the first step, offline script, online run, choice.
 
-One dictionary of options and one set of SQL texts serve the online run, the script of ``--sql`` and a run inside a
-caller's transaction, so that all three do the same.
+The online run, the script of ``--sql`` and a run inside a caller's transaction share one dictionary of options and one
+set of SQL texts.
 """
 
 import io
@@ -14,7 +14,7 @@ from alembic import context
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-import scripts.migration.own_columns  # noqa: F401  # add_column and drop_column lose no value
+import scripts.migration.own_columns  # noqa: F401  # makes add_column and drop_column keep values
 from scripts.common.connection import (
     ADVISORY_LOCK,
     ConnectionProblem,
@@ -41,18 +41,18 @@ OPTIONS = options(context.config, context.script)
 
 
 def session_settings() -> str:
-    """Return what begins every run."""
+    """Return the SQL that begins every run: session.sql, and the setting of ``-x``."""
     return settings(context.get_x_argument(as_dictionary=True))
 
 
 def place(path: Sequence[str] = ()) -> str:
-    """Return what refuses the wrong server, database or revision."""
+    """Return the SQL that refuses the wrong server, database or revision."""
     known = sorted(revision.revision for revision in context.script.walk_revisions())
     return guards.place(VERSION_TABLE, VERSION_SCHEMA, known, path)
 
 
 def preflight() -> str:
-    """Return what could stop a later step, asked before the version table is created."""
+    """Return the SQL that checks, before the version table is created, what could stop a later step."""
     texts = (
         guards.may_create(VERSION_SCHEMA),
         sql_file("0001_unified_schema", "00_preflight"),
@@ -62,7 +62,7 @@ def preflight() -> str:
 
 
 def obstacles() -> str:
-    """Return what refuses steps that something stands in the way of, or a stamp that is not true; or none."""
+    """Return the SQL that refuses the run if objects block its steps or a stamp is not true; '' if nothing to check."""
     if command() != "do_stamp":
         return refusal(planned_steps(context.get_context()))
     destination = full_revision(context.get_revision_argument())
@@ -70,12 +70,12 @@ def obstacles() -> str:
 
 
 def command() -> str:
-    """Return what runs: upgrade, downgrade, do_stamp and so on."""
+    """Return the name of Alembic's command function: upgrade, downgrade, do_stamp and so on."""
     return str(context.get_context().opts["fn"].__name__)
 
 
 def full_revision(revision: Any) -> str | None:
-    """Return the whole name of what was typed; None for base."""
+    """Return the full id of the given revision; None for base."""
     if revision in (None, "base", ()):
         return None
     found = context.script.get_revision(revision)
@@ -86,7 +86,7 @@ def full_revision(revision: Any) -> str | None:
 
 
 def write_script() -> None:
-    """Write the SQL script: nothing on stdout until all of it could be rendered."""
+    """Write the SQL script. Nothing goes to stdout until all of it is rendered."""
     buffer = io.StringIO()
     context.configure(
         dialect_name="postgresql",
@@ -117,7 +117,7 @@ def write_script() -> None:
 
 
 def run_without_database() -> None:
-    """Write a new revision that nothing is compared for, or list those that there are."""
+    """Write a new revision without comparing a database, or list the revisions."""
     context.configure(
         dialect_name="postgresql", as_sql=True, output_buffer=io.StringIO(), **OPTIONS
     )
@@ -129,7 +129,7 @@ def run_without_database() -> None:
 
 
 def run_online() -> None:
-    """Run against the caller's connection, else against the database that the settings name."""
+    """Run on the caller's connection, else on the configured database."""
     given = context.config.attributes.get("connection")
     if given is not None:
         with given_back_as_it_was(given, session_settings()):
@@ -148,18 +148,18 @@ def run_online() -> None:
 
 
 def migrate(connection: sa.Connection, *, in_transaction: bool) -> None:
-    """Run the command: settings, lock, checks, steps, unlock. ``in_transaction``: the caller's, it commits."""
+    """Run the command: settings, lock, checks, steps, unlock. ``in_transaction``: the caller commits."""
     changes = changes_database()
     connection.execute(ddl(session_settings()))
     if in_transaction:
-        # the procedures that commit chunk by chunk leave that out
+        # the procedures then do not commit chunk by chunk
         connection.execute(sa.select(sa.func.set_config("bridge.single_transaction", "on", True)))
     if changes:
         connection.execute(ddl(guards.alone(transaction=in_transaction)))
     try:
         connection.execute(ddl(place()))
         if not in_transaction:
-            # Alembic takes an open transaction for the caller's, and would leave it to be rolled back
+            # Alembic would leave an open transaction to its caller, and it would be rolled back
             connection.commit()
         context.configure(connection=connection, single_transaction=in_transaction, **OPTIONS)
         before = context.get_context().get_current_heads()
@@ -174,7 +174,7 @@ def migrate(connection: sa.Connection, *, in_transaction: bool) -> None:
         if changes:
             say_end(before, context.get_context().get_current_heads())
     finally:
-        # the lock of a transaction ends with it
+        # PostgreSQL frees the lock of a transaction at its end
         if changes and not in_transaction and not connection.invalidated:
             connection.rollback()
             connection.execute(sa.select(sa.func.pg_advisory_unlock(ADVISORY_LOCK)))
@@ -182,7 +182,7 @@ def migrate(connection: sa.Connection, *, in_transaction: bool) -> None:
 
 
 def changes_database() -> bool:
-    """Tell upgrade, downgrade and stamp, which Alembic gives a destination, from the rest."""
+    """Return true for upgrade, downgrade and stamp: Alembic gives them a destination."""
     try:
         context.get_revision_argument()
     except KeyError:
@@ -190,7 +190,7 @@ def changes_database() -> bool:
     return True
 
 
-# --- which of them ------------------------------------------------------------------------------------
+# --- choice -------------------------------------------------------------------------------------------
 
 if context.config.cmd_opts is not None:
     log_to_stderr()

@@ -1,7 +1,7 @@
 """The unified schema as SQLAlchemy models: students, sessions, step_progress, events.
 
-The models describe; the revisions under ``alembic/versions`` build. Functions, triggers and views
-are not metadata: they live in ``alembic/sql``, and a test compares both ways to the same catalog.
+The models describe the tables; the revisions under ``alembic/versions`` create them. Functions,
+triggers and views live in ``alembic/sql``. A test compares the catalogs of both ways.
 """
 
 import uuid
@@ -78,7 +78,7 @@ def _object(comment: str) -> Mapped[dict[str, Any]]:
 
 
 class Student(Base):
-    """A person: one row for each clean e-mail address."""
+    """A student: one row for each clean e-mail address."""
 
     __tablename__ = "students"
     __table_args__ = ({"comment": "Students, one for each clean e-mail address."},)
@@ -94,7 +94,7 @@ class Student(Base):
     student_name: Mapped[str | None] = _text("Name as the student wrote it.")
     github_username: Mapped[str | None] = _text("GitHub account; the legacy tables have none.")
     created_at: Mapped[datetime | None] = _known_time(
-        "First sign of the student; NULL where no legacy row has a time."
+        "Earliest known time of the student; NULL: unknown."
     )
     updated_at: Mapped[datetime] = _now("Last change of this row, kept by trigger.")
 
@@ -104,7 +104,7 @@ class Student(Base):
 
 
 class WorkshopSession(Base):
-    """A student's run through the workshop: configuration, progress and legacy data in one row."""
+    """A session of the workshop: configuration, progress and legacy data in one row."""
 
     __tablename__ = "sessions"
     __table_args__ = (
@@ -126,14 +126,14 @@ class WorkshopSession(Base):
         primary_key=True, comment="Secret token of the browser session."
     )
     student_id: Mapped[uuid.UUID] = mapped_column(
-        ForeignKey("students.student_id", ondelete="CASCADE"), comment="Whose session it is."
+        ForeignKey("students.student_id", ondelete="CASCADE"), comment="Student of the session."
     )
 
     selected_phone_number: Mapped[str | None] = _text("Phone number in use.")
     selected_voice: Mapped[str | None] = _text("Voice of the assistant.")
     tts_provider: Mapped[str | None] = _text("Text-to-speech provider.")
     call_direction: Mapped[str | None] = _text("inbound or outbound.")
-    use_case_description: Mapped[str | None] = _text("What the student builds.")
+    use_case_description: Mapped[str | None] = _text("Project of the student, in words.")
 
     openai_api_key: Mapped[str | None] = _text("Secret, as the application stored it.")
     system_prompt: Mapped[str | None] = _text("Prompt of the assistant.")
@@ -173,7 +173,7 @@ class WorkshopSession(Base):
     total_time_spent: Mapped[int] = _count("Seconds spent in the workshop.")
 
     exercises: Mapped[dict[str, Any]] = _object(
-        "Progress by exercise key, for code that still reads it; step_progress is the truth."
+        "Progress by exercise key, for older code. Triggers keep it in line with step_progress."
     )
     bug_reports: Mapped[list[Any]] = _array("Bug reports of the student.")
     legacy_extra: Mapped[dict[str, Any]] = _object(
@@ -202,7 +202,7 @@ class WorkshopSession(Base):
 
 
 class StepProgress(Base):
-    """What a session reached in one of the nine steps."""
+    """The progress of a session in one of the nine steps."""
 
     __tablename__ = "step_progress"
     __table_args__ = (
@@ -210,7 +210,7 @@ class StepProgress(Base):
         CheckConstraint("time_spent >= 0", name="time_spent"),
         CheckConstraint("attempts >= 0", name="attempts"),
         Index(None, "student_id"),
-        {"comment": "Progress of a session in each step it has touched."},
+        {"comment": "Progress of a session, one row for each step that it began."},
     )
 
     session_token: Mapped[str] = mapped_column(
@@ -226,20 +226,20 @@ class StepProgress(Base):
     )
     step_name: Mapped[str] = mapped_column(comment="Name of the step.")
     started_at: Mapped[datetime | None] = _known_time("First attempt; NULL: unknown.")
-    completed_at: Mapped[datetime | None] = mapped_column(comment="When the step was completed.")
+    completed_at: Mapped[datetime | None] = mapped_column(comment="Time of completion.")
     time_spent: Mapped[int] = _count("Seconds spent in the step.")
     attempts: Mapped[int] = _count("Attempts made.")
     validation_passed: Mapped[bool] = _flag("The step is completed.")
     code_submitted: Mapped[str | None] = _text("Code that the student submitted.")
-    deployment_url: Mapped[str | None] = _text("Where the result runs.")
-    created_at: Mapped[datetime] = _now("When this row was written first.")
+    deployment_url: Mapped[str | None] = _text("Address of the deployed result.")
+    created_at: Mapped[datetime] = _now("Time of the insert.")
     updated_at: Mapped[datetime] = _now("Last change of this row, kept by trigger.")
 
     session: Mapped[WorkshopSession] = relationship(back_populates="steps")
 
 
 class Event(Base):
-    """An entry of the audit trail; it outlives the student and the session it is about."""
+    """An entry of the audit trail; it stays when its student or session is deleted."""
 
     __tablename__ = "events"
     __table_args__ = (
@@ -253,16 +253,18 @@ class Event(Base):
         BigInteger, Identity(always=False), primary_key=True, comment="Number of the event."
     )
     student_id: Mapped[uuid.UUID | None] = mapped_column(
-        ForeignKey("students.student_id", ondelete="SET NULL"), comment="Student it is about."
+        ForeignKey("students.student_id", ondelete="SET NULL"),
+        comment="Student of the event; NULL: none, or deleted.",
     )
     session_token: Mapped[str | None] = mapped_column(
-        ForeignKey("sessions.session_token", ondelete="SET NULL"), comment="Session it is about."
+        ForeignKey("sessions.session_token", ondelete="SET NULL"),
+        comment="Session of the event; NULL: none, or deleted.",
     )
     event_type: Mapped[str] = mapped_column(
-        comment="Kind of event; legacy_merge and merge_note are the migration's."
+        comment="Kind of event. The migration writes legacy_merge and merge_note."
     )
     event_data: Mapped[dict[str, Any]] = _object("Details; never a secret value.")
-    created_at: Mapped[datetime] = _now("When it happened.")
+    created_at: Mapped[datetime] = _now("Time of the event.")
 
     student: Mapped[Student | None] = relationship()
     session: Mapped[WorkshopSession | None] = relationship()

@@ -1,6 +1,6 @@
 """The nine workshop steps as data: their numbers, names, exercise keys and the flags that finish them.
 
-The database holds the same facts in the SQL function ``workshop_steps()``; a test keeps both in step.
+The SQL function ``workshop_steps()`` has the same facts; a test compares both.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 class Step:
     """One workshop step.
 
-    ``number`` runs from 1 to 9, ``name`` is what ``step_progress.step_name`` holds, ``exercise_key``
-    the key under which the current application keeps the step in ``exercises``, ``early_key`` the
-    one of its earliest version, and ``done_when`` the ``sessions`` flags that all have to be true.
+    ``number`` runs from 1 to 9. ``name`` is the value of ``step_progress.step_name``. The current
+    application keeps the step in ``exercises`` under ``exercise_key``; its earliest version used
+    ``early_key``. ``done_when`` lists the ``sessions`` flags that all have to be true.
     """
 
     number: int

@@ -83,7 +83,9 @@ def test_a_column_is_added_as_the_recipe_says(migrated: Database, tmp_path: Path
         assert line in said.splitlines(), said
     # what it undoes, and not what it is called
     said = run("-m", "alembic", "downgrade", HEAD)
-    assert f"Running downgrade 0008_add_nickname -> {HEAD}, Say in one line what it undoes." in said
+    assert (
+        f"Running downgrade 0008_add_nickname -> {HEAD}, State in one line what it undoes." in said
+    )
     assert changes(before, dump(migrated)) == []
 
     for direction, span, at in (

@@ -375,7 +375,7 @@ def test_an_earlier_attempt_keeps_its_protection(
     policies, references = legacy.query(POLICIES), legacy.query(REFERENCES)
     told: Report = examined(legacy, dry_run)
     assert told.go, told.reasons
-    (warned,) = (w for w in told.warnings if "policies of an earlier attempt go over" in w)
+    (warned,) = (w for w in told.warnings if "policies of an earlier attempt are copied" in w)
     assert "sessions (" in warned
     assert "students (" in warned
     if how == "online":
@@ -435,12 +435,12 @@ def test_a_foreign_key_follows_there_and_back(made: Roles, legacy: Database) -> 
         ("CREATE RULE quiet AS ON DELETE TO students DO INSTEAD NOTHING", "rule quiet of students"),
         (
             "ALTER TABLE sessions ADD COLUMN tenant text; CREATE POLICY tenant ON sessions USING (tenant = 'x')",
-            "policy tenant of sessions uses column tenant of sessions, which the new table does not have",
+            "policy tenant of sessions uses column tenant of sessions, which the unified table does not have",
         ),
         (
             "ALTER TABLE students ADD COLUMN github_username integer;"
             "CREATE POLICY hub ON sessions USING (EXISTS (SELECT FROM students WHERE github_username = 1))",
-            "policy hub of sessions uses column github_username of students, which the new table has as text",
+            "policy hub of sessions uses column github_username of students, which the unified table has as text",
         ),
         (
             "INSERT INTO students (student_email) VALUES (' V2@example.com');"

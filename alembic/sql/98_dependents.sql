@@ -1,5 +1,5 @@
--- Objects that are not the project's and depend on what a downgrade to bridge.target will drop. An object goes with the
--- revision that created it, and with it what PostgreSQL drops by itself: indexes, triggers and policies of a table.
+-- Lists objects that do not belong to the project and depend on objects that a downgrade to bridge.target drops.
+-- Indexes, triggers and policies belong to the revision that created their table.
 WITH RECURSIVE creates AS (
     SELECT m[1] AS revision, m[2] AS kind, string_to_table(m[3], ' ') AS name
     FROM regexp_matches(current_setting('bridge.creates'), '^(\d{4}) (\w+) (.*)$', 'gn') AS m
@@ -7,7 +7,7 @@ WITH RECURSIVE creates AS (
 made(revision, class, object) AS (
     SELECT k.revision, 'pg_class'::regclass, c.oid
     FROM creates AS k JOIN pg_class AS c ON c.oid = to_regclass('public.' || k.name)
-    -- a legacy name is the project's as a view only
+    -- a legacy name belongs to the project only as a view
     WHERE k.kind IN ('table', 'relation') AND (k.revision < '0007' OR c.relkind = 'v')
     UNION ALL
     SELECT k.revision, 'pg_proc'::regclass, to_regprocedure('public.' || k.name)::oid
@@ -52,7 +52,7 @@ WHERE g.revision > current_setting('bridge.target') AND (own.revision IS NULL OR
       WHERE p.oid = d.objid AND starts_with(n.nspname, 'pg_temp_')))
   -- a foreign key depends on the table as well
   AND NOT (d.classid = 'pg_constraint'::regclass AND EXISTS (SELECT FROM pg_index AS i WHERE i.indexrelid = g.object))
-  -- 0001 lets a foreign key refer to the table of an earlier attempt again
+  -- the downgrade of 0001 points foreign keys to the tables of an earlier attempt again
   AND NOT (d.classid = 'pg_constraint'::regclass AND to_regclass('public.prior_attempt') IS NOT NULL AND EXISTS (
       SELECT FROM pg_constraint AS k
       JOIN pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = k.confkey[1]

@@ -1,8 +1,8 @@
--- Legacy names that are not what the bridge knows by oid: its table, from 0007 on a view over it. With the statements
--- that give the table its name back; what stands there gets another name, and rows that only it has are copied.
+-- Lists legacy names that do not lead to the bridge's table, or from 0007 on to a view over it. Adds the statements
+-- that restore the name: they rename the present object and copy its own rows.
 SELECT s.legacy_name, s.relation::text AS relation, n.relkind::text AS kind,
        CASE WHEN n.oid IS NULL THEN format('there is no %s', s.legacy_name)
-            ELSE format('%s is not what the bridge keeps in step', s.legacy_name) END
+            ELSE format('%s is not the table that the bridge knows', s.legacy_name) END
        || CASE WHEN cut.over THEN format(': a view over %s', s.relation)
                ELSE format(': that table is called %s', s.relation) END AS what,
        array_remove(ARRAY[
@@ -23,7 +23,7 @@ FROM bridge.source AS s
 JOIN pg_class AS c ON c.oid = s.relation
 LEFT JOIN pg_class AS n ON n.oid = to_regclass(format('public.%I', s.legacy_name))
 CROSS JOIN (SELECT coalesce(current_setting('bridge.at', true), '') >= '0007' AS over) AS cut
--- after the cut-over the name may have been given back to the bridge's own table
+-- after the cut-over the operator may have given the name back to the bridge's own table
 CROSS JOIN LATERAL (
     SELECT s.legacy_name || CASE WHEN n.oid = c.oid THEN to_char(now(), '_backup_YYYYMMDD_') ELSE '_stray_' END || n.oid AS name
 ) AS other

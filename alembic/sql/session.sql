@@ -1,5 +1,5 @@
--- Settings of the migrating session. Everything below is UTF-8, resolves names in public, reads and writes
--- times in UTC, never waits long for a lock, and frees its locks at once when its client dies.
+-- Settings of the migrating session: UTF-8, names in schema public, times in UTC, short lock waits. PostgreSQL frees
+-- the locks at once when the client dies.
 SET client_encoding = 'UTF8';
 SET search_path = public;
 SET TimeZone = 'UTC';
@@ -16,8 +16,8 @@ SET quote_all_identifiers = off;
 SET plpgsql.extra_errors = '';
 SET plpgsql.extra_warnings = '';
 SET jit = off;
--- What each revision creates in schema public. An upgrade looks whether a name is taken, a downgrade looks what
--- depends on an object that it drops.
+-- Lists what each revision creates in schema public. An upgrade checks that the names are free, a downgrade that no
+-- other object depends on them.
 SET bridge.creates = '
 0001 table students sessions step_progress events
 0001 relation prior_attempt pk_students uq_students_student_email pk_sessions pk_step_progress pk_events

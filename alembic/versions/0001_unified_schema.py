@@ -1,24 +1,24 @@
 """Create the unified schema: students, sessions, step_progress, events.
 
 Purpose
-    Four tables with keys, checks and comments. Foreign keys and the other indexes follow in 0005, after the rows.
-    The preflight runs before anything else and tells all that is wrong at once.
+    Four tables with keys, checks and comments. Foreign keys and the other indexes follow in 0005, after the rows. The
+    preflight runs first and reports all problems at once.
 
 Mapping
     students, sessions: one row for each clean e-mail address, and for each session_token, of the legacy tables.
-    step_progress: one row for each step that the exercises of a session mention. events: an audit trail, new. An
-    earlier attempt at these tables is moved aside as ``<name>_prior_backup_YYYYMMDD``. Its rows are copied, its row
-    security, policies and foreign keys go over. With ``-x drop_existing=true`` it is dropped instead.
+    step_progress: one row for each step in the exercises of a session. events: an audit trail. Tables of an earlier
+    attempt are renamed to ``<name>_prior_backup_YYYYMMDD``. Their rows, row security and policies are copied, and
+    foreign keys are pointed to the four tables. With ``-x drop_existing=true`` they are dropped instead.
 
 Locks
     ACCESS EXCLUSIVE on the tables of an earlier attempt, and on tables whose foreign keys refer to them; no other.
 
 Rights
-    Where a legacy table has row security, the four tables have it. No role gets a right that it lacks there.
+    If a legacy table has row security, the four tables have it. No role gets a right that it lacks there.
 
 Downgrade
-    Drops the tables, and gives an earlier attempt its names back. Refuses where rows are nowhere else, unless ``-x
-    drop_existing=true``. Columns and objects that others have added go to ``own_columns_backup_YYYYMMDD``.
+    Drops the tables, and restores the names of an earlier attempt. Refuses if no other table has the rows, unless ``-x
+    drop_existing=true``. Columns and objects added outside this migration go to ``own_columns_backup_YYYYMMDD``.
 """
 
 from alembic import op

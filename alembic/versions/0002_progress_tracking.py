@@ -1,20 +1,20 @@
 """Track progress: triggers that keep the four tables clean, and update_session_progress().
 
 Purpose
-    Triggers: updated_at, e-mail in lower case, JSON unwrapped, empty text NULL, step_number follows step_name.
-    Functions: the nine steps, the one definition of "done", ``session_completion_rate()`` and
-    ``update_session_progress(text)``. Rows that are there already pass the same rules; two spellings of one address
-    become one student.
+    Triggers convert addresses to lower case, unwrap JSON, replace empty text by NULL, and set updated_at and
+    step_number. Functions: the nine steps, the one definition of "done", ``session_completion_rate()`` and
+    ``update_session_progress(text)``. Existing rows are cleaned by the same rules; two spellings of one address become
+    one student.
 
 Mapping
     exercises key -> step: step_number_of(), exercise_steps(). Flags and steps -> done: session_steps_done(). done
     -> completion: session_completion_rate(), round(100 * done / 9).
 
 Locks
-    ACCESS EXCLUSIVE on the four unified tables, both ways; nothing on any other table.
+    ACCESS EXCLUSIVE on the four unified tables, in both directions; no other lock.
 
 Downgrade
-    Drops these functions and triggers. ``update_session_progress()`` of an earlier attempt gets its name back.
+    Drops these functions and triggers. Restores the name of an earlier ``update_session_progress()``.
 """
 
 from alembic import op

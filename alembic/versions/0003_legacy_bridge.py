@@ -1,25 +1,24 @@
 """Build the bridge: readers, adapters, the mapping, the change log, apply; triggers that log every write.
 
 Purpose
-    Schema ``bridge``. From its commit on, each write to the legacy or to the unified tables is logged in
-    ``bridge.change_log``, in the writer's own transaction. So the backfill of 0004 can read in short transactions
-    and lose nothing. ``bridge.apply()`` applies what is logged of a session to the side that was not written; what
-    the legacy tables cannot say is recorded in ``bridge.override``. What an earlier downgrade kept aside is loaded.
+    Schema ``bridge``. From its commit on, triggers log each write to the legacy or the unified tables in
+    ``bridge.change_log``, in the writer's own transaction. So the backfill of 0004 can read in short transactions and
+    lose nothing. ``bridge.apply()`` applies the logged changes of a session to the tables that were not written.
+    Overrides record values that the legacy tables cannot hold. Overrides kept by an earlier downgrade are loaded.
 
 Mapping
-    The adapters ``bridge.legacy_progress`` and ``bridge.legacy_config`` show workshop_students and student_configs
-    as one list of clean columns. ``bridge.mapped()`` (05_mapping.sql) holds the merge rules, and is the only place
-    that does.
+    The adapters ``bridge.legacy_progress`` and ``bridge.legacy_config`` show workshop_students and student_configs as
+    one list of clean columns. Only ``bridge.mapped()`` (05_mapping.sql) holds the merge rules.
 
 Locks
-    SHARE ROW EXCLUSIVE on both legacy tables while adapters and triggers are created: reads continue, writes wait
-    some 50 ms. Requested with a lock_timeout of 50 ms, and retried. The same lock on the unified tables. A missing
-    legacy table is created, empty. Where no key serves lookups by token, an index ``bridge_token_of_...`` is added.
+    SHARE ROW EXCLUSIVE on both legacy tables while adapters and triggers are created: reads continue, writes wait some
+    50 ms. Requested with a lock_timeout of 50 ms, and retried. The same lock on the unified tables. A missing legacy
+    table is created, empty. If no key serves lookups by token, an index ``bridge_token_of_...`` is added.
 
 Downgrade
-    Hands back what was written to the unified tables before any backfill, then drops triggers, indexes and schema
-    (ACCESS EXCLUSIVE for milliseconds, with retries). Overrides are kept as ``bridge_remainder_backup_YYYYMMDD``. A
-    legacy table that this revision created is dropped if it is still empty.
+    Hands back the rows that applications wrote before any backfill, then drops triggers, indexes and schema (ACCESS
+    EXCLUSIVE for milliseconds, with retries). Overrides are kept as ``bridge_remainder_backup_YYYYMMDD``. A legacy
+    table that this revision created is dropped if it is still empty.
 """
 
 from alembic import op

@@ -1,22 +1,21 @@
-"""Merge the legacy data: backfill every session in chunks, apply what was written meanwhile, count.
+"""Merge the legacy data: backfill every session in chunks, apply logged writes, count.
 
 Purpose
-    Fills the four tables with what the mapping says, in key order. Each chunk has its own commit, and stores the
-    cursor with the data: a killed run continues. A row that was there first is combined with the mapping once. Then
-    the drain applies, twice, what was logged meanwhile, and the counts of both sides are compared: the step fails
-    if one does not add up. Triggers keep step_progress, exercises and completion_rate in line. ``workshop merge``
-    runs the same again.
+    Fills the four tables from the mapping, in key order. Each chunk has its own commit, and stores the cursor with the
+    data: a killed run continues. A row that was there first is combined with the mapping once. Then two drains apply
+    the writes of the meantime. The step fails if the counts of legacy and unified tables do not add up. Triggers keep
+    step_progress, exercises and completion_rate in line. ``workshop merge`` repeats the backfill.
 
 Mapping
     ``alembic/sql/0003_legacy_bridge/05_mapping.sql``, column by column.
 
 Locks
-    ACCESS SHARE on the legacy tables for some 50 ms at a time, because the application's ALTER TABLE waits for it.
-    It writes nothing to them.
+    ACCESS SHARE on the legacy tables for some 50 ms at a time, because the application's ALTER TABLE waits for it. The
+    backfill writes nothing to them.
 
 Downgrade
-    The unified tables become read-only for applications. What is not in the legacy tables yet is written there;
-    what they cannot say is recorded. Every value is verified. The rows stay until 0001 drops their tables.
+    The unified tables become read-only for applications. Values that the legacy tables lack are written there; values
+    that they cannot hold are recorded. Every value is verified. The rows stay until 0001 drops their tables.
 """
 
 from alembic import op
@@ -39,7 +38,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Hand back what was written to the unified schema."""
+    """Hand back the writes of applications to the unified tables."""
     op.expect_revision(revision)
     op.run_sql("hand_back", "functions")
     op.run_sql(revision, "98_hand_back", commits=True)

@@ -1,22 +1,21 @@
 """Constrain after the load: foreign keys, secondary indexes; sync at once.
 
 Purpose
-    Foreign keys and indexes after the rows, because a check for each row costs more than the row. Steps without a
-    session and sessions without a student are refused by name, with the query that finds them. Columns that others
-    had added before a downgrade to base come back, with their values. Then each transaction applies what it wrote
-    as it commits.
+    Foreign keys and indexes follow the rows, because a check for each row costs more than the row. Orphaned steps and
+    sessions are refused by name, with the query that finds them. Columns that a downgrade to base has kept are
+    restored, with their values. Then each transaction applies its own writes at commit.
 
 Mapping
     sessions.student_id, step_progress.student_id -> students; step_progress.session_token -> sessions, CASCADE
     events.student_id, events.session_token: ON DELETE SET NULL, the trail stays
 
 Locks
-    Each index in a transaction of its own, with SHARE on its table. SHARE ROW EXCLUSIVE on the four unified tables
-    for milliseconds: foreign keys that hold for new rows. Then the rows are checked while writes continue.
+    Each index has its own transaction, with SHARE on its table. SHARE ROW EXCLUSIVE on the four unified tables for
+    milliseconds adds foreign keys that hold for new rows. Then the rows are checked while writes continue.
 
 Downgrade
-    Triggers only log again; drops indexes and foreign keys. Runs also where the unified tables were dropped by
-    hand.
+    Triggers log writes and apply nothing; drops indexes and foreign keys. Runs also if the operator has dropped the
+    unified tables.
 """
 
 from alembic import op

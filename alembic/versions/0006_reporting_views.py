@@ -1,21 +1,21 @@
-"""Add read-only views for people: sessions, students, steps, days, and who is stuck.
+"""Add read-only views for people: sessions, students, steps, days, and stuck sessions.
 
 Purpose
     ``session_overview``, ``student_overview``, ``step_funnel``, ``progress_by_day`` and ``stuck_sessions``, for the
-    dashboard and any BI tool. First it applies what the legacy application wrote while 0005 ran.
+    dashboard and any BI tool. First the drain applies the writes of the legacy application during 0005.
 
 Mapping
     Flags instead of secrets. Only ``session_overview`` has the whole token; ``stuck_sessions`` has its last four
     characters.
 
-Who may read them
-    Their owner, until more is granted. They read with their owner's rights, so SELECT on a view is enough. Where
-    the four tables have row security they are ``security_invoker``: the reader needs SELECT on the tables, and a
-    policy. Row security that is added later needs ``ALTER VIEW ... SET (security_invoker = true)``; ``workshop
-    verify`` says so.
+Read access
+    Only the owner may read the views until the owner grants more. They read with their owner's rights, so SELECT on a
+    view is enough. If the four tables have row security, the views are ``security_invoker``: the reader needs SELECT on
+    the tables, and a policy. Row security added later needs ``ALTER VIEW ... SET (security_invoker = true)``;
+    ``workshop verify`` checks it.
 
 Locks
-    None that anybody waits for.
+    None that an application waits for.
 
 Downgrade
     Drops the views.

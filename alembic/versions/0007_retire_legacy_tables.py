@@ -1,23 +1,22 @@
 """Retire the legacy tables: verify, then rename them to dated backups with views in their place.
 
 Purpose
-    The cut-over. First, in short transactions: adapters are rebuilt where a legacy table has changed its columns,
-    what is logged is applied, every value of every row is compared. Then, in one transaction: lock both tables,
-    apply and compare the last writes, rename, create the views.
+    The cut-over. First, in short transactions: adapters are rebuilt if a legacy table has changed its columns, logged
+    writes are applied, every value of every row is compared. Then, in one transaction: lock both tables, apply and
+    compare the last writes, rename, create the views.
 
 Mapping
-    workshop_students -> workshop_students_backup_YYYYMMDD, student_configs -> student_configs_backup_YYYYMMDD (the
-    day of the run in UTC, with _2, _3 where the name is taken), and a view over each under the old name. The views
-    are updatable: what the legacy application executes goes on working. Triggers stay with the tables, and log what
-    is written there.
+    workshop_students -> workshop_students_backup_YYYYMMDD, student_configs -> student_configs_backup_YYYYMMDD. The day
+    is that of the run in UTC, with _2, _3 if the name is taken. A view has the former name of each table. The views are
+    updatable, so the legacy application still works. Triggers stay with the tables, and log its writes.
 
 Locks
-    ACCESS EXCLUSIVE on both tables for some milliseconds, requested with a lock_timeout of 50 ms and retried; after
-    200 attempts it gives up, changes nothing and names who held the lock.
+    ACCESS EXCLUSIVE on both tables for some milliseconds, requested with a lock_timeout of 50 ms and retried. After 200
+    attempts the revision fails, changes nothing and names the lock holders.
 
 Downgrade
-    Drops the views and gives the tables their names back. Refused, by name, where another view was built over one
-    of them, and where the tables were dropped (``workshop drop-backups``, or by hand); the message names the dump.
+    Drops the views and restores the names of the tables. Refuses, by name, if another view depends on one of them, or
+    if the tables were dropped (``workshop drop-backups``, or by hand). The message names the dump.
 """
 
 from alembic import op

@@ -1,4 +1,4 @@
-"""The settings of the migrating session: what begins every run, and how a caller's connection gets its own back."""
+"""Settings of the migrating session: the SQL that begins every run, and the restore of a caller's settings."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from scripts.migration.operations import sql_file
 
 
 def settings(arguments: Mapping[str, str | list[str]]) -> str:
-    """Return session.sql, and what ``-x`` asks for; CommandError for any other argument."""
+    """Return session.sql and the setting of ``-x``; CommandError for any other argument."""
     unknown = set(arguments) - {"drop_existing"}
     if unknown or arguments.get("drop_existing", "false") not in ("true", "false"):
         raise CommandError("-x takes drop_existing=true or drop_existing=false, nothing else")
@@ -21,7 +21,7 @@ def settings(arguments: Mapping[str, str | list[str]]) -> str:
 
 @contextmanager
 def given_back_as_it_was(connection: sa.Connection, changed: str) -> Iterator[None]:
-    """Give a caller's connection back with the settings that it came with; ``changed`` is the SQL that sets others."""
+    """Restore the settings of the caller's connection at the end; ``changed`` is the SQL that sets them."""
     inside = connection.in_transaction()
     names = re.findall(r"^SET ([\w.]+) =", changed, re.MULTILINE)
     query = sa.select(*(sa.func.current_setting(name, True).label(name) for name in names))
@@ -31,7 +31,7 @@ def given_back_as_it_was(connection: sa.Connection, changed: str) -> Iterator[No
     try:
         yield
     finally:
-        # a failed transaction takes its settings with it when the caller rolls it back
+        # after an error the caller's rollback restores the settings
         status = connection.connection.dbapi_connection.info.transaction_status.name  # type: ignore[union-attr]
         if status != "INERROR":
             restore = (

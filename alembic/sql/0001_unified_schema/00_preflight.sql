@@ -1,5 +1,5 @@
--- Everything that could stop a later step, before the first change, and told all at once. What is worth knowing, but
--- stops nothing, is a notice.
+-- Checks everything that could stop a later step, before the first change, and reports all problems at once. Conditions
+-- that stop nothing are notices.
 DO $$
 DECLARE
     legacy CONSTANT text[] := ARRAY['workshop_students', 'student_configs'];
@@ -22,7 +22,7 @@ BEGIN
         JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND to_regclass('public.' || l.name) IS NULL
     ),
-    -- names that a revision will need; 02_make_way moves the tables of an earlier attempt aside, and 0002 a function
+    -- names that the revisions need; 02_make_way moves the tables of an earlier attempt aside, and 0002 a function
     needed AS (
         SELECT m[1] AS kind, split_part(string_to_table(m[2], ' '), '(', 1) AS name
         FROM regexp_matches(current_setting('bridge.creates'), '^\d{4} (\w+) (.*)$', 'gn') AS m
@@ -40,12 +40,12 @@ BEGIN
           WHERE kind = 'r' AND name = ANY (legacy || unified) AND NOT pg_has_role(owner, 'USAGE'))),
         ('role %2$s may not read workshop_step_progress',
          (SELECT '' WHERE NOT has_table_privilege(to_regclass('public.workshop_step_progress'), 'SELECT'))),
-        -- the merge would take what it sees for all there is
+        -- the backfill would read only the visible rows
         ('row security hides rows of %1$s from role %2$s',
          (SELECT string_agg(name, ', ' ORDER BY name) FROM legacy_table WHERE row_security_active(oid))),
         ('%1$s: not an ordinary table',
          (SELECT string_agg(name, ', ' ORDER BY name) FROM present WHERE kind <> 'r' AND name = ANY (legacy))),
-        -- rows of a child, and statements that a rule rewrites, would bypass the bridge
+        -- rows of a child table and statements rewritten by a rule would bypass the bridge
         ('legacy tables may have no child and no parent table: %1$s',
          (SELECT string_agg(DISTINCT format('%s and %s', i.inhparent::regclass, i.inhrelid::regclass), ', ')
           FROM pg_inherits AS i JOIN legacy_table AS l ON l.oid IN (i.inhparent, i.inhrelid))),
@@ -62,14 +62,14 @@ BEGIN
         ('names already taken: %1$s',
          (SELECT string_agg(name, ', ' ORDER BY name) FROM present
           WHERE name IN (SELECT n.name FROM needed AS n WHERE n.kind = 'relation'))),
-        -- each table and view has a type of its name
+        -- PostgreSQL creates a type with the name of each table and view
         ('types already there: %1$s',
          (SELECT string_agg(t.typname, ', ' ORDER BY t.typname)
           FROM pg_type AS t LEFT JOIN pg_class AS c ON c.oid = t.typrelid
           WHERE t.typnamespace = 'public'::regnamespace AND coalesce(c.relkind, 'c') = 'c'
             AND t.typname IN (SELECT n.name FROM needed AS n WHERE n.kind <> 'function')
             AND NOT EXISTS (SELECT FROM pg_type AS e WHERE e.typarray = t.oid))),
-        -- with other arguments too, because a call could mean either
+        -- an overload would make calls ambiguous
         ('functions already there: %1$s',
          (SELECT string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.oid::regprocedure::text) FROM pg_proc AS p
           WHERE p.pronamespace = 'public'::regnamespace AND (
@@ -79,7 +79,7 @@ BEGIN
     ) AS checks(told, named)
     WHERE named IS NOT NULL;
 
-    -- Event triggers: tried, in the two search paths of the migration, and rolled back.
+    -- Event triggers: objects are created on trial, in the two search paths of the migration, and rolled back.
     SELECT string_agg(format('%s (%s)', e.evtname, e.evtfoid::regprocedure), ', ' ORDER BY e.evtname) INTO found
     FROM pg_event_trigger AS e WHERE e.evtenabled <> 'D' AND e.evtevent <> 'login';
     FOREACH path IN ARRAY CASE WHEN found IS NOT NULL AND problems IS NULL THEN ARRAY['public', 'pg_catalog, pg_temp'] ELSE '{}' END LOOP
@@ -107,12 +107,12 @@ BEGIN
             DROP FUNCTION public.refuse_write();
             DROP TABLE public.bridge_token_of_student_configs, pg_temp.tried, bridge.tried;
             DROP SCHEMA bridge;
-            RAISE SQLSTATE 'WM001';  -- takes it all back
+            RAISE SQLSTATE 'WM001';  -- rolls the trial back
         EXCEPTION
             WHEN SQLSTATE 'WM001' THEN
                 NULL;
             WHEN OTHERS THEN
-                problems := problems || format('event triggers do not let it create its objects (%s; search_path %s): %s',
+                problems := problems || format('event triggers refuse the objects of the migration (%s; search_path %s): %s',
                                                found, path, SQLERRM);
                 EXIT;
         END;
@@ -120,7 +120,7 @@ BEGIN
 
     IF problems IS NOT NULL THEN
         RAISE EXCEPTION 'this database is not ready: %', array_to_string(problems, '; ')
-            USING HINT = 'Nothing was changed. Mend all of it, then run again.';
+            USING HINT = 'Nothing was changed. Correct all of it, then run again.';
     END IF;
 
     IF current_setting('is_superuser')::boolean THEN
@@ -130,8 +130,8 @@ BEGIN
 
     -- the name changes with 0007, when the table becomes <name>_backup_YYYYMMDD
     FOR found IN
-        SELECT format('trigger %s of %s: its function %s uses the name of its table, which 0007 changes; docs/dba-review.md '
-                      'says what to do', t.tgname, c.relname, t.tgfoid::regprocedure)
+        SELECT format('trigger %s of %s: its function %s uses the name of its table, which 0007 changes; '
+                      'see docs/dba-review.md', t.tgname, c.relname, t.tgfoid::regprocedure)
         FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS p ON p.oid = t.tgfoid
         WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY (legacy) AND NOT t.tgisinternal
           AND p.prosrc ~* 'tg_(table_name|relname|relid)|td\s*\[.(table_name|relid)|_td\s*->\s*\{.?(table_name|relname|relid)'
@@ -140,7 +140,8 @@ BEGIN
         RAISE WARNING '%', found;
     END LOOP;
 
-    -- what the latest application writes, against what is there: a misspelled column looks like none
+    -- Compares the columns that the latest application writes with the existing ones: a misspelled column counts as
+    -- missing.
     FOR found IN
         WITH written(table_name, columns) AS (VALUES
             ('workshop_students', ARRAY(SELECT string_to_table(

@@ -1,4 +1,4 @@
--- What the revisions themselves call, this one and those after it.
+-- Functions that the revisions call.
 
 CREATE FUNCTION create_commented(ddl text) RETURNS void
     LANGUAGE plpgsql SET search_path = public, pg_temp
@@ -17,7 +17,7 @@ BEGIN
             relation := part[2];
             EXECUTE format('COMMENT ON %s %s IS %L', kind, relation, part[3]);
         END IF;
-        -- of a table the first word of the line is the column, of a view the last one
+        -- in a table definition the column is the first word of the line, in a view the last one
         part := regexp_match(line, CASE kind WHEN 'TABLE' THEN '^    (\w+) .*  -- (.*)$' ELSE '^    .*\m(\w+),?  -- (.*)$' END);
         IF part IS NOT NULL THEN
             EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', relation, part[1], part[2]);
@@ -25,9 +25,9 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION create_commented IS 'Creates tables or views; what stands behind "  -- " becomes the comment of table, view or column.';
+COMMENT ON FUNCTION create_commented IS 'Creates tables or views; the text behind "  -- " becomes the comment of the table, view or column.';
 
--- A prepared transaction has no session, and keeps its locks until it is ended by its name.
+-- A prepared transaction has no session. It keeps its locks until it is ended by its name.
 CREATE FUNCTION lock_holders(tables regclass[], readers boolean DEFAULT true) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -42,7 +42,7 @@ AS $$
             x.gid, x.owner, date_trunc('second', x.prepared))
         ELSE format('pid %s (%s, user %s, %s, since %s)', l.pid, coalesce(nullif(a.application_name, ''), 'no name'),
                     a.usename, coalesce(a.state, 'state unknown'), date_trunc('second', a.xact_start))
-        END, '; '), 'nobody any more')
+        END, '; '), 'no session any more')
     FROM pg_locks AS l
     LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
     LEFT JOIN prepared AS x ON l.pid IS NULL AND x.virtualtransaction = l.virtualtransaction
@@ -51,10 +51,10 @@ AS $$
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 $$;
 COMMENT ON FUNCTION lock_holders IS
-    'Names sessions and prepared transactions that hold locks on tables; readers: those that only read as well.';
+    'Names the sessions and prepared transactions that hold locks on tables; readers: includes ACCESS SHARE.';
 
--- Waits 50 ms for each lock: behind a waiting strong lock every new reader queues. A failed attempt is a subtransaction,
--- whose abort frees its locks.
+-- Waits 50 ms for each lock, because new readers queue behind a waiting strong lock. A failed attempt is a
+-- subtransaction; its abort frees its locks.
 CREATE FUNCTION retry_locking(statement text, attempts integer DEFAULT 200) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms'
 AS $$
@@ -81,8 +81,8 @@ BEGIN
             said := clock_timestamp();
             RAISE NOTICE 'waiting for a lock, held by: %', public.lock_holders(tables);
         END IF;
-        -- An autovacuum ends when a lock request has waited deadlock_timeout for it. The applications' statements do not
-        -- conflict with this one, and it is rolled back at once.
+        -- PostgreSQL ends an autovacuum after a lock request has waited deadlock_timeout for it. This lock does not
+        -- conflict with the applications' statements, and is rolled back at once.
         FOREACH name IN ARRAY tables LOOP
             BEGIN
                 PERFORM set_config('lock_timeout', longer, true);
@@ -102,17 +102,17 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION retry_locking IS
-    'Executes a statement with short lock waits, again and again, and names the holder of the lock at the end.';
+    'Executes a statement with short lock waits, retries it, and names the lock holders if it fails.';
 
--- All four at once, before anything is done to one of them: a writer that has one and waits for the next would never
--- free it, and PostgreSQL would abort one of them as a deadlock victim.
+-- Locks all four at once, before the first change. A writer that holds one and waits for the next would never free it,
+-- and PostgreSQL would abort one transaction as a deadlock victim.
 CREATE FUNCTION lock_unified_tables(mode text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     there CONSTANT text := (
         SELECT string_agg('public.' || n, ', ') FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n
-        WHERE to_regclass('public.' || n) IS NOT NULL);  -- some may have been dropped by hand
+        WHERE to_regclass('public.' || n) IS NOT NULL);  -- the operator may have dropped some
 BEGIN
     PERFORM public.retry_locking(format('LOCK TABLE %s IN %s MODE', there, mode)) WHERE there IS NOT NULL;
 END
@@ -131,9 +131,9 @@ AS $$
     ORDER BY n
     LIMIT 1
 $$;
-COMMENT ON FUNCTION free_dated_name IS 'Dated name that nothing in public has yet: <name>_backup_YYYYMMDD, else with _2, _3 ...';
+COMMENT ON FUNCTION free_dated_name IS 'Returns a dated name that is free in schema public: <name>_backup_YYYYMMDD, else with _2, _3 ...';
 
--- A policy that uses a column is copied where the other table has that column with that type.
+-- A policy that uses a column is copied if the target table has that column with that type.
 CREATE FUNCTION copy_row_security(original regclass, stand_in regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = public, pg_temp
 AS $$
@@ -163,21 +163,21 @@ BEGIN
                   WHERE n.attrelid = stand_in AND n.attname = a.attname
                     AND (n.atttypid = a.atttypid OR n.atttypid = 'text'::regtype AND a.atttypid = 'varchar'::regtype)))
     LOOP
-        -- the catalog names a table of an earlier attempt as it is called now
+        -- the catalog has the present name of a table of an earlier attempt
         EXECUTE regexp_replace(command, '\m(students|sessions|step_progress|events)_prior_backup_\d{8}(_\d+)?\M', '\1', 'g');
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION copy_row_security IS 'Gives a table the row security and the policies of the one that it stands in for.';
+COMMENT ON FUNCTION copy_row_security IS 'Copies row security and policies from one table to the table that replaces it.';
 
--- For the way back: once a downgrade has handed back what was written here, nothing may be added.
+-- After a downgrade has handed back the rows, no statement may add more.
 CREATE FUNCTION refuse_write() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RAISE EXCEPTION '% is read-only: the migration is being taken back', TG_TABLE_NAME
+    RAISE EXCEPTION '% is read-only: a downgrade is removing the unified tables', TG_TABLE_NAME
         USING ERRCODE = 'read_only_sql_transaction',
               HINT = 'Write to workshop_students and student_configs, or upgrade again.';
 END
 $$;
-COMMENT ON FUNCTION refuse_write IS 'Trigger: refuses writes to a table that a downgrade will drop.'
+COMMENT ON FUNCTION refuse_write IS 'Trigger: refuses writes to a table that a downgrade drops.'

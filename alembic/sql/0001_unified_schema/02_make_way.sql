@@ -1,6 +1,6 @@
--- Real databases have students/sessions/step_progress/events of an older shape, from earlier attempts. They are moved
--- aside as <name>_prior_backup_YYYYMMDD and recorded in prior_attempt, or dropped with -x drop_existing=true. A table that
--- is none of them is refused, columns named, before anything changes.
+-- Tables of an earlier attempt are renamed to <name>_prior_backup_YYYYMMDD and listed in prior_attempt, or dropped with
+-- -x drop_existing=true. Any other table with one of the four names is refused, with its columns, before the first
+-- change.
 DO $$
 DECLARE
     reason text;
@@ -23,22 +23,22 @@ BEGIN
       ON k.name = t.relname
     WHERE t.relkind <> 'r' OR NOT dropping AND NOT t.columns @> k.needed;
     IF reason IS NOT NULL THEN
-        RAISE EXCEPTION 'names of the unified schema are taken by what is no earlier attempt at it: %', reason
-            USING HINT = 'Nothing was changed. Rename what stands there, then run again.';
+        RAISE EXCEPTION 'other objects have the names of the unified tables: %', reason
+            USING HINT = 'Nothing was changed. Rename these objects, then run again.';
     END IF;
 
     IF dropping AND taken <> '{}' THEN
         DROP TABLE IF EXISTS public.events, public.step_progress, public.sessions, public.students CASCADE;
-        RAISE NOTICE 'an earlier attempt was dropped, as drop_existing asked';
+        RAISE NOTICE 'the tables of an earlier attempt were dropped, because of drop_existing=true';
     ELSIF taken <> '{}' THEN
         CREATE TABLE public.prior_attempt (original_name text PRIMARY KEY, relation regclass NOT NULL);
         COMMENT ON TABLE public.prior_attempt IS
-            'Tables of an earlier attempt at the unified schema, moved aside by its migration.';
+            'Tables of an earlier attempt at the unified schema, renamed by the migration.';
         INSERT INTO public.prior_attempt SELECT c.relname, c.oid FROM pg_class AS c WHERE c.oid = ANY (taken);
         FOR earlier IN SELECT * FROM public.prior_attempt ORDER BY original_name LOOP
             backup := public.free_dated_name(earlier.original_name || '_prior');
             EXECUTE format('ALTER TABLE %s RENAME TO %I', earlier.relation, backup);
-            RAISE NOTICE 'an earlier % is now %', earlier.original_name, backup;
+            RAISE NOTICE 'table % of an earlier attempt is now called %', earlier.original_name, backup;
         END LOOP;
     END IF;
 END

@@ -1,6 +1,6 @@
--- Rows of an earlier attempt: copied in the transaction that moved them aside, as far as a column can
--- be taken as it stands; ids are kept where students already have uuids. The merge fills in the rest:
--- numbers and JSON may need cleaning, steps may need renumbering, addresses may need a student.
+-- Copies rows of an earlier attempt, in the transaction that renamed the tables. It copies only columns that need no
+-- conversion, and keeps ids that are uuids already. The backfill fills in the rest: it cleans numbers and JSON,
+-- renumbers steps and creates missing students.
 DO $$
 DECLARE
     prior record;
@@ -59,14 +59,14 @@ BEGIN
                 coalesce(', ' || columns, ''),
                 CASE WHEN 'event_data' = ANY (links) THEN 'coalesce(to_jsonb(o.event_data), ''{}'')'
                      ELSE '''{}''' END,
-                -- of two students with one address the first stays: its events are both's
+                -- two students with one address: the first one stays and gets the events of both
                 CASE WHEN has_uuids AND 'student_id' = ANY (links) THEN format(
                     '(SELECT st.student_id FROM %s AS p JOIN public.students AS st '
                     'ON st.student_email = lower(btrim(p.student_email::text, E'' \t\r\n'') COLLATE "C") COLLATE "default" '
                     'WHERE p.student_id = o.student_id)',
                     (SELECT relation FROM public.prior_attempt WHERE original_name = 'students'))
                     ELSE 'NULL' END,
-                -- the session may arrive with the merge only, which also detaches what leads nowhere
+                -- the backfill may create the session later; 0005 detaches events without a session
                 CASE WHEN 'session_token' = ANY (links) THEN 'o.session_token::text' ELSE 'NULL' END,
                 coalesce(', ' || expressions, ''),
                 prior.relation,

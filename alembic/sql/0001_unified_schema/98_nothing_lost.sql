@@ -1,5 +1,5 @@
--- The bridge carries everything back before it goes (0003). Rows that were written while it was not there
--- are nowhere else: they are not dropped without being asked to.
+-- The downgrade of 0003 handed all rows back. Rows written since then are in no other table: the downgrade drops them
+-- only with drop_existing.
 DO $$
 DECLARE
     name text;
@@ -17,7 +17,7 @@ BEGIN
         EXECUTE format('SELECT count(*) FROM public.%I', name) INTO rows;
         copied := 0;
         IF to_regclass('public.prior_attempt') IS NOT NULL AND rows > 0 THEN
-            -- copies of an earlier attempt, which is about to get its names back
+            -- copies of an earlier attempt; its tables get their names back below
             EXECUTE coalesce((SELECT format('SELECT count(*) FROM %s', p.relation) FROM public.prior_attempt AS p
                               WHERE p.original_name = name), 'SELECT 0') INTO copied;
         END IF;
@@ -26,9 +26,9 @@ BEGIN
         END IF;
     END LOOP;
     IF problems <> '' THEN
-        RAISE EXCEPTION 'this would drop what no other table holds:%', problems
-            USING HINT = 'Nothing was changed. With legacy tables: upgrade to 0003, then downgrade: they take '
-                         'it over. To drop it: alembic -x drop_existing=true downgrade base.';
+        RAISE EXCEPTION 'this downgrade would drop rows that no other table holds:%', problems
+            USING HINT = 'Nothing was changed. If there are legacy tables: upgrade to 0003, then downgrade. '
+                         'This copies the rows there. To drop the rows: alembic -x drop_existing=true downgrade base.';
     END IF;
 END
 $$

@@ -1,4 +1,3 @@
--- Gives the tables of an earlier attempt their names back.
 DO $$
 DECLARE
     prior record;

@@ -1,5 +1,5 @@
--- An earlier attempt may have left update_session_progress(), with whatever arguments. It is moved aside, not
--- replaced: the downgrade gives it back. The preflight refuses a function of any other name, that of the backup included.
+-- Renames update_session_progress() of an earlier attempt, with any arguments; the downgrade restores the name. The
+-- preflight has refused every other function with a name that this revision needs.
 DO $$
 DECLARE
     earlier regprocedure;
@@ -10,7 +10,7 @@ BEGIN
         ORDER BY p.oid::regprocedure::text
     LOOP
         EXECUTE format('ALTER ROUTINE %s RENAME TO update_session_progress_prior_backup', earlier);
-        RAISE NOTICE 'an earlier % is now update_session_progress_prior_backup', earlier;
+        RAISE NOTICE 'function % of an earlier attempt is now called update_session_progress_prior_backup', earlier;
     END LOOP;
 END
 $$

@@ -1,9 +1,8 @@
--- Readers for the values that the application writes: JSON inside JSON, time stamps as text,
--- numbers as text. None of them ever raises an error: an unreadable value is NULL or stays as it is.
--- COLLATE "C": letters, digits and blanks are those of ASCII, whatever the locale of database or column.
+-- Readers for the values that the application writes: JSON inside JSON, time stamps and numbers as text. They never
+-- raise an error: an unreadable value becomes NULL or stays unchanged. COLLATE "C" restricts letters, digits and blanks
+-- to ASCII in every locale.
 
--- The driver serialises values that the application has already stringified, so a JSON string that
--- holds JSON is the normal case. Unwraps as often as needed; a string that holds none stays.
+-- The application stringifies values and the driver serialises them again, so a JSON string that holds JSON is common.
 CREATE FUNCTION unwrap_json(value jsonb) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -13,14 +12,14 @@ BEGIN
     END LOOP;
     RETURN value;
 EXCEPTION
-    -- not JSON, or JSON that jsonb cannot hold (\u0000): the last readable form is the value
+    -- not JSON, or JSON that jsonb cannot hold (\u0000): returns the last readable form
     WHEN data_exception OR program_limit_exceeded THEN
         RETURN value;
 END
 $$;
-COMMENT ON FUNCTION unwrap_json(jsonb) IS 'JSON behind any number of layers of JSON strings.';
+COMMENT ON FUNCTION unwrap_json(jsonb) IS 'Unwraps JSON from any number of layers of JSON strings.';
 
--- ISO forms only: PostgreSQL would also read "yesterday" and "infinity", and names of zones.
+-- Accepts ISO forms only. PostgreSQL would also read "yesterday", "infinity" and names of zones.
 CREATE FUNCTION read_timestamp(value text) RETURNS timestamptz
     LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -36,10 +35,10 @@ EXCEPTION
         RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION read_timestamp(text) IS 'ISO time stamp, UTC where it names no zone; else NULL.';
+COMMENT ON FUNCTION read_timestamp(text) IS 'Reads an ISO time stamp, as UTC if it names no zone; else NULL.';
 
--- The form that JavaScript writes is all that most databases hold. It is read without a subtransaction where
--- PostgreSQL (from 16 on) can tell beforehand that it is valid.
+-- Most time stamps have the form that JavaScript writes. From PostgreSQL 16 on they are validated first, which needs no
+-- subtransaction.
 DO $$
 BEGIN
     EXECUTE format(
@@ -51,9 +50,8 @@ BEGIN
         ELSE 'public.read_timestamp(value)' END);
 END
 $$;
-COMMENT ON FUNCTION parse_timestamp(text) IS 'ISO time stamp, UTC where it names no zone; else NULL.';
+COMMENT ON FUNCTION parse_timestamp(text) IS 'Reads an ISO time stamp, as UTC if it names no zone; else NULL.';
 
--- A count of seconds or attempts: a number, or a string that holds one.
 CREATE FUNCTION parse_count(value jsonb) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
@@ -64,7 +62,7 @@ RETURN CASE
     THEN least(greatest(trunc((value #>> '{}')::numeric), 0), 2147483647)::integer
     ELSE 0
 END;
-COMMENT ON FUNCTION parse_count(jsonb) IS 'Whole number from 0 to 2147483647; 0 where there is none.';
+COMMENT ON FUNCTION parse_count(jsonb) IS 'Reads a count from a number or from text: 0 to 2147483647; 0 if there is none.';
 
 CREATE FUNCTION parse_done(value jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -74,9 +72,9 @@ RETURN CASE jsonb_typeof(value)
     WHEN 'string' THEN lower(btrim(value #>> '{}', E' \t\r\n') COLLATE "C") IN ('true', '1')
     ELSE false
 END;
-COMMENT ON FUNCTION parse_done(jsonb) IS 'true, a number other than 0, or "true" or "1" as text.';
+COMMENT ON FUNCTION parse_done(jsonb) IS 'Returns true for true, for a number other than 0, and for the text "true" or "1".';
 
 CREATE FUNCTION clean_email(value text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN nullif(lower(btrim(value, E' \t\r\n\f\x0B') COLLATE "C"), '');
-COMMENT ON FUNCTION clean_email(text) IS 'Lower case (ASCII), no surrounding white space; NULL if empty.'
+COMMENT ON FUNCTION clean_email(text) IS 'Converts an address to lower case (ASCII) and trims it; NULL if empty.'

@@ -1,4 +1,4 @@
--- The nine steps: their names, the keys they have had, and the one definition of "done".
+-- The nine steps: names, present and former keys, and the one definition of "done".
 
 CREATE FUNCTION workshop_steps()
     RETURNS TABLE (step_number integer, step_name text, exercise_key text, early_key text)
@@ -14,10 +14,10 @@ BEGIN ATOMIC
            (8, 'Tools & Functions', 'step-8-test-call', 'test-full-call'),
            (9, 'Deploy Your System', 'step-9-multichannel', 'add-multichannel');
 END;
-COMMENT ON FUNCTION workshop_steps() IS 'The nine steps with their names and exercise keys.';
+COMMENT ON FUNCTION workshop_steps() IS 'Lists the nine steps with their names and exercise keys.';
 
--- A constant object instead of a join with workshop_steps() or regular expressions: it is inlined, and runs for
--- every exercise.
+-- Runs for every exercise. A constant object is inlined; a join with workshop_steps() or a regular expression is
+-- slower.
 CREATE FUNCTION step_number_of(name text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
@@ -39,17 +39,16 @@ RETURN CASE
           "Tools & Functions": 8, "test-full-call": 8,
           "Deploy Your System": 9, "add-multichannel": 9, "Final Deployment": 9}'::jsonb ->> name)::integer
 END;
-COMMENT ON FUNCTION step_number_of(text) IS 'Step that a title or an exercise key names, else NULL.';
+COMMENT ON FUNCTION step_number_of(text) IS 'Returns the step of a title or an exercise key, else NULL.';
 
 CREATE FUNCTION step_name_of(number integer) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (ARRAY['Connect Accounts', 'Choose Use Case', 'Provision Services', 'Basic TwiML', 'WebSocket Handler',
               'ConversationRelay', 'Custom AI Prompt', 'Tools & Functions', 'Deploy Your System'])[number];
-COMMENT ON FUNCTION step_name_of(integer) IS 'Name of step 1 to 9.';
+COMMENT ON FUNCTION step_name_of(integer) IS 'Returns the name of step 1 to 9.';
 
--- What an exercises object says about the steps. Several keys for one step merge: done if any is,
--- earliest completion, greatest time and attempts. An unknown key, or an entry that is neither an
--- object nor true, says nothing about a step and stays in the object.
+-- Several keys of one step merge: done if one is done, earliest completion, greatest time and attempts. Unknown keys,
+-- and entries that are neither an object nor true, are ignored and stay in the object.
 CREATE FUNCTION exercise_steps(exercises jsonb)
     RETURNS TABLE (
         step_number integer, completed_at timestamptz, time_spent integer, attempts integer, validation_passed boolean)
@@ -62,11 +61,11 @@ BEGIN ATOMIC
         coalesce(max(parse_count(f.attempts)), 0),
         bool_or(f.done)
     FROM jsonb_each(exercises) AS e
-    -- OFFSET 0: else each of these is worked out anew wherever it is used
+    -- without OFFSET 0 PostgreSQL would compute these expressions at each use
     CROSS JOIN LATERAL (
         SELECT
             step_number_of(e.key) AS step_number,
-            -- as it mostly is, else in any of its forms
+            -- the common values first
             CASE e.value ->> 'completed' WHEN 'true' THEN true WHEN 'false' THEN false
                 ELSE jsonb_typeof(e.value) = 'boolean' OR coalesce(parse_done(e.value -> 'completed'), false)
             END AS done,
@@ -79,10 +78,10 @@ BEGIN ATOMIC
       AND (jsonb_typeof(e.value) = 'object' OR e.value = 'true')
     GROUP BY f.step_number;
 END;
-COMMENT ON FUNCTION exercise_steps(jsonb) IS 'Progress by step, as an exercises object has it.';
+COMMENT ON FUNCTION exercise_steps(jsonb) IS 'Reads an exercises object: its progress by step.';
 
--- The exercises object with one step brought in line with its step_progress row: every key that the
--- step has there, else its current key. p_passed NULL: the step has no row any more.
+-- Updates every key that the step has in the object, else its current key. p_passed NULL: the step has no row, and its
+-- keys are removed.
 CREATE FUNCTION exercises_with_step(
     exercises jsonb, p_number integer, p_passed boolean, p_completed_at timestamptz, p_time_spent integer, p_attempts integer)
     RETURNS jsonb
@@ -110,9 +109,9 @@ AS $$
           WHERE public.step_number_of(o.key) = p_number) AS k
     LEFT JOIN public.exercise_steps(exercises) AS s ON s.step_number = p_number
 $$;
-COMMENT ON FUNCTION exercises_with_step IS 'The exercises object, one step brought in line.';
+COMMENT ON FUNCTION exercises_with_step IS 'Returns the exercises object with one step updated from its step_progress row.';
 
--- The one definition of "done": the step's flags, or a step that was passed.
+-- A step is done by its flags, or because it was passed.
 CREATE FUNCTION session_steps_done(
     twilio_connected boolean, openai_connected boolean, call_direction_chosen boolean, services_ready boolean,
     step4_deployed boolean, step5_deployed boolean, step6_deployed boolean, system_prompt_saved boolean,
@@ -130,9 +129,9 @@ RETURN array_remove(ARRAY[
     CASE WHEN step8_deployed OR 8 = ANY (passed) THEN 8 END,
     CASE WHEN project_deployed OR 9 = ANY (passed) THEN 9 END
 ], NULL);
-COMMENT ON FUNCTION session_steps_done IS 'Steps done, ascending: by flag, or because step_progress has validation_passed.';
+COMMENT ON FUNCTION session_steps_done IS 'Lists the steps done, ascending: by flag, or by validation_passed in step_progress.';
 
 CREATE FUNCTION session_completion_rate(done integer[]) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN round(100.0 * cardinality(done) / 9)::integer;
-COMMENT ON FUNCTION session_completion_rate(integer[]) IS 'Percentage of the nine steps, 0 to 100.'
+COMMENT ON FUNCTION session_completion_rate(integer[]) IS 'Returns the steps done in percent of nine, 0 to 100.'

@@ -1,8 +1,7 @@
--- Triggers that keep the four tables clean whoever writes. Each has a WHEN condition, so that a
--- clean row does not even call the function. BEFORE triggers fire in the order of their names:
--- clean_..., completion_rate (0005), then touch_updated_at.
+-- Triggers that clean every write to the four tables. The WHEN conditions spare clean rows the function call. BEFORE
+-- triggers fire in the order of their names: clean_..., completion_rate (0005), touch_updated_at.
 
--- *<> compares columns of every type, json too; a WHEN condition could not compare generated columns.
+-- *<> compares columns of every type, json too. A WHEN condition could not compare generated columns.
 CREATE FUNCTION touch_updated_at() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -12,7 +11,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION touch_updated_at() IS 'Trigger: updated_at follows a change that leaves it alone.';
+COMMENT ON FUNCTION touch_updated_at() IS 'Trigger: sets updated_at when a statement changes the row and not updated_at.';
 
 CREATE TRIGGER touch_updated_at BEFORE UPDATE ON students FOR EACH ROW
     WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
@@ -29,12 +28,12 @@ BEGIN
               HINT = 'Insert another student and move the sessions instead.';
 END
 $$;
-COMMENT ON FUNCTION refuse_student_id_change() IS 'Trigger: a student_id never changes.';
+COMMENT ON FUNCTION refuse_student_id_change() IS 'Trigger: refuses a change of student_id.';
 
 CREATE TRIGGER refuse_student_id_change BEFORE UPDATE OF student_id ON students FOR EACH ROW
     WHEN (OLD.student_id IS DISTINCT FROM NEW.student_id) EXECUTE FUNCTION refuse_student_id_change();
 
--- The application's ON CONFLICT (student_email) goes on working: BEFORE triggers run first.
+-- BEFORE triggers run before the conflict check, so the application's ON CONFLICT (student_email) still works.
 CREATE FUNCTION clean_students() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -42,7 +41,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION clean_students() IS 'Trigger: student_email in lower case and trimmed.';
+COMMENT ON FUNCTION clean_students() IS 'Trigger: converts student_email to lower case and trims it.';
 
 CREATE TRIGGER clean_students BEFORE INSERT OR UPDATE ON students FOR EACH ROW
     WHEN (NEW.student_email IS DISTINCT FROM clean_email(NEW.student_email)) EXECUTE FUNCTION clean_students();
@@ -62,7 +61,7 @@ BEGIN
     NEW.codespace_url := nullif(NEW.codespace_url, '');
     NEW.github_repo_url := nullif(NEW.github_repo_url, '');
     NEW.railway_url := nullif(NEW.railway_url, '');
-    -- JSON null says "nothing", which is what the column's default says
+    -- JSON null means "no value", as the default of the column does
     NEW.tools := coalesce(nullif(public.unwrap_json(NEW.tools), 'null'), '[]');
     NEW.voice_settings := coalesce(nullif(public.unwrap_json(NEW.voice_settings), 'null'), '{}');
     NEW.exercises := coalesce(nullif(public.unwrap_json(NEW.exercises), 'null'), '{}');
@@ -70,7 +69,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION clean_sessions() IS 'Trigger: empty text becomes NULL, wrapped JSON is unwrapped.';
+COMMENT ON FUNCTION clean_sessions() IS 'Trigger: replaces empty text by NULL and unwraps JSON.';
 
 CREATE TRIGGER clean_sessions BEFORE INSERT OR UPDATE ON sessions FOR EACH ROW
     WHEN ('' IN (
@@ -83,8 +82,8 @@ CREATE TRIGGER clean_sessions BEFORE INSERT OR UPDATE ON sessions FOR EACH ROW
           OR jsonb_typeof(NEW.bug_reports) IS DISTINCT FROM 'array')
     EXECUTE FUNCTION clean_sessions();
 
--- The application counts the titles from 0 and the exercise keys from 1, under one unique key: the
--- name says which step it is, the number alone does not.
+-- The application counts titles from 0 and exercise keys from 1, under one unique key. So the name identifies the step;
+-- the number alone does not.
 CREATE FUNCTION clean_step_progress() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -99,7 +98,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION clean_step_progress() IS 'Trigger: step_number follows a known step_name.';
+COMMENT ON FUNCTION clean_step_progress() IS 'Trigger: sets step_number from a known step_name.';
 
 CREATE TRIGGER clean_step_progress BEFORE INSERT OR UPDATE ON step_progress FOR EACH ROW
     WHEN (NEW.step_name IS DISTINCT FROM step_name_of(NEW.step_number)) EXECUTE FUNCTION clean_step_progress();
@@ -111,19 +110,19 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION clean_events() IS 'Trigger: wrapped JSON in event_data is unwrapped.';
+COMMENT ON FUNCTION clean_events() IS 'Trigger: unwraps JSON in event_data.';
 
 CREATE TRIGGER clean_events BEFORE INSERT OR UPDATE ON events FOR EACH ROW
     WHEN (jsonb_typeof(NEW.event_data) IS NULL OR jsonb_typeof(NEW.event_data) = 'string') EXECUTE FUNCTION clean_events();
 
--- Rows that are there already pass the same rules: those that 0001 took over from an earlier attempt, and those of an
--- endpoint that moved too early. Whoever writes waits for the triggers.
+-- Cleans the existing rows: copies of an earlier attempt, and rows of endpoints that moved too early. Writers wait
+-- until the triggers exist.
 DO $$
 BEGIN
     PERFORM set_config('bridge.applying', 'on', true);
     UPDATE public.events SET event_data = public.unwrap_json(event_data) WHERE jsonb_typeof(event_data) = 'string';
 
-    -- first, before an update lets the number decide; one step told twice merges as two keys do
+    -- first, because the updates below set the name from the number; two rows of one step merge as two keys do
     WITH taken AS (
         DELETE FROM public.step_progress AS sp
         WHERE sp.session_token IN (
@@ -142,13 +141,13 @@ BEGIN
     CROSS JOIN LATERAL (SELECT coalesce(public.step_number_of(t.step_name), t.step_number) AS number) AS n
     GROUP BY t.session_token, n.number;
 
-    -- several spellings of one address are one student: the one that is spelt right, else the first
+    -- several spellings of one address become one student: the clean spelling, else the first one
     WITH spelling AS (
         SELECT st.*, first_value(st.student_id) OVER (
                    PARTITION BY public.clean_email(st.student_email)
                    ORDER BY st.student_email <> public.clean_email(st.student_email), st.created_at, st.student_id) AS stays
         FROM public.students AS st
-        WHERE public.clean_email(st.student_email) IS NOT NULL  -- without an address they are nobody's second spelling
+        WHERE public.clean_email(st.student_email) IS NOT NULL  -- rows without an address are different students
     ),
     surplus AS MATERIALIZED (
         SELECT * FROM spelling AS s WHERE s.student_id <> s.stays
@@ -175,7 +174,7 @@ BEGIN
     UPDATE public.students SET student_email = public.clean_email(student_email)
     WHERE student_email <> public.clean_email(student_email);
 
-    -- the trigger does the rest
+    -- the trigger cleans the rows
     UPDATE public.sessions SET is_active = is_active
     WHERE '' IN (selected_phone_number, selected_voice, tts_provider, call_direction, use_case_description,
                  openai_api_key, system_prompt, ivr_greeting, websocket_url, codespace_url, github_repo_url, railway_url);

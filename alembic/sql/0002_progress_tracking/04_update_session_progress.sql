@@ -1,5 +1,5 @@
--- What the application calls when a student makes progress. The merge does not: it would set every
--- session's last_activity to the time of the migration.
+-- The application calls it when a student makes progress. The backfill does not: it would set last_activity to the time
+-- of the migration.
 CREATE FUNCTION update_session_progress(p_session_token text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$

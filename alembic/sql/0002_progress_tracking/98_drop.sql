@@ -1,5 +1,5 @@
--- By exact signature: a legacy function of a similar name is not ours. The triggers go first; IF EXISTS,
--- because the tables may have been dropped by hand.
+-- Drops by exact signature: a legacy function may have a similar name. IF EXISTS, because the operator may have dropped
+-- the tables.
 DROP TRIGGER IF EXISTS clean_events ON events;
 DROP TRIGGER IF EXISTS clean_step_progress ON step_progress;
 DROP TRIGGER IF EXISTS clean_sessions ON sessions;

@@ -1,4 +1,4 @@
--- Gives the functions of an earlier attempt their name back.
+-- Restores the names of the functions of an earlier attempt.
 DO $$
 DECLARE
     earlier regprocedure;

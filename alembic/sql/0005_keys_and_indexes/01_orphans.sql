@@ -1,5 +1,5 @@
--- Until now no foreign key kept an endpoint from writing what leads nowhere. Such rows are refused by name: what they
--- are worth only the operator can tell. Where the legacy tables tell of the session, the drain has repaired it.
+-- Before 0005 no foreign key refuses orphaned rows. The drain has repaired those whose session is in the legacy tables.
+-- The others are refused by name, because only the operator knows their value.
 CREATE OR REPLACE FUNCTION pg_temp.refuse_orphans() RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -25,7 +25,7 @@ BEGIN
         queries := queries || ' SELECT * FROM step_progress AS sp WHERE NOT EXISTS (SELECT FROM sessions AS s WHERE s.session_token = sp.session_token);';
     END IF;
     IF problems <> '' THEN
-        RAISE EXCEPTION 'rows of the unified schema lead nowhere:%', problems
+        RAISE EXCEPTION 'orphaned rows in the unified tables:%', problems
             USING ERRCODE = 'foreign_key_violation',
                   HINT = 'Nothing was deleted. Delete these rows, or give them a student or a session; then run this again. They are:' || queries;
     END IF;
@@ -33,7 +33,7 @@ BEGIN
     UPDATE public.step_progress AS sp SET student_id = v.student_id
     FROM public.sessions AS v
     WHERE v.session_token = sp.session_token AND v.student_id <> sp.student_id;
-    -- what the keys do when a session or a student is deleted
+    -- as the foreign keys do when a session or a student is deleted
     UPDATE public.events AS e SET session_token = NULL
     WHERE e.session_token IS NOT NULL AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = e.session_token);
     UPDATE public.events AS e SET student_id = NULL

@@ -1,4 +1,4 @@
--- A file of its own: it commits, and a query of several statements cannot.
+-- In a separate file, because it commits: a query of several statements cannot.
 DO $$ BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
         -- LEGACY TABLES: logged sessions are read, and written where endpoints wrote

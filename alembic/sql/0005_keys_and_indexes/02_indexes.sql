@@ -1,5 +1,5 @@
--- Each in a transaction of its own: writers of a new table wait for one of them at a time. What a run that was
--- killed in here has left is built anew.
+-- Each index has its own transaction: writers wait for one index at a time. Indexes that a killed run has left are
+-- built anew.
 DO $$
 DECLARE
     name text;
@@ -25,8 +25,8 @@ BEGIN
         END IF;
     END LOOP;
 
-    -- Plans are made once for each connection from 0005 on: not for tables that were empty a moment ago. A small
-    -- sample of the columns that lookups go by is enough for that; autovacuum takes a larger one later.
+    -- From 0005 on connections cache plans, and must not plan for empty tables. A small sample of the columns used in
+    -- lookups is enough; autovacuum takes a larger one later.
     PERFORM set_config('default_statistics_target', '10', true);
     ANALYZE public.students (student_id, student_email);
     ANALYZE public.sessions (session_token, student_id, last_activity, is_active, expires_at, current_step, completion_rate);

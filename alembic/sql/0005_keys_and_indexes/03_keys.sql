@@ -1,5 +1,5 @@
--- Writers of the new tables wait for the first transaction only: from its commit on nobody can write any more what
--- leads nowhere. What is there by then is checked while everybody goes on writing.
+-- Writers of the unified tables wait for the first transaction only. From its commit on the keys refuse new orphaned
+-- rows. Existing rows are validated while writes continue.
 DO $$
 DECLARE
     commits CONSTANT boolean := current_setting('bridge.single_transaction', true) IS DISTINCT FROM 'on';
@@ -20,7 +20,7 @@ DECLARE
     $keys$;
     names CONSTANT text[] := ARRAY(SELECT m[1] FROM regexp_matches(added, 'CONSTRAINT (\w+)', 'g') AS m);
     constrained CONSTANT regclass[] := ARRAY['public.sessions', 'public.step_progress', 'public.events'];
-    -- of a run that was killed in here
+    -- constraints that a killed run has left
     left_over CONSTANT text := (
         SELECT string_agg(format('ALTER TABLE public.%I DROP CONSTRAINT %I', t.relname, c.conname), '; ')
         FROM pg_constraint AS c JOIN pg_class AS t ON t.oid = c.conrelid
@@ -32,7 +32,7 @@ BEGIN
     IF commits THEN
         COMMIT;
     END IF;
-    -- a session that was deleted meanwhile has left its steps
+    -- deleting a session in the meantime has orphaned its steps
     IF to_regnamespace('bridge') IS NOT NULL THEN
         -- LEGACY TABLES: logged sessions are read, and written where endpoints wrote
         CALL bridge.drain(strict => false);

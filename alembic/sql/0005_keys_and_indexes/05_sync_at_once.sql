@@ -1,5 +1,5 @@
--- From the commit on each transaction applies what it wrote. What is still logged by then is left to the drain of 0006:
--- reading the legacy tables here would hold a lock on them for as long as this revision takes.
+-- From this commit on each transaction applies its own writes. The drain of 0006 applies what is logged by then: here it
+-- would lock the legacy tables until this revision ends.
 DO $$ BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
         UPDATE bridge.state SET sync = true;

@@ -1,4 +1,4 @@
--- Somebody may have dropped some of the tables by hand.
+-- IF EXISTS, because the operator may have dropped the tables.
 ALTER TABLE IF EXISTS events
     DROP CONSTRAINT IF EXISTS fk_events_session_token_sessions,
     DROP CONSTRAINT IF EXISTS fk_events_student_id_students;

@@ -1,7 +1,7 @@
 SELECT create_commented($views$
--- Sessions for people and BI tools: flags instead of keys and prompts. The token is there to look a
--- session up by; it lets its holder in, so this is the one view to grant with care.
-CREATE VIEW session_overview AS  -- Sessions with their students, one row each; flags instead of secrets, but with the whole token.
+-- For people and BI tools: flags instead of keys and prompts. The token gives access to the session, so grant this view
+-- with care.
+CREATE VIEW session_overview AS  -- Sessions with their students, one row each; flags instead of secrets, but the whole token.
 SELECT
     s.session_token, s.student_id, st.student_email, st.student_name, st.github_username, s.selected_phone_number,
     s.selected_voice, s.tts_provider, s.call_direction, s.use_case_description,
@@ -17,9 +17,9 @@ SELECT
 FROM sessions AS s
 JOIN students AS st ON st.student_id = s.student_id;
 
--- Students with what all their sessions come to. A student without a session is there as well.
--- Grouped by every column of students: a look-up by id or address then reads that student alone.
-CREATE VIEW student_overview AS  -- Students, one row each, with what all their sessions come to; no secret.
+-- Students without a session are included. Grouped by every column of students, so that a lookup by id or address reads
+-- one student only.
+CREATE VIEW student_overview AS  -- Students, one row each, with the totals of their sessions; no secret.
 SELECT
     st.student_id,  -- Immutable identity of the student.
     st.student_email,  -- Address in lower case.
@@ -27,21 +27,20 @@ SELECT
     st.github_username,  -- GitHub account.
     count(s.session_token) AS sessions,  -- Sessions of the student.
     count(s.session_token) FILTER (WHERE s.is_active AND s.expires_at > now()) AS active_sessions,  -- Sessions that may be used and have not expired.
-    coalesce(max(s.completion_rate), 0) AS completion_rate,  -- Percentage of the session that got furthest, 0 to 100.
+    coalesce(max(s.completion_rate), 0) AS completion_rate,  -- Steps done in percent in the most advanced session, 0 to 100.
     coalesce(max(s.current_step), 0) AS current_step,  -- Greatest current_step of the sessions, 0 to 9.
     coalesce(sum(s.total_time_spent), 0) AS total_time_spent,  -- Seconds spent in all sessions together.
     min(s.started_at) AS started_at,  -- Start of the first session; NULL: unknown.
     max(s.last_activity) AS last_activity,  -- Last activity in any session; NULL: unknown.
-    st.created_at,  -- First sign of the student; NULL: unknown.
+    st.created_at,  -- Earliest known time of the student; NULL: unknown.
     st.updated_at  -- Last change of the row in students.
 FROM students AS st
 LEFT JOIN sessions AS s ON s.student_id = st.student_id
 GROUP BY st.student_id, st.student_email, st.student_name, st.github_username, st.created_at, st.updated_at;
 
--- How many sessions began each of the nine steps and how many are done with it. Done is what
--- session_steps_done() says: the step's flags, or validation_passed. Begun is every other sign of it:
--- a row of step_progress, or one of the step's flags. 0 seconds means that nobody told the time.
-CREATE VIEW step_funnel AS  -- The nine steps: sessions that began and finished each, and how long it took; no secret.
+-- Done: as session_steps_done() defines it. Started: done, a row of step_progress, or one of the flags of the step. A
+-- time of 0 seconds means unknown.
+CREATE VIEW step_funnel AS  -- The nine steps: sessions that started and finished each, and the time spent; no secret.
 WITH touched AS (
     SELECT
         sp.session_token,
@@ -92,17 +91,15 @@ timed AS (
 SELECT
     w.step_number,  -- Step, 1 to 9.
     w.step_name,  -- Name of the step.
-    coalesce(c.started, 0) AS started,  -- Sessions with any sign of the step: a row of step_progress or one of its flags.
-    coalesce(c.done, 0) AS done,  -- Sessions that are done with it, as session_steps_done() defines it.
-    t.median_time_spent,  -- Seconds, the median of those who are done and whose time is known; NULL: of nobody.
-    t.mean_time_spent  -- Seconds, the mean of those who are done and whose time is known; NULL: of nobody.
+    coalesce(c.started, 0) AS started,  -- Sessions that started the step: done, a row of step_progress, or one of its flags.
+    coalesce(c.done, 0) AS done,  -- Sessions that finished the step, as session_steps_done() defines it.
+    t.median_time_spent,  -- Median seconds of the sessions that finished it and have a time; NULL: none.
+    t.mean_time_spent  -- Mean seconds of the sessions that finished it and have a time; NULL: none.
 FROM workshop_steps() AS w
 LEFT JOIN counted AS c ON c.step_number = w.step_number
 LEFT JOIN timed AS t ON t.step_number = w.step_number;
 
--- What happened on each day, in UTC. A day on which nothing did has no row, and what has no known
--- time is in none.
-CREATE VIEW progress_by_day AS  -- What happened on each day (UTC); no secret.
+CREATE VIEW progress_by_day AS  -- Progress by day (UTC); days without progress have no row. No secret.
 WITH happened AS (
     SELECT s.started_at AS at, 1 AS started, 0 AS completed, 0 AS last_active
     FROM sessions AS s
@@ -115,19 +112,18 @@ WITH happened AS (
     FROM sessions AS s
 )
 SELECT
-    (h.at AT TIME ZONE 'UTC')::date AS day,  -- Day in UTC; days without anything have no row.
+    (h.at AT TIME ZONE 'UTC')::date AS day,  -- Day in UTC.
     sum(h.started) AS sessions_started,  -- Sessions whose started_at is on that day.
     sum(h.completed) AS steps_completed,  -- Rows of step_progress passed on that day, by completed_at.
-    sum(h.last_active) AS sessions_last_active  -- Sessions whose last_activity is on that day: each counts once, on its last one.
+    sum(h.last_active) AS sessions_last_active  -- Sessions whose last_activity is on that day: each counts once.
 FROM happened AS h
 WHERE isfinite(h.at)
 GROUP BY (h.at AT TIME ZONE 'UTC')::date;
 
--- Sessions that are not finished and have been quiet for a day or more, with the step that comes next
--- for them. No token: its last four characters tell two sessions of a student apart.
-CREATE VIEW stuck_sessions AS  -- Unfinished sessions without activity for a day or more, and what they are at; no secret.
+-- Has no token: its last four characters distinguish two sessions of a student.
+CREATE VIEW stuck_sessions AS  -- Unfinished sessions without activity for a day or more, and their next step; no secret.
 SELECT
-    s.student_id,  -- Whose session it is.
+    s.student_id,  -- Student of the session.
     st.student_email,  -- Address of the student.
     st.student_name,  -- Name as the student wrote it.
     right(s.session_token, 4) AS token_end,  -- Last four characters of the session token.
@@ -154,7 +150,7 @@ CROSS JOIN LATERAL (
     OFFSET 0
 ) AS d
 CROSS JOIN LATERAL (
-    -- the steps done are in ascending order: the first that is not in its place is the next one
+    -- the steps done are ascending: the first one missing is the next step
     SELECT CASE
         WHEN d.done[1] IS DISTINCT FROM 1 THEN 1 WHEN d.done[2] IS DISTINCT FROM 2 THEN 2
         WHEN d.done[3] IS DISTINCT FROM 3 THEN 3 WHEN d.done[4] IS DISTINCT FROM 4 THEN 4
@@ -167,7 +163,7 @@ LEFT JOIN step_progress AS sp ON sp.session_token = s.session_token AND sp.step_
 WHERE s.completion_rate < 100 AND (q.since > now() - interval '1 day') IS NOT TRUE;
 $views$);
 
--- The other columns of session_overview have the comments of the tables.
+-- The other columns of session_overview get the comments of the tables.
 DO $$
 DECLARE
     col record;

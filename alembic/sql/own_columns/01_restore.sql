@@ -1,5 +1,5 @@
--- Columns that a downgrade kept aside in own_columns_backup_YYYYMMDD: added again where the table was dropped, and filled.
--- Triggers are off meanwhile, as in a restore: updated_at stays as it is, and the bridge has nothing to log.
+-- Restores the columns that a downgrade kept in own_columns_backup_YYYYMMDD, with their values. Triggers are disabled
+-- meanwhile, as in a restore: updated_at stays, and nothing is logged.
 DO $$
 DECLARE
     kept text;
@@ -47,7 +47,7 @@ BEGIN
                     kept, own.table_name, own.name, own.key, own.type);
                 GET DIAGNOSTICS found = ROW_COUNT;
                 EXECUTE coalesce(own.on_again, 'SELECT');
-                RAISE NOTICE '% values of %.% are back from %', found, own.table_name, own.name, kept;
+                RAISE NOTICE '% values of %.% were restored from %', found, own.table_name, own.name, kept;
             EXCEPTION
                 WHEN syntax_error_or_access_rule_violation OR data_exception OR integrity_constraint_violation THEN
                     RAISE WARNING 'values of %.% do not fit the column (SQLSTATE %); they stay in %',

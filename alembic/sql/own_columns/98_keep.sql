@@ -1,6 +1,6 @@
--- Columns that are not of 0001, and other objects on the four tables, before they are dropped: values and definitions
--- go to own_columns_backup_YYYYMMDD. With bridge.own_column only that column: a later revision drops it, and has its
--- definition. Values are text, which every type reads again as it was.
+-- Keeps columns and objects that 0001 did not create before their tables are dropped: values and definitions go to
+-- own_columns_backup_YYYYMMDD. With bridge.own_column only that column: a later revision drops it, and has its
+-- definition. Values are stored as text, which every type reads back unchanged.
 DO $$
 DECLARE
     own record;
@@ -83,7 +83,7 @@ BEGIN
                 (SELECT string_agg(CASE r WHEN 0 THEN 'PUBLIC' ELSE r::regrole::text END, ', ') FROM unnest(p.polroles) AS r),
                 ' USING (' || pg_get_expr(p.polqual, t.oid) || ')',
                 ' WITH CHECK (' || pg_get_expr(p.polwithcheck, t.oid) || ')')
-            -- not one that 0001 copied: the table of the earlier attempt still has it
+            -- except those that 0001 copied: the table of the earlier attempt still has them
             FROM pg_policy AS p WHERE p.polrelid = t.oid AND NOT EXISTS (
                 SELECT FROM pg_policy AS e JOIN pg_class AS b ON b.oid = e.polrelid
                 WHERE e.polname = p.polname AND b.relname ~ format('^%s_prior_backup_\d{8}(_\d+)?$', t.name))
@@ -105,8 +105,8 @@ BEGIN
             kept := public.free_dated_name('own_columns');
             EXECUTE format('CREATE TABLE public.%I (table_name text NOT NULL, name text NOT NULL, definition text, key text, '
                            'value text, UNIQUE NULLS NOT DISTINCT (table_name, name, key))', kept);
-            EXECUTE format('COMMENT ON TABLE public.%I IS %L', kept, 'Columns and other objects that others had added to '
-                           'the unified tables, kept aside by a downgrade: definitions, and values by key. May hold secrets.');
+            EXECUTE format('COMMENT ON TABLE public.%I IS %L', kept, 'Columns and other objects added to '
+                           'the unified tables outside this migration, kept by a downgrade: definitions, and values by key. May hold secrets.');
             -- default privileges may have opened it
             EXECUTE (SELECT coalesce(string_agg(DISTINCT format('REVOKE ALL ON public.%I FROM %s', kept,
                                                         CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END), '; '),

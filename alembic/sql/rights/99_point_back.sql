@@ -1,5 +1,5 @@
--- Foreign keys that refer to the new tables refer to those of the earlier attempt again. Rows that were added since may
--- refer to what only the new tables had: they stay, and the key is not validated.
+-- Points foreign keys to the tables of the earlier attempt again. If rows refer to rows that only the unified tables
+-- had, the rows stay and the key is not validated.
 DO $$
 DECLARE
     own CONSTANT oid[] := ARRAY(
@@ -28,7 +28,7 @@ BEGIN
         EXCEPTION
             WHEN foreign_key_violation THEN
                 EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s NOT VALID', fk.relation, fk.conname, definition);
-                RAISE NOTICE 'rows of % refer to rows that the earlier attempt does not have: foreign key % holds for new '
+                RAISE NOTICE 'rows of % refer to rows that the tables of the earlier attempt lack: foreign key % holds for new '
                     'rows only', fk.relation, fk.conname;
         END;
     END LOOP;

@@ -1,5 +1,4 @@
--- What hung on the tables of an earlier attempt goes over to the new tables: row security, policies, and the foreign keys
--- that refer to them.
+-- Copies row security and policies of an earlier attempt to the unified tables, and points foreign keys to them.
 DO $$
 DECLARE
     command text;
@@ -9,7 +8,7 @@ BEGIN
     END IF;
     PERFORM public.copy_row_security(p.relation, to_regclass('public.' || p.original_name)) FROM public.prior_attempt AS p;
     FOR command IN
-        -- in one statement, so that no row slips in between
+        -- in one statement, so that the key always holds
         SELECT replace(format('ALTER TABLE %s DROP CONSTRAINT %I, ADD CONSTRAINT %2$I %s', k.conrelid::regclass, k.conname,
                               pg_get_constraintdef(k.oid)),
                        format('REFERENCES %s(', p.relation), format('REFERENCES %s(', p.original_name))

@@ -1,5 +1,5 @@
--- Schema bridge, and what a downgrade keeps of it, is its owner's, whatever default privileges say. Functions that only
--- have the built-in right of PUBLIC are left: the schema is closed.
+-- Only the owner may use schema bridge and what a downgrade keeps of it, whatever default privileges grant. Functions
+-- keep the built-in right of PUBLIC: the schema is closed.
 DO $$
 DECLARE
     command text;

@@ -1,5 +1,5 @@
--- Rights and what hangs on the tables of an earlier attempt: what 0001 cannot carry over to the new tables is refused
--- by name. A right that the new tables will not have is a notice.
+-- Refuses, by name, rights and dependent objects of an earlier attempt that 0001 cannot move to the unified tables. A
+-- right that the unified tables will lack is a notice.
 DO $$
 DECLARE
     problems text[];
@@ -15,7 +15,7 @@ DECLARE
         SELECT c.oid FROM pg_class AS c
         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
           AND c.relname IN ('workshop_students', 'student_configs', 'workshop_step_progress'));
-    -- columns of the new tables that a policy of an earlier attempt may use
+    -- columns of the unified tables that a policy of an earlier attempt may use
     columns CONSTANT jsonb := '{
         "students": {"uuid": "student_id", "text": "student_email student_name github_username",
             "timestamp with time zone": "created_at updated_at"},
@@ -30,7 +30,7 @@ DECLARE
             "timestamp with time zone": "started_at completed_at created_at updated_at"},
         "events": {"bigint": "id", "uuid": "student_id", "text": "session_token event_type", "jsonb": "event_data",
             "timestamp with time zone": "created_at"}}';
-    -- the rows whose key 0001 copies as it is (04_copy_prior.sql)
+    -- the rows whose key 0001 copies unchanged (04_copy_prior.sql)
     survivors CONSTANT text := 'SELECT DISTINCT ON (e.address) o.student_id, o.student_email, e.address FROM public.students AS o, '
         'LATERAL (SELECT lower(btrim(o.student_email, E'' \t\r\n\f\x0B'')) AS address) AS e '
         'WHERE e.address NOT IN ('''', ''unknown@example.com'') ORDER BY e.address, o.student_id';
@@ -40,19 +40,19 @@ BEGIN
         ('row security hides rows of %1$s from role %2$s',
          (SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_class AS c
           WHERE c.oid = ANY (earlier) AND row_security_active(c.oid))),
-        -- the new tables keep updated_at themselves (0002)
-        ('%1$s: drop or disable it, and create it on the new table after the upgrade',
+        -- the unified tables set updated_at by a trigger of 0002
+        ('%1$s: drop or disable it, and create it on the unified table after the upgrade',
          (SELECT string_agg(format('trigger %s of %s', t.tgname, t.tgrelid::regclass), ', ' ORDER BY t.tgname)
           FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
           WHERE t.tgrelid = ANY (earlier) AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND NOT (t.tgtype & 3 = 3 AND (
               p.proname = 'moddatetime'
               OR regexp_replace(p.prosrc, '--[^\n]*', '', 'g')
                  ~* '^\s*begin\s+new\.updated_at\s*:?=\s*(now\(\)|\w+_timestamp(\(\))?)(\s+at\s+time\s+zone\s+''\w+'')?\s*;\s*return\s+new\s*;\s*end\s*;?\s*$')))),
-        ('%1$s: drop it, and create it on the new table after the upgrade',
+        ('%1$s: drop it, and create it on the unified table after the upgrade',
          (SELECT string_agg(format('rule %s of %s', r.rulename, r.ev_class::regclass), ', ' ORDER BY r.rulename)
           FROM pg_rewrite AS r WHERE r.ev_class = ANY (earlier))),
-        ('%1$s: drop it, and create one on the new table after the upgrade',
-         (SELECT string_agg(DISTINCT format('policy %s of %s uses column %s of %s, which the new table %s', p.polname,
+        ('%1$s: drop it, and create one on the unified table after the upgrade',
+         (SELECT string_agg(DISTINCT format('policy %s of %s uses column %s of %s, which the unified table %s', p.polname,
                                             p.polrelid::regclass, a.attname, c.relname,
                                             CASE WHEN k.type IS NULL THEN 'does not have' ELSE 'has as ' || k.type END), '; ')
           FROM pg_policy AS p
@@ -69,7 +69,7 @@ BEGIN
     ) AS checks(told, named)
     WHERE named IS NOT NULL;
 
-    -- 0001 makes a foreign key refer to the new table; all rows that it refers to have to be there by then
+    -- 0001 points foreign keys to the unified table, which must have all rows referred to by then
     FOR fk IN
         SELECT k.conname, k.conrelid, r.relname AS target, n.attname AS name, f.attname AS key, k.convalidated,
                pg_has_role(t.relowner, 'USAGE') AS owned, t.relkind,
@@ -90,7 +90,7 @@ BEGIN
     LOOP
         found := format('foreign key %s of %s', fk.conname, fk.conrelid::regclass);
         IF NOT fk.fits THEN
-            problems := problems || format('%s refers to %s(%s), which the new table does not have as such a key: drop it',
+            problems := problems || format('%s refers to %s(%s), which the unified table does not have as a key: drop it',
                                            found, fk.target, fk.key);
         ELSIF NOT fk.owned THEN
             problems := problems || format('role %s does not own %s, whose foreign key %s refers to %s',
@@ -111,7 +111,7 @@ BEGIN
                                      ELSE 'SELECT '''' WHERE false' END END)
             INTO lost;
             IF lost > 0 THEN
-                problems := problems || format('%s refers with %s rows to %s that the new table has under another %s or not: '
+                problems := problems || format('%s refers with %s rows to %s that the unified table lacks, or has under another %s: '
                                                'correct them, or drop it', found, lost, fk.target, fk.key);
             END IF;
         END IF;
@@ -119,30 +119,30 @@ BEGIN
 
     IF problems <> '{}' THEN
         RAISE EXCEPTION 'the tables of an earlier attempt cannot be replaced: %', array_to_string(problems, '; ')
-            USING HINT = 'Nothing was changed. Mend all of it, then run again. To drop these tables with all that hangs '
-                         'on them: alembic -x drop_existing=true upgrade head.';
+            USING HINT = 'Nothing was changed. Correct all of it, then run again. To drop these tables and all dependent '
+                         'objects: alembic -x drop_existing=true upgrade head.';
     END IF;
 
     FOR found IN
         SELECT format(told, named)
         FROM (VALUES
             ('row security is on for %s: students, sessions, step_progress and events get it too, and the reporting views '
-             'become security_invoker. Without policies only the owner reads and writes them: docs/moving-endpoints.md says '
+             'become security_invoker. Without policies only the owner reads and writes them: docs/moving-endpoints.md shows '
              'which to write',
              (SELECT string_agg(c.relname, ', ') FROM pg_class AS c WHERE c.oid = ANY (legacy) AND c.relrowsecurity)),
-            ('row security and policies of an earlier attempt go over to the new tables, where they apply to the rows of the '
+            ('row security and policies of an earlier attempt are copied to the unified tables, where they apply to the rows of the '
              'legacy tables as well. Review them: %s',
              (SELECT string_agg(format('%s (%s)', c.relname, coalesce((SELECT string_agg(p.polname, ', ' ORDER BY p.polname)
                                                                       FROM pg_policy AS p WHERE p.polrelid = c.oid), 'none')), ', ')
               FROM pg_class AS c WHERE c.oid = ANY (earlier) AND c.relrowsecurity)),
-            ('views of an earlier attempt read its backups from now on, not the new tables: %s',
+            ('views of an earlier attempt read its backups from now on, not the unified tables: %s',
              (SELECT string_agg(DISTINCT v.oid::regclass::text, ', ')
               FROM pg_depend AS d
               JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
               JOIN pg_class AS v ON v.oid = r.ev_class
               WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (earlier) AND v.oid <> ALL (earlier))),
-            ('default privileges would open the new tables to %s: no role gets a right there that it does not have on all '
-             'legacy tables',
+            ('default privileges would open the unified tables to %s: no role gets a right there that it lacks on a '
+             'legacy table',
              (SELECT string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(g.grantee)::text END, ', ')
               FROM pg_default_acl AS a CROSS JOIN LATERAL aclexplode(a.defaclacl) AS g
               WHERE a.defaclrole = current_user::regrole AND a.defaclnamespace IN (0, 'public'::regnamespace)

@@ -1,6 +1,6 @@
--- A role that could use a table of an earlier attempt can use the one that took its place: with a right that it has on
--- each legacy table, or one that row security limits. The latter asks for policies that look at the row, because the new
--- table has the rows of the legacy tables as well.
+-- Grants the rights on a table of an earlier attempt on the unified table, if the role has the right on each legacy
+-- table or row security limits it. The policies must then check columns of the row, because the unified table also has
+-- the rows of the legacy tables.
 DO $$
 DECLARE
     g record;
@@ -54,8 +54,8 @@ BEGIN
         END IF;
     END LOOP;
     IF kept <> '' THEN
-        RAISE NOTICE 'rights on the tables of an earlier attempt that do not go over to the new ones, because they would open '
-            'rows of the legacy tables: %; GRANT and CREATE POLICY what is meant to be', substr(kept, 3);
+        RAISE NOTICE 'rights on the tables of an earlier attempt that are not granted on the unified tables, because they would open '
+            'rows of the legacy tables: %; if a role needs them, GRANT and CREATE POLICY', substr(kept, 3);
     END IF;
 END
 $$

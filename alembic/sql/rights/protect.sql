@@ -1,6 +1,6 @@
--- What bridge.created names opens nothing. Where a legacy table has row security, the four tables have it, and the
--- reporting views read with the rights of their reader. Of what default privileges gave, a role keeps a right only where
--- it has it on each legacy table; under row security the policies that the role is subject to have to look at the row, too.
+-- Restricts the objects in bridge.created. If a legacy table has row security, the four tables have it, and the
+-- reporting views read with the rights of their reader. Default privileges count only if the role has the right on each
+-- legacy table. Under row security its policies must also check columns of the row.
 DO $$
 DECLARE
     command text;
