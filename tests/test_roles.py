@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
 from support.databases import (
@@ -271,3 +272,18 @@ def test_the_locks_are_those_of_the_table(legacy: Database) -> None:
             take(command.downgrade, f"{start[:4]} undone", end)
             write("sessions", end)
     assert {name: mode for name, mode in found.items() if mode} == told
+
+
+def test_a_trigger_function_of_another_role_is_not_taken_over(roles: Roles, clone: Clone) -> None:
+    """Its owner could change what the trigger does, later and unseen."""
+    database = clone("0003")
+    other = roles.name("workshop_other")
+    database.execute(
+        "CREATE FUNCTION completion_rate() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; "
+        f"ALTER FUNCTION completion_rate() OWNER TO {other}"
+    )
+    with pytest.raises(CommandError, match="belongs to another role"):
+        upgrade(database, "0004")
+    database.execute("DROP FUNCTION completion_rate()")
+    upgrade(database)
+    assert failed_checks(database) == []

@@ -6,6 +6,12 @@ BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
         PERFORM public.lock_unified_tables('SHARE ROW EXCLUSIVE');
     END IF;
+    IF EXISTS (SELECT FROM pg_proc AS p
+               WHERE p.pronamespace = 'public'::regnamespace AND p.proowner <> current_user::regrole
+                 AND p.proname IN ('follow_step_progress', 'steps_follow_exercises', 'completion_rate')) THEN
+        RAISE EXCEPTION 'a trigger function of this step belongs to another role'
+            USING HINT = 'Nothing was changed. Drop it, or run this as its owner.';
+    END IF;
 END
 $$;
 
