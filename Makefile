@@ -1,4 +1,4 @@
-# Everything goes into .venv; the tests and the demo start a PostgreSQL of their own.
+# All packages are in .venv; the tests and the demo start their own PostgreSQL server.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-install: $(INSTALLED) ## create .venv with everything in it, at the versions of constraints.txt
+install: $(INSTALLED) ## create .venv with all packages, at the versions of constraints.txt
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -21,34 +21,34 @@ $(INSTALLED): pyproject.toml constraints.txt
 		--constraint constraints.txt --editable '.[test,demo,scripts,serve]'
 	@touch $@
 
-demo: install ## migrate a made-up database before your eyes; KEEP=1 leaves its server running
+demo: install ## migrate a made-up database; KEEP=1 leaves its server running
 	@$(BIN)/workshop demo $(if $(KEEP),--keep)
 
-test: lint ## lint, types and all tests
+test: lint ## run lint, types and all tests
 	$(PYTEST)
 
-test-matrix: install ## the tests on PostgreSQL 16, and on 15, which has to be installed
+test-matrix: install ## run the tests on PostgreSQL 16, and on an installed 15
 	$(PYTEST) --major 16
 	$(PYTEST) --major 15
 
-test-stock: install ## the most telling tests on an installed PostgreSQL 15
+test-stock: install ## run the most important tests on an installed PostgreSQL 15
 	$(PYTEST) --major 15 $(addprefix tests/test_,load.py merge.py offline.py revisions.py sql.py status.py)
 
-fuzz: install ## look for legacy databases and corrupted rows that nobody thought of; takes long
+fuzz: install ## search for untested legacy databases and corrupted rows; takes long
 	MUTATION_SEED=$$(date +%s) $(PYTEST) --hypothesis-profile=thorough \
 		tests/test_merge.py tests/test_mutations.py
 
-faults: install ## the migrator dies at every point, in every way
+faults: install ## kill the migrator at every point, in every way
 	$(PYTEST) --faults tests/test_faults.py
 
-soak: install ## a million writes while upgrade, downgrade and upgrade run; WRITES=10000 for fewer
+soak: install ## write a million times during upgrade, downgrade and upgrade; WRITES=10000 for fewer
 	$(BIN)/python tests/support/soak.py --writes $(or $(WRITES),1000000)
 
-lint: install ## ruff and mypy
+lint: install ## run ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: install ## measure 10,000 and 100,000 sessions against the physical floor; N="1000000" for others
+bench: install ## measure 10,000 and 100,000 sessions against two baselines; N="1000000" for others
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/workshop bench $(addprefix --sessions ,$(N)) --json docs/performance.json --plot docs/performance.svg

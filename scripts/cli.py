@@ -1,7 +1,7 @@
 """``workshop``: the project's commands under one name, in the order of docs/guide.md.
 
-Each module is imported when its command is called: the list needs none of them, and none of the
-packages that only one of them needs.
+Each module is imported when its command runs: the list needs no module, and no command needs the
+packages of another one.
 """
 
 import sys
@@ -23,7 +23,7 @@ STEPS, DEVELOPMENT = "The guide's steps", "Development"
 
 
 class Entry(NamedTuple):
-    """Where a command is, and what the list says of it."""
+    """The module of a command, and its line in the list."""
 
     module: str
     summary: str
@@ -74,8 +74,8 @@ COMMANDS = {
 }
 
 INTERRUPTED = (
-    "interrupted. What was committed stays, and nothing is half done. Type the command again: it goes "
-    "on, or begins anew"
+    "interrupted. What was committed stays, and nothing is half done. Run the command again: it "
+    "continues, or begins anew"
 )
 
 
@@ -118,11 +118,11 @@ app = typer.Typer(cls=_Commands, rich_markup_mode="markdown", no_args_is_help=Tr
 def _workshop() -> None:
     """Migrate the workshop database: docs/guide.md, step by step.
 
-    Steps 2, 4 and 7 are **alembic upgrade**. Each command has **--help** with an example, and ends with
-    0 (fine), 1 (not fine) or 2 (it could not tell, or could not do it).
+    Steps 2, 4 and 7 are **alembic upgrade**. Each command has **--help** with an example, and ends
+    with 0 (fine), 1 (not fine) or 2 (unknown, or not possible).
     """
 
 
 def workshop(*words: str) -> None:
-    """Run the command line, after these words."""
+    """Run the command line."""
     app(args=[*words, *sys.argv[1:]], prog_name="workshop")

@@ -1,4 +1,4 @@
-"""``python -m scripts.sample_data``: the same as ``workshop sample-data``; and to fill from Python."""
+"""``python -m scripts.sample_data``: the same as ``workshop sample-data``; exports ``fill``."""
 
 from scripts.cli import workshop
 from scripts.development.sample_data import fill

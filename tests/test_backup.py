@@ -1,4 +1,4 @@
-"""workshop backup and workshop restore as a person runs them: the drill from a backup back to a database."""
+"""workshop backup and workshop restore in their own process: from a backup back to a database."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def test_the_commands_explain_themselves(name: str) -> None:
 
 
 def test_a_restore_drill(clone: Clone, tmp_path: Path) -> None:
-    """Head into a file, the file into an empty database, and from there all the way back."""
+    """From head into a file, from the file into an empty database, and from there down to base."""
     database, other, legacy = clone("head"), clone("empty"), clone("legacy")
     for each in (database, legacy):
         plant(each)
@@ -61,18 +61,18 @@ def test_a_restore_drill(clone: Clone, tmp_path: Path) -> None:
     done = restore(file, other)
     assert done.returncode == 0, done.stderr
     assert changes(alike(database), alike(other)) == []
-    # the tables are in use there: a second time is refused, and what was written since stays
+    # the target's tables are in use: a second restore is refused, and later writes stay
     other.execute("UPDATE student_configs SET ivr_greeting = 'written since'")
     again = restore(file, other)
     assert again.returncode == 1
     assert "is not empty" in again.stderr
-    # a write of many rows stays in the log until a drain
+    # a write of many rows stays logged until a drain
     with other.connect() as connection:
         connection.execute("CALL bridge.drain()")
     assert other.query("SELECT count(*) FROM sessions WHERE ivr_greeting = 'written since'") == [
         (178,)
     ]
-    # with its bridge it is a database like any other: the way back is open
+    # with its bridge it is a normal database: a downgrade works
     downgrade(other)
     without = ("bridge_remainder_backup_*", "alembic_version")
     legacy.execute("UPDATE student_configs SET ivr_greeting = 'written since'")
@@ -80,7 +80,7 @@ def test_a_restore_drill(clone: Clone, tmp_path: Path) -> None:
 
 
 def test_in_place_of_what_is_there(clone: Clone, tmp_path: Path) -> None:
-    """A backup of before the migration, brought back after it."""
+    """A backup of before the migration, restored after it."""
     database, other = clone("legacy"), clone("empty")
     database.execute(
         """
@@ -103,19 +103,19 @@ def test_in_place_of_what_is_there(clone: Clone, tmp_path: Path) -> None:
     database.execute("CREATE TABLE since (id integer DEFAULT 4 PRIMARY KEY)")
     migrated = dump(database)
 
-    # beside them: in a database of its own, with all of it
+    # beside the tables in use: in another database, complete
     assert restore(file, other).returncode == 0
     assert changes(alike(other), [re.sub(r"[()]| AS text\b", "", line) for line in original]) == []
 
-    # in their place: first it says what that means
+    # instead of them: first the command describes the effect
     described = restore(file, database, "--replace")
     assert described.returncode == 1
-    assert "will be dropped" in " ".join(described.stdout.split())
-    assert "left as it is: public.since" in " ".join(described.stdout.split())
+    assert "to be dropped" in " ".join(described.stdout.split())
+    assert "unchanged: public.since" in " ".join(described.stdout.split())
     assert f"--confirm {database.name}" in described.stderr
     assert changes(migrated, dump(database)) == []
 
-    # what is not in the backup, and would be lost with the tables
+    # objects that are not in the backup, and would be lost with the tables
     replace = (file, database, "--replace", "--confirm", database.name)
     obstacles = {
         "CREATE VIEW mine AS SELECT session_token FROM sessions": "view public.mine",
@@ -145,7 +145,7 @@ def test_in_place_of_what_is_there(clone: Clone, tmp_path: Path) -> None:
     assert changes(original, dump(database)) == []
     upgrade(database)
 
-    # and a backup of head, over what is there by then
+    # a backup of head, over the present tables
     file = tmp_path / "after.dump"
     back_up(database, file)
     migrated = alike(database)
@@ -180,15 +180,15 @@ def test_what_is_no_good_backup_changes_nothing(clone: Clone, tmp_path: Path) ->
     refused("no manifest")
     manifest.unlink()
     refused("not finished")
-    # a file that is all right, and does not hold what it should
+    # a valid file with other content
     manifest.write_text(re.sub(r'"rows": 177', '"rows": 178', told))
     refused("student_configs has 177 rows instead of 178")
     manifest.write_text(re.sub(r'"checksum": "..', '"checksum": "xx', told))
     refused("has other values")
     manifest.write_text(told)
-    # nothing is overwritten
+    # no file is overwritten
     done = run_command("backup", "--file", str(file), url=database.url)
-    assert (done.returncode, "nothing is overwritten" in done.stderr) == (1, True)
+    assert (done.returncode, "Nothing was overwritten" in done.stderr) == (1, True)
     assert file.read_bytes() == good
     assert restore(file, target).returncode == 0
 
@@ -221,7 +221,7 @@ def test_plain_and_json(clone: Clone, tmp_path: Path) -> None:
 
 @pytest.fixture
 def spied(server: Server, tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """A folder of programs in front of PostgreSQL's, which note how they were called."""
+    """A folder of programs in front of PostgreSQL's, which record their arguments."""
     folder = tmp_path / "bin"
     folder.mkdir()
     notes = tmp_path / "notes"
@@ -254,7 +254,7 @@ def test_no_password_on_a_command_line_and_nobody_else_reads_the_file(
     legacy: Database, tmp_path: Path, spied: Callable[..., Path]
 ) -> None:
     notes = spied(pg_dump="sleep 0.8")
-    # the snapshot outlives a server's patience
+    # the snapshot outlives the server's timeouts
     legacy.execute(f'ALTER DATABASE "{legacy.name}" SET idle_in_transaction_session_timeout = 500')
     back_up(legacy, tmp_path / "spied.dump")
     noted = notes.read_text()
@@ -281,7 +281,7 @@ def test_a_killed_proof_leaves_no_database_behind(
         run.send_signal(signal.SIGTERM)
         assert run.wait(timeout=30) != 0
     assert databases_of(legacy.server) == before
-    # the dump is whole, and says that it is not proven
+    # the dump is complete, and reported as not proven
     manifest = json.loads((tmp_path / "killed.dump.manifest.json").read_text())
     assert manifest["proven"] is False
 
@@ -298,7 +298,7 @@ def test_the_proof_finds_what_cannot_be_restored(
 
 
 def test_a_role_that_may_not_create_a_database(legacy: Database, role: str, tmp_path: Path) -> None:
-    """A throw-away server serves as well, without being asked for."""
+    """A throw-away server is the fallback."""
     grant = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {}"
     legacy.execute(sql.SQL(grant).format(sql.Identifier(role), sql.Identifier(role)).as_string())
     url = legacy.server.url(legacy.name, role, role)
@@ -317,7 +317,7 @@ def test_a_role_that_may_not_create_a_database(legacy: Database, role: str, tmp_
 
 
 def test_a_backup_of_a_database_in_use(legacy: Database, tmp_path: Path) -> None:
-    """Dump and checksums are of one moment, whatever the old application writes and alters meanwhile."""
+    """Dump and checksums are of one moment, while the legacy application writes and alters."""
     stop = Event()
     slowest = [0.0]
     save = """
@@ -356,12 +356,12 @@ def test_options_after_the_dashes_go_to_the_program(clone: Clone, tmp_path: Path
     assert other.query("SELECT to_regclass('large'), to_regclass('student_configs')::text") == [
         (None, "student_configs")
     ]
-    # the proof finds what the options took from the workshop
+    # the proof finds the parts that the options removed
     options = ("--", "--exclude-table-data=student_configs")
     done = run_command("backup", "--file", f"{tmp_path}/less.dump", *options, url=database.url)
     assert done.returncode == 1
     assert "student_configs has 0 rows instead of 177" in " ".join(done.stdout.split())
-    # and a mistake in them leaves no file
+    # wrong options leave no file
     done = run_command("backup", "--file", f"{tmp_path}/no.dump", "--", "--nothing", url=other.url)
     assert done.returncode == 2
     assert "nothing" in done.stderr
@@ -371,7 +371,7 @@ def test_options_after_the_dashes_go_to_the_program(clone: Clone, tmp_path: Path
 
 
 def test_programs_of_another_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Newer ones serve; where all are older, the message says what to install."""
+    """Newer programs serve; if all are older, the message names the package."""
     folders = {programs.version_of(f / "pg_dump")[1]: f for f in programs.program_folders()}
     if not {16, 18} <= folders.keys():
         pytest.skip("needs the programs of 16 and 18")

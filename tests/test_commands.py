@@ -1,4 +1,4 @@
-"""Alembic's commands on real databases: up, down, up again, what they refuse, and how they say so."""
+"""Alembic's commands on real databases: up, down, up again, refusals and their messages."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def assert_refused(done: "subprocess.CompletedProcess[str]", *clues: str) -> Non
 def test_each_revision_up_down_and_up_again(
     legacy: Database, file_regression: FileRegressionFixture
 ) -> None:
-    """What each revision changes is in tests/catalogs/; --regen-all writes it anew."""
+    """The changes of each revision are in tests/catalogs/; --regen-all writes them anew."""
     states = ["base", *REVISIONS]
     before = dump(legacy)
     upgrade(legacy, REVISIONS[0])
@@ -87,7 +87,7 @@ def test_each_revision_up_down_and_up_again(
     for state in reversed(states[:-1]):
         downgrade(legacy, state)
         found = catalog(legacy)
-        # from 0004 down nothing is written any more to what is about to go
+        # from 0004 down no step writes to tables that will be dropped
         read_only = [name for name in found if name.endswith(".read_only")]
         assert len(read_only) == (4 if state[:4] in ("0001", "0002", "0003") else 0)
         for name in read_only:
@@ -184,7 +184,7 @@ def test_a_table_that_the_bridge_created_stays_once_it_is_used(legacy: Database)
 
 
 def test_staged_use(legacy: Database) -> None:
-    """The stages that an operator takes one by one end where a single upgrade ends."""
+    """The stages one by one end like a single upgrade."""
     for revision in ("0003", "0006", "head"):
         done = alembic_cli("upgrade", revision, url=legacy.url)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -194,7 +194,7 @@ def test_staged_use(legacy: Database) -> None:
 
 
 def test_an_owner_needs_no_superuser(legacy: Database, role: str) -> None:
-    """What hosted databases give: a role that owns the database and the tables, and no more."""
+    """As on hosted databases: a role that owns the database and the tables, without more rights."""
     names = {"role": role, "database": legacy.name}
     legacy.execute(
         """
@@ -215,7 +215,7 @@ def test_an_owner_needs_no_superuser(legacy: Database, role: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("UPDATE workshop_students SET total_time_spent = 1")
         connection.execute("UPDATE workshop_students SET total_time_spent = 2")
-        # more than one commit applies
+        # more changes than one commit applies
         connection.execute("CALL bridge.drain()")
     assert deviations(legacy) == []
     done = alembic_cli("downgrade", "base", url=url)
@@ -230,7 +230,7 @@ def test_an_owner_needs_no_superuser(legacy: Database, role: str) -> None:
     }
 
 
-# --- what the other commands say --------------------------------------------------------------------
+# --- the other commands --------------------------------------------------------------------
 
 
 def test_check_finds_no_difference_to_the_models(clone: Clone) -> None:
@@ -292,7 +292,7 @@ def test_a_stamp_with_what_is_not_there_is_refused(
         done = alembic_cli("stamp", *options, revision, url=database.url)
         assert (done.returncode != 0) == refused
         if refused:
-            assert_refused(done, "cannot be stamped", "is not there", "alembic upgrade head")
+            assert_refused(done, "cannot be stamped", "are missing", "alembic upgrade head")
             assert changes(before, dump(database)) == []
 
 
@@ -350,7 +350,7 @@ def test_every_sql_file_is_used_by_its_revision() -> None:
 
 @pytest.fixture
 def connection(legacy: Database) -> Iterator[Connection]:
-    """A SQLAlchemy connection of the caller's own to the legacy database."""
+    """A SQLAlchemy connection of the caller to the legacy database."""
     with legacy.engine() as engine, engine.connect() as opened:
         yield opened
 
@@ -444,7 +444,7 @@ def test_a_killed_migrator_frees_its_locks_and_its_work_is_taken_up(legacy: Data
 def interrupted(
     database: Database, *command: str, instead: str = ""
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command, and press Ctrl-C while it waits for a lock, or run a statement instead."""
+    """Run a command; press Ctrl-C while it waits for a lock, or run a statement instead."""
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=ROOT,
@@ -479,7 +479,7 @@ def test_ctrl_c_ends_a_migration_with_one_line(
     with database.connect(autocommit=False) as application:
         application.execute(f"LOCK TABLE {table}")
         done = interrupted(database, "alembic", "upgrade", "head")
-        told = ("interrupted", f"at {revision}, with 0 sessions", "Type the command again")
+        told = ("interrupted", f"at {revision}, with 0 sessions", "Run the command again")
         assert_refused(done, *told)
         assert database.query(ADVISORY_LOCKS) == [(0,)]
 
@@ -503,7 +503,7 @@ def test_ctrl_c_ends_a_command_with_one_line(migrated: Database) -> None:
         assert "Traceback" not in done.stderr
 
 
-# --- who holds a lock ---------------------------------------------------------------------------------
+# --- holders of a lock ---------------------------------------------------------------------------------
 
 RETRY = "SELECT retry_locking('LOCK TABLE public.student_configs IN ACCESS EXCLUSIVE MODE', {})"
 
@@ -563,7 +563,7 @@ def test_no_database_is_named() -> None:
     [
         ("not a url", "is not a database URL"),
         ("postgresql://u:geheim@host:port/db", "is not a database URL"),
-        ("postgresql://u:geheim@localhost", "names no database"),
+        ("postgresql://u:geheim@localhost", "has no database name"),
         ("mysql://u:geheim@localhost/db", "'mysql'"),
         ("postgresql+asyncpg://u:geheim@localhost/db", "'postgresql+asyncpg'"),
         ("postgresql://u:geheim@127.0.0.1:1/db", "127.0.0.1"),

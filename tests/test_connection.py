@@ -1,4 +1,4 @@
-"""Which database is meant, how it is reached, and that no message shows a password."""
+"""The database of a command, its connection, and messages without passwords."""
 
 import logging
 import os
@@ -80,8 +80,8 @@ def test_white_space_around_a_url_is_no_part_of_it() -> None:
         ("nonsense", "not a database URL"),
         ("host=localhost dbname=db password=geheim", "not a database URL"),
         ("postgresql://u:geheim@localhost:port/db", "not a database URL"),
-        ("postgresql://u:geheim@localhost", "names no database"),
-        ("postgresql://u:geheim@localhost/", "names no database"),
+        ("postgresql://u:geheim@localhost", "has no database name"),
+        ("postgresql://u:geheim@localhost/", "has no database name"),
         ("mysql://u:geheim@localhost/db", "'mysql'"),
         ("sqlite:///geheim.db", "'sqlite'"),
         ("postgresql+asyncpg://u:geheim@localhost/db", "'postgresql+asyncpg'"),
@@ -220,12 +220,12 @@ def test_a_connection_to_the_server_works(server: Server) -> None:
     with connect(make_engine(resolve_url(server.url(server.maintenance_dbname), {}))) as connection:
         assert connection.exec_driver_sql("SELECT 1").scalar() == 1
         connection.rollback()
-        # a query over the adapters is compiled for longer than it runs
+        # compiling a query over the adapters takes longer than running it
         assert connection.exec_driver_sql("SHOW jit").scalar() == "off"
 
 
 def test_a_transaction_pooler_is_refused(server: Server) -> None:
-    """One backend behind two connections, as a pooler has it between transactions."""
+    """One backend behind two connections, as a pooler has between transactions."""
     url = resolve_url(server.url(server.maintenance_dbname), {})
     direct, pooled = make_engine(url), create_engine(url, poolclass=StaticPool)
     with connect(direct) as connection:

@@ -1,11 +1,12 @@
-"""Facts that stand in more than one place, and why: the columns, the nine steps, the flags.
+"""Facts with several copies, and the reasons: the columns, the nine steps, the flags.
 
-- SQL has its own copy because it runs as a script, without Python, and because a released revision is frozen:
-  it says what was so when it was written.
-- ``models`` is the copy of Python: the dashboard, the sample data and the dry run take theirs from there.
-- The oracle has its own because it judges both, and shares nothing with them but what these tests compare.
+- SQL has its copy because it runs as a script, without Python, and because a released revision is
+frozen.
+- ``models`` is the copy of Python: the dashboard, the sample data and the dry run use it.
+- The oracle has its copy because it judges both, and shares nothing with them except in these
+tests.
 
-A change begins at the first place that a test names here; the test then names the others.
+A change begins at the first place that a test names; the test then names the others.
 """
 
 import re
@@ -23,7 +24,7 @@ from support.databases import ROOT, Clone, Database, upgrade
 SQL = ROOT / "alembic" / "sql"
 LEGACY = ("workshop_students", "student_configs")
 EARLY = set(oracle.EARLY_FLAGS.values())
-NOT_READ = {"repo_created"}  # nothing of the application reads it: it goes to legacy_extra
+NOT_READ = {"repo_created"}  # the application never reads it: it goes to legacy_extra
 ADDED_BY_HAND = {
     "ci_service_sid",
     "twilio_account_sid",
@@ -34,7 +35,7 @@ ADDED_BY_HAND = {
 
 
 def words(text: str) -> list[str]:
-    """What the SQL strings of a text say, word by word."""
+    """The words in the SQL strings of a text."""
     return " ".join(re.findall(r"'([^']*)'", text)).split()
 
 
@@ -50,7 +51,7 @@ def created(ddl: str, table: str) -> list[str]:
 
 @pytest.mark.parametrize("table", LEGACY)
 def test_the_columns_that_the_application_writes(table: str) -> None:
-    """0003 creates a missing table with them; 0001 and the dry run say which are lacking."""
+    """0003 creates a missing table with them; 0001 and the dry run report missing ones."""
     columns = created((SQL / "0003_legacy_bridge" / "12_install.sql").read_text("utf-8"), table)
     assert EXPECTED[table].split() == columns
     preflight = (SQL / "0001_unified_schema" / "00_preflight.sql").read_text("utf-8")
@@ -72,7 +73,7 @@ def test_the_columns_that_the_adapters_read(clone: Clone) -> None:
 
 
 def test_a_table_that_0003_creates_is_one_that_the_bridge_knows(legacy: Database) -> None:
-    """Types as well: what is created there is mapped without a loss."""
+    """Types as well: a table created with them is mapped without a loss."""
     types = """
         SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute
         WHERE attrelid = 'student_configs'::regclass AND attnum > 0
@@ -88,7 +89,7 @@ def test_a_table_that_0003_creates_is_one_that_the_bridge_knows(legacy: Database
 
 
 def test_the_columns_of_the_unified_tables() -> None:
-    """A downgrade has no model to ask: what is not in this list is somebody's own, and kept aside.
+    """A downgrade has no models: a column outside this list is an added one, and kept.
 
     ``test_rights.py`` compares the list of the preflight, which has types, in the same way.
     """
@@ -106,7 +107,7 @@ def test_the_columns_of_the_unified_tables() -> None:
 
 
 def test_the_flags() -> None:
-    """``models.FLAGS`` stands beside the columns: their order decides how many make a step."""
+    """``models.FLAGS`` has the order of the columns: it decides how many flags make a step."""
     table = WorkshopSession.__table__
     flags = [c.name for c in table.columns if isinstance(c.type, Boolean)]
     assert [name for name in flags if name not in ("demo_mode", "is_active")] == [*FLAGS]

@@ -1,7 +1,7 @@
-"""The dashboard in a real browser: what it shows is what SQL written by hand finds in the tables.
+"""The dashboard in a real browser: its figures are those of plain SQL on the tables.
 
-Debian's chromium, driven by Playwright; without one these tests are skipped. The SQL here reads
-tables alone, no view.
+Runs Debian's chromium, driven by Playwright; without one these tests are skipped. The SQL here
+reads tables only, no view.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this
 
 @pytest.fixture(scope="module")
 def workshop(server: Server, template_head: Any) -> Iterator[Database]:
-    """The migrated sample with live sessions, stray dates, hostile texts, a student without a session."""
+    """The migrated sample with live sessions, odd dates, hostile texts, a student without a session."""
     with cloned(server, template_head.template_dbname) as database:
         database.execute(
             """
@@ -113,7 +113,7 @@ def test_the_page_holds_no_secret(workshop: Database, page_file: Path) -> None:
     )
     assert len(secrets) > 300
     assert [secret for (secret,) in secrets if secret in text] == []
-    # and nothing that would have to be fetched
+    # and nothing to fetch
     assert re.findall(r"(?:src|href)=[\"'](?!data:|#)", text.split('id="data"')[0]) == []
     assert "</script><script>document" not in text
     assert "sk-not-a-number" not in text
@@ -139,7 +139,7 @@ def test_the_file_is_for_its_owner_and_replaces_a_dashboard_only(
 
 
 def test_where_there_is_nothing_to_show(clone: Clone, tmp_path: Path) -> None:
-    """Too early: said so. A fresh install: an empty page. Not verified: exit code 1, and why."""
+    """Too early: a message. A fresh install: an empty page. Not verified: exit code 1, and the reason."""
     out = str(tmp_path / "dashboard.html")
     done = script("dashboard", "--out", out, url=clone("0004").url)
     assert done.returncode == 2
@@ -174,7 +174,7 @@ ALL_ROWS = """
   }
 }
 """
-# A radio button is drawn by the text beside it.
+# The text beside a radio button draws it.
 OUTLINE = """
 () => {
   const one = document.activeElement;
@@ -207,7 +207,7 @@ CONTRAST = """
   return poor;
 }
 """
-# Text that leaves the box of its element runs into what stands beside it.
+# Text that leaves the box of its element overlaps the next one.
 OVERFLOWING = """
 () => [...document.querySelectorAll("dt, dd, th, td, p, li, small, h2, h3, figcaption")].filter((element) => {
   const head = element.closest("thead");
@@ -235,13 +235,13 @@ def browser() -> Iterator[Browser]:
 
 @dataclass
 class Seen:
-    """A page, and what it complained about."""
+    """A page, and its errors."""
 
     page: Page
     complaints: list[str] = field(default_factory=list)
 
     def rows(self, table: str) -> list[list[str]]:
-        """The rows of a table, all its pages, as people see the cells."""
+        """The rows of a table, all its pages, as shown."""
         rows: list[list[str]] = self.page.evaluate(ALL_ROWS, table)
         return rows
 
@@ -251,7 +251,7 @@ class Seen:
 
 @contextmanager
 def opened(browser: Browser, url: str, wait: bool = True, **options: Any) -> Iterator[Seen]:
-    """A page in a context of its own; at the end nothing may have gone wrong in it."""
+    """A page in its own context; at the end it must have no errors."""
     context = browser.new_context(**options)
     seen = Seen(context.new_page())
     seen.page.set_default_timeout(20_000)
@@ -304,7 +304,7 @@ def test_every_figure(browser: Browser, workshop: Database, page_file: Path) -> 
             f"{quiet} AND last_activity <= now() - interval '1 day'"
         )
 
-        # each session: whose, how far, how long, when, and how it is configured
+        # each session: student, progress, duration, time, and configuration
         shown = [
             (
                 name.split("\n")[0],
@@ -370,7 +370,7 @@ def test_every_figure(browser: Browser, workshop: Database, page_file: Path) -> 
             "svg[role=img]", "all => all.map(one => one.ariaLabel)"
         )
         assert len(charts) == 2
-        # the charts end with the data: the one session that started yesterday does not move them
+        # the charts end with the data: a single session of yesterday does not move them
         ended = one(
             "SELECT max((at AT TIME ZONE 'UTC')::date)::text FROM (SELECT started_at FROM sessions UNION ALL "
             "SELECT completed_at FROM step_progress WHERE validation_passed) AS happened(at) "
@@ -561,7 +561,7 @@ def test_search_and_filter(browser: Browser, workshop: Database, page_file: Path
                 "SELECT session_token FROM step_progress WHERE step_number = 1 AND validation_passed)"
             )
         )
-        # of a student the name, the address and the GitHub account are searched, and nothing else
+        # the search covers name, address and GitHub account of a student only
         seen.page.click("button[type=reset]")
         ((voice, phone),) = workshop.query(
             "SELECT selected_voice, selected_phone_number FROM sessions WHERE selected_voice ~ '^[a-zA-Z-]+$' "
@@ -640,7 +640,7 @@ def served(url: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
 def ask(
     url: str, body: str | None = None, **headers: str
 ) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, JSON and headers of an answer; POST where there is a body."""
+    """Status, JSON and headers of an answer; POST if there is a body."""
     request = urllib.request.Request(
         url, None if body is None else body.encode(), {k.title(): v for k, v in headers.items()}
     )
@@ -668,7 +668,7 @@ def test_login_load_and_logout(browser: Browser, workshop: Database) -> None:
         seen.page.fill("#password", "wrong")
         seen.page.keyboard.press("Enter")
         seen.page.wait_for_selector("text=Wrong password.")
-        # the browser itself complains about the answer's status, and nobody else about anything
+        # the browser itself reports the answer's status, and no other error occurs
         assert [text for text in seen.complaints if "401" not in text] == []
         seen.complaints.clear()
         seen.page.fill("#password", PASSWORD)
@@ -716,7 +716,7 @@ def test_who_is_let_in(workshop: Database) -> None:
         for forged in (f"{payload}.x{signature[1:]}", f"{payload}=.{signature}", payload):
             assert ask(f"{url}/data", cookie=f"{name}={forged}")[0] == 401
 
-        # ten logins a minute, and the right password has to wait as well; a login that is there stays
+        # ten logins a minute, even the right password has to wait; an existing login stays
         assert {ask(f"{url}/login", "wrong")[0] for _ in range(8)} == {401}
         assert ask(f"{url}/login", PASSWORD)[0] == 429
         assert ask(f"{url}/verification", cookie=cookie)[0] == 200
@@ -726,7 +726,7 @@ def test_who_is_let_in(workshop: Database) -> None:
 
 
 def test_a_database_that_is_gone(server: Server) -> None:
-    """Said on the terminal; the page learns that there is something to read there."""
+    """The reason is on the terminal; the page points there."""
     with served(server.url("no_such_database")) as (url, process):
         _, _, headers = ask(f"{url}/login", PASSWORD)
         status, told, _ = ask(f"{url}/data", cookie=headers["set-cookie"].split(";")[0])

@@ -1,17 +1,18 @@
-"""The documentation: what it tells to do is done, what it points at is there.
+"""The documentation: its commands run, its links and names exist.
 
-Two kinds of fenced blocks are executed, whatever document they stand in; all others are for reading.
+Two kinds of fenced blocks are executed, in every document; all others are for reading.
 
-``console``: the lines after ``$`` (and ``>``, going on), all of a document in order, in one bash, in
-a copy of the repository, against the demo's legacy database. Each has to end with 0; one that is to
-fail says so itself: ``... || echo "exit code $?"``. The lines below it have to be among its output,
-in this order. ``...`` stands for anything; times, sizes, dates, ids and versions may differ.
+``console``: the lines after ``$`` (and continuation lines after ``>``), all of a document in order,
+in one bash, in a copy of the repository, against the demo's legacy database. Each has to end with
+0; a command that fails prints its exit code: ``... || echo "exit code $?"``. The lines below it
+have to be in its output, in this order. ``...`` stands for anything; times, sizes, dates, ids and
+versions may differ.
 
-``sql``: at 0006 and at head, in a transaction that is rolled back. A first line ``-- name: $1 what``
-names the parameters. moving-endpoints.md has a test of its own, which compares what they do, and
-dba-review.md too: test_roles.py works as the roles that its blocks make.
+``sql``: at 0006 and at head, in a transaction that is rolled back. A first line ``-- name: $1
+what`` names the parameters. moving-endpoints.md has its own test, which compares results. So has
+dba-review.md: test_roles.py works as the roles of its blocks.
 
-The language of the documents, as far as a machine can check it: support/language.py.
+The language of the documents: support/language.py.
 """
 
 import ast
@@ -52,7 +53,7 @@ def name_of(document: Path) -> str:
 
 
 def blocks(document: Path, language: str) -> list[str]:
-    """The fenced blocks of a document that are in this language."""
+    """The fenced blocks of a document in this language."""
     text = document.read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
@@ -65,7 +66,7 @@ def prose(document: Path) -> str:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_no_block_escapes_execution(document: Path) -> None:
-    """By a language that nobody runs, or by standing where no block is looked for."""
+    """Neither by an unknown language, nor by a place that is not searched."""
     fences = re.findall(r"^( *)```(.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(fences) % 2 == 0
     for indent, language in fences[::2]:
@@ -77,7 +78,7 @@ def test_no_block_escapes_execution(document: Path) -> None:
 
 @dataclass
 class Command:
-    """A command of a transcript, and the output that is shown below it."""
+    """A command of a transcript, and the output shown below it."""
 
     text: str
     shown: list[str] = field(default_factory=list)
@@ -107,12 +108,12 @@ VARYING = (
 
 
 def masked(line: str) -> str:
-    """A line without what differs from run to run, and without its spacing."""
+    """A line without the parts that differ from run to run, and without its spacing."""
     return " ".join(re.sub("|".join(VARYING), "#", line).split())
 
 
 def first_missing(shown: list[str], output: str) -> str | None:
-    """The first line that should be in the output, after those before it, and is not."""
+    """The first line that is not in the output after the lines before it."""
     lines = iter([masked(line) for line in output.splitlines()])
     for line in shown:
         pattern = re.escape(masked(line)).replace(r"\.\.\.", ".*")
@@ -122,7 +123,7 @@ def first_missing(shown: list[str], output: str) -> str | None:
 
 
 def perform(transcript: list[Command], folder: Path, database: Database) -> None:
-    """Run a transcript in this folder; AssertionError shows the command and what it said."""
+    """Run a transcript in this folder; AssertionError shows the command and its output."""
     copy_project(folder / "copy")
     (folder / "copy" / ".venv").symlink_to(sys.prefix)
     file = folder / "transcript.sh"
@@ -228,7 +229,7 @@ def test_statements_run(document: Path, state: str, clone: Clone) -> None:
 
 
 class Application:
-    """An endpoint that has moved: the statements of moving-endpoints.md, as the application's role."""
+    """A moved endpoint: the statements of moving-endpoints.md, as the application's role."""
 
     def __init__(self, database: Database, role: str) -> None:
         self.database = database
@@ -243,7 +244,7 @@ class Application:
         )
 
     def __call__(self, name: str, **parameters: object) -> list[DictRow]:
-        """Execute a statement; its parameters by the names that the document gives them."""
+        """Execute a statement with the parameters' names of the document."""
         statement = self.statements[name]
         self.used.add(name)
         assert statement.parameters == list(parameters)
@@ -251,7 +252,7 @@ class Application:
         return found.fetchall() if found.description else []
 
     def by_owner(self, name: str) -> None:
-        """Execute one that is the owner's, for this role."""
+        """Execute a statement of the owner, for this role."""
         self.used.add(name)
         self.database.execute(self.statements[name].text.replace("workshop_app", self.role))
 
@@ -291,7 +292,7 @@ def application(database: Database, role: str) -> Iterator[Application]:
 
 
 def old(database: Database, query: str, *parameters: object) -> list[DictRow]:
-    """What an endpoint that has not moved reads, with the old application's statement."""
+    """The rows that a legacy endpoint reads, with the legacy application's statement."""
     with psycopg.connect(database.url, row_factory=dict_row) as connection:
         return connection.execute(query.encode(), parameters or None).fetchall()
 
@@ -301,7 +302,7 @@ PROGRESS_ROW = "SELECT * FROM workshop_students WHERE session_token = %s"
 
 
 def unwrapped(value: Any, kind: type) -> Any:
-    """JSON behind JSON strings, by hand; the empty value where jsonb has none of this type."""
+    """Unwrap JSON strings by hand; the empty value if jsonb has none of this type."""
     while isinstance(value, str) and "\\u0000" not in value:
         try:
             value = json.loads(value)
@@ -366,7 +367,7 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
     if state == "after":
         upgrade(database)
     with application(database, role) as moved:
-        # a configuration with all that there is, and one with little
+        # a full configuration, and a small one
         full: dict[str, object] = {name: f"{name}: 50% of 'é'" for name in TEXT_COLUMNS}
         full |= dict.fromkeys(FLAGS, True) | {"demo_mode": True, "current_step": 4}
         full |= {"tools": [{"name": "look_up"}], "voice_settings": {"speed": 1.5}}
@@ -409,7 +410,7 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
         assert ("ws_none", {"step": "Basic TwiML"}) in database.query(events)
         assert len(database.query(events)) == 5
 
-        # the session finds its student; steps go along
+        # the session finds its student; its steps move along
         moved.save("ws_none", "found@example.edu", "Bruno")
         assert moved("progress", session_token="ws_none")[0]["student_email"] == "found@example.edu"
         (was,) = old(database, CONFIG_ROW, "ws_none")
@@ -420,7 +421,7 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
         )
         assert database.query(strays) == [(0,)]
 
-        # the other way round: an endpoint that has not moved
+        # the other direction: a legacy endpoint
         save = "UPDATE student_configs SET ivr_greeting = 'old' WHERE session_token = 'ws_full'"
         moved.connection.execute(save)
         now = moved.get("ws_full")
@@ -432,7 +433,7 @@ def test_moved_endpoints_write_what_the_old_ones_read(state: str, clone: Clone, 
             assert old(database, query, "ws_none") == []
         assert moved.get("ws_none") is None
 
-        # cleaned up: the old names are closed, the bridge still writes behind them
+        # after the clean-up: the legacy names are closed, the bridge still writes behind them
         if state == "before":
             upgrade(database)
         moved.by_owner("no more legacy writes")
@@ -504,11 +505,11 @@ def test_every_new_column_has_its_rule_in_its_place() -> None:
 
 
 def test_every_legacy_column_has_its_home(empty: Database) -> None:
-    """Of every era: what each column becomes, and that nothing is told of a column that no era has."""
+    """For every era: the result of each column, and no column that no era has."""
     rules = tables(MERGE_RULES)
     found: dict[str, set[str]] = {}
     for name, era in ERAS.items():
-        if name == "other types":  # the columns of the others, and some that nobody ever had
+        if name == "other types":  # the columns of the others, and some of no era
             continue
         with empty.connect(autocommit=False) as connection:
             connection.execute(era.ddl.encode())
@@ -603,7 +604,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_names_are_those_of_the_project(document: Path) -> None:
-    """Files, commands and objects of the bridge that a document mentions."""
+    """Files, commands and objects of the bridge in a document."""
     text = document.read_text(encoding="utf-8")
     files = {str(path.relative_to(ROOT)) for path in project_files()}
     bases = {file.rsplit("/", 1)[-1] for file in files}
@@ -632,7 +633,7 @@ def project_files() -> list[Path]:
 
 
 def refusals() -> set[str]:
-    """What the migration objects to: RAISE EXCEPTION, the preflight's reasons, and Python's two errors."""
+    """Refusals of the migration: RAISE EXCEPTION, the preflight's reasons, and Python's two errors."""
     found: set[str] = set()
     for path in (ROOT / "alembic").rglob("*.sql"):
         text = path.read_text(encoding="utf-8")
@@ -659,7 +660,7 @@ def refusals() -> set[str]:
 
 
 def test_every_refusal_is_explained() -> None:
-    """Found by its first fixed words, up to where names or advice begin."""
+    """By their first fixed words, up to names or advice."""
     guide = " ".join((ROOT / "docs" / "guide.md").read_text(encoding="utf-8").split())
     messages = refusals()
     assert len(messages) > 35

@@ -1,4 +1,4 @@
-"""workshop drop-backups: what it refuses, what it leaves behind, and that V2 goes on without the old tables."""
+"""workshop drop-backups: its refusals, its result, and the moved endpoints without the legacy tables."""
 
 import json
 import re
@@ -48,19 +48,19 @@ def backups(database: Database) -> list[str]:
 
 
 def age(database: Database, date: str = OLD) -> None:
-    """Let every dated backup look old."""
+    """Age every dated backup."""
     for name in backups(database):
         stem = name.partition("_backup_")[0]
         database.execute(f'ALTER TABLE "{name}" RENAME TO "{stem}_backup_{date}"')
 
 
 def undated(database: Database) -> list[str]:
-    """The dump of a database; functions of the bridge may name a table as it was called before."""
+    """The dump of a database; functions of the bridge may have a former name of a table."""
     return [re.sub(r"_backup_\d{8}\b", "_backup_", line) for line in dump(database)]
 
 
 def use_unified(database: Database, token: str = "ws_after") -> None:
-    """Everything that the application does with the new tables."""
+    """Every statement of the application on the unified tables."""
     student = f"{token}@example.com"
     database.execute(
         f"""
@@ -119,7 +119,7 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     definition = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s"
     ((key,),) = database.query(definition, "of_session")
 
-    # what it lists, and that it waits for the 30 days
+    # the list, and the wait for the 30 days
     before = dump(database)
     done = drop(database, "--json")
     report = json.loads(done.stdout)
@@ -138,7 +138,7 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     assert drop(database, *CONFIRM, "--waive-dump").returncode == 1
     assert changes(before, dump(database)) == []
 
-    # 29 days are not 30: by the server's clock
+    # 29 days are too few: by the server's clock
     for days, code in ((29, 1), (30, 0)):
         ((date,),) = database.query(
             "SELECT to_char((now() AT TIME ZONE 'UTC')::date - %s::int, 'YYYYMMDD')", days
@@ -150,7 +150,7 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
             database.execute(f"ALTER TABLE {name} RENAME TO {stem}_backup_{date}")
         assert drop(database).returncode == code
 
-    # the exact text, and a proven dump of the tables as they are now
+    # the exact text, and a proven dump with the present rows
     before = dump(database)
     wrong = drop(database, "--confirm", "delete old tables", "--waive-dump")
     assert (wrong.returncode, "nothing was changed" in wrong.stderr) == (1, True)
@@ -166,7 +166,7 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     )
     stale = drop(database, *CONFIRM, "--dump", str(file))
     assert stale.returncode == 1
-    assert "does not hold student_configs_backup" in stale.stderr
+    assert "does not have the present rows of student_configs_backup" in stale.stderr
     done = run_command(
         "backup", "--no-prove", "--file", str(tmp_path / "bad.dump"), url=database.url
     )
@@ -183,7 +183,7 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     assert "DROPPED" in done.stdout
     assert backups(database) == ["workshop_students_backup_1761155999000"]
 
-    # nothing of the bridge is left, everything else is as it was
+    # nothing of the bridge is left, everything else is unchanged
     after = catalog(database)
     gone = {name for name in unified if name not in after}
     of_bridge = ("bridge", "workshop_students", "student_configs", "trigger")
@@ -191,7 +191,7 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     assert [
         name for name in after if name not in unified and "legacy_tables_dropped" not in name
     ] == []
-    # a trigger may ask for a setting of that name, which needs no schema
+    # a trigger may read a setting of that name, which needs no schema
     setting = re.compile(r"current_setting\('bridge\.\w+'")
     assert not [d for d in after.values() if "bridge." in setting.sub("", d)]
     assert database.query("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'bridge%'") == [(0,)]
@@ -202,7 +202,7 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     use_unified(database)
     database.execute(f"DELETE FROM sessions WHERE session_token = '{TOKEN}'")
 
-    # the trail, and what every other command says now
+    # the event, and the answers of every other command
     ((data,),) = database.query(
         "SELECT event_data FROM events WHERE event_type = 'legacy_tables_dropped'"
     )
@@ -214,16 +214,16 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     status = run_command("status", url=database.url)
     assert status.returncode == 0
     assert "really-last.dump" in " ".join(status.stdout.split())
-    assert "there are no old tables" in " ".join(status.stdout.split())
+    assert "there are no legacy tables" in " ".join(status.stdout.split())
     assert run_command("verify", url=database.url).returncode == 0
     assert run_command("rollback_check", "0006", url=database.url).returncode == 1
     back = run_command("rollback_check", "base", url=database.url)
     assert back.returncode == 1
     assert "WOULD BE LOST" in back.stdout
-    assert "Everything written" not in back.stdout
+    assert "Every write to the unified tables" not in back.stdout
     assert drop(database, *CONFIRM).returncode == 0
 
-    # no way back from here, online or by script, and where there is one
+    # a downgrade is refused, online or by script, with the name of the dump
     with pytest.raises(CommandError, match=r"were dropped on .*really-last\.dump"):
         downgrade(database, "0006")
     done = psql(database, script_of("downgrade", "head:base"), tmp_path)
@@ -238,11 +238,11 @@ def test_the_whole_way_to_the_end(clone: Clone, tmp_path: Path) -> None:
     count = f"SELECT count(*) FROM student_configs WHERE openai_api_key = '{API_KEY}'"
     assert elsewhere.query(count) == [(1,)]
 
-    # an old endpoint that is still in use
+    # a legacy endpoint that is still in use
     database.execute("CREATE TABLE IF NOT EXISTS student_configs (session_token text PRIMARY KEY)")
     status = run_command("status", url=database.url)
     assert status.returncode == 2
-    assert "after the old tables were dropped" in " ".join(status.stdout.split())
+    assert "after the legacy tables were dropped" in " ".join(status.stdout.split())
 
 
 def test_it_sees_who_still_uses_them(migrated: Database) -> None:
@@ -315,7 +315,7 @@ def test_a_failed_check_or_a_lock_changes_nothing(clone: Clone) -> None:
     assert "sessions.ivr_greeting differs" in done.stderr
     assert token not in done.stdout + done.stderr
     assert changes(before, undated(database)) == []
-    # a write that a lock keeps from the other side waits to be carried over: not without it
+    # a logged write that a lock blocks: the tables are not dropped without it
     database.execute(
         f"UPDATE student_configs SET ivr_greeting = 'y' WHERE session_token = '{token}'"
     )
@@ -326,7 +326,7 @@ def test_a_failed_check_or_a_lock_changes_nothing(clone: Clone) -> None:
         database.execute(f"UPDATE sessions SET ivr_greeting = 'z' WHERE session_token = '{token}'")
         done = drop(database, *CONFIRM, "--waive-dump")
         assert done.returncode == 1
-        assert "1 sessions wait to be carried over" in done.stderr
+        assert "1 sessions are logged and not applied yet" in done.stderr
     assert len(backups(database)) == 2
     done = drop(database, *CONFIRM, "--waive-dump")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -337,7 +337,7 @@ def test_a_failed_check_or_a_lock_changes_nothing(clone: Clone) -> None:
 
 
 def test_an_unknown_dependent_stops_the_drop_itself(clone: Clone) -> None:
-    """No CASCADE: what the look beforehand did not see stops the transaction, and it is taken back."""
+    """No CASCADE: a dependent that the check missed stops the transaction, which is rolled back."""
     database = clone("head")
     age(database)
     database.execute(
@@ -363,7 +363,7 @@ def test_an_unknown_dependent_stops_the_drop_itself(clone: Clone) -> None:
 
 @pytest.mark.parametrize("both", [True, False])
 def test_dropped_by_hand(clone: Clone, both: bool) -> None:
-    """The guide's DROP TABLE ... CASCADE: V2 goes on, status explains, and the rest can be taken off."""
+    """The guide's DROP TABLE ... CASCADE: moved endpoints still work, status explains, and the rest can be dropped."""
     database = clone("head")
     age(database)
     database.execute("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC")
@@ -411,7 +411,7 @@ def test_tables_of_an_earlier_attempt_go_as_well(clone: Clone, tmp_path: Path) -
     upgrade(database, "0006")
     assert drop(database, *CONFIRM, "--waive-dump").returncode == 1  # in use
     upgrade(database)
-    # the upgrade takes the newest remainder up again; an older one stays
+    # the upgrade loads the newest kept overrides; older ones stay
     database.execute("CREATE TABLE bridge_remainder_backup_20230101 (key text)")
     age(database)
     file = tmp_path / "prior.dump"

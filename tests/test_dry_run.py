@@ -1,4 +1,4 @@
-"""The dry run: it says what then happens, keeps nobody waiting, and changes nothing."""
+"""The dry run: its prediction holds, it blocks no application, and it changes nothing."""
 
 import json
 import os
@@ -35,7 +35,7 @@ from support.watching import CANARY, LONGEST, planted, watched
 
 
 def assert_it_happened(plan: dry_run.Report, merged: Database) -> None:
-    """Every figure of the plan against the rows and events of the real run."""
+    """Compare every figure of the plan with the rows and events of the real run."""
     assert plan.go, plan.reasons
     counted = {
         name: merged.query(f"SELECT count(*) FROM {table}")[0][0]
@@ -57,13 +57,13 @@ def assert_it_happened(plan: dry_run.Report, merged: Database) -> None:
     )
     assert merge["sessions"] == plan.totals["sessions"]
     assert merge["students"] == plan.totals["students"]
-    # written before what was noted is carried over, which may note more
+    # written before the log is applied, which may add decisions
     assert merge["merge_notes"] <= plan.events.get("merge_note", 0)
     assert {(d["kind"], d["column"]): d["sessions"] for d in plan.decided} == decisions(merged)
 
 
 def decisions(merged: Database) -> dict[tuple[str, str | None], int]:
-    """Sessions of each kind of note, and of each column of it, as the events of a run have them."""
+    """Sessions of each kind of merge decision, and of each of its columns, in the events of a run."""
     found: set[tuple[str, str | None, str]] = set()
     for token, note in merged.query(
         "SELECT session_token, event_data FROM events WHERE event_type = 'merge_note'"
@@ -77,7 +77,7 @@ def decisions(merged: Database) -> dict[tuple[str, str | None], int]:
     return dict(Counter((kind, column) for kind, column, _ in found))
 
 
-# each a way of its own to be odd; test_eras.py runs all of them
+# each has its own faults; test_eras.py runs all of them
 @pytest.mark.parametrize(
     "name",
     [
@@ -106,7 +106,7 @@ def test_it_says_what_then_happens_in_every_era(clone: Clone, name: str) -> None
 
 
 def test_on_the_way_and_back_again(clone: Clone) -> None:
-    """Before 0001 to 0003, with rows written to the new tables; after a downgrade with a remainder."""
+    """Before 0001 to 0003, with rows written to the unified tables; after a downgrade with overrides."""
     target = clone("0002")
     with target.connect() as connection:
         fill(connection)
@@ -186,13 +186,13 @@ def test_where_a_downgrade_has_begun_or_tables_came_late(clone: Clone) -> None:
         assert f"NO-GO: {clue}" in " ".join(done.stdout.split()) or clue in done.stdout
 
 
-# --- what stands in the way -------------------------------------------------------------------------
+# --- obstacles -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("obstacle", "clue"),
     [
-        ("CREATE TABLE events (nothing text)", "no earlier attempt"),
+        ("CREATE TABLE events (nothing text)", '"events" has the columns nothing'),
         ("CREATE VIEW sessions AS SELECT 1 AS x", "sessions is not an ordinary table"),
         (
             "ALTER TABLE student_configs RENAME TO s; CREATE VIEW student_configs AS SELECT * FROM s",
@@ -211,13 +211,13 @@ def test_no_go(legacy: Database, obstacle: str, clue: str) -> None:
     assert (
         f"NO-GO: {clue}" in shown
         or f"NO-GO: this database is not ready: {clue}" in shown
-        or ("NO-GO: names of the unified schema" in shown and clue in shown)
+        or ("NO-GO: other objects have the names of the unified tables" in shown and clue in shown)
     )
     assert dump(legacy) == before
 
 
 def test_a_row_that_the_merge_would_stumble_over(empty: Database) -> None:
-    """A token that no index takes: the merge breaks off, and so does the dry run, with its words."""
+    """A token that no index accepts: the merge fails, and so does the dry run, with the same error."""
     empty.execute(
         """
         CREATE TABLE student_configs (session_token text, student_email text);
@@ -248,7 +248,7 @@ def test_a_role_that_may_only_read_gets_the_figures(legacy: Database, role: str)
 
 
 def test_a_standby_is_told_apart(request: pytest.FixtureRequest) -> None:
-    """Nothing can be created there: the commands that need temporary tables say so."""
+    """A standby: the commands that need temporary tables report it."""
     major = request.config.option.major
     with embedded_server(major=major) as primary, psycopg.connect(primary.url("postgres")) as c:
         fill(c)
@@ -299,7 +299,7 @@ def test_a_standby_is_told_apart(request: pytest.FixtureRequest) -> None:
             shutil.rmtree(folder)
 
 
-# --- it keeps nobody waiting --------------------------------------------------------------------------
+# --- it blocks no application --------------------------------------------------------------------------
 
 
 def test_it_keeps_nobody_waiting(empty: Database) -> None:
@@ -357,7 +357,7 @@ def test_a_rehearsal_is_the_real_thing_and_leaves_nothing(legacy: Database) -> N
     before = dump(legacy)
     done = script("dry_run", "--rehearse", "--json", url=legacy.url)
     assert done.returncode == 0, done.stderr
-    assert "it holds locks on the old tables" in " ".join(done.stderr.split())
+    assert "it holds locks on the legacy tables" in " ".join(done.stderr.split())
     rehearsal = json.loads(done.stdout)["rehearsal"]
     assert rehearsal["ok"]
     assert rehearsal["failed"] == []
@@ -365,7 +365,7 @@ def test_a_rehearsal_is_the_real_thing_and_leaves_nothing(legacy: Database) -> N
     assert rehearsal["totals"]["sessions"] == 213
     assert dump(legacy) == before
 
-    # a trigger that somebody put on a name of ours: only the real thing finds it
+    # a trigger on a name of ours: only the rehearsal finds it
     upgrade(legacy, "0002")
     legacy.execute(
         """
@@ -401,7 +401,7 @@ def test_on_a_terminal_a_rehearsal_is_asked_for(legacy: Database) -> None:
     shown = os.read(ours, 100_000).decode()
     os.close(ours)
     os.close(theirs)
-    assert "Go on?" in shown
+    assert "Continue?" in shown
     assert asked.returncode == 0
     assert json.loads(output)["rehearsal"] is None
     assert dump(legacy) == before
@@ -433,11 +433,11 @@ def test_no_secret_is_shown(clone: Clone) -> None:
     for done in outputs:
         assert done.returncode == 0, done.stderr
         assert CANARY not in done.stdout + done.stderr
-    # nor where something fails
+    # nor if something fails
     target.execute("ALTER TABLE student_configs ALTER COLUMN tools TYPE text")
     with psycopg.connect(target.url) as holder:
         holder.execute("LOCK TABLE student_configs IN ACCESS EXCLUSIVE MODE")
         done = script("dry_run", url=target.url)
     assert done.returncode == 2
-    assert "somebody else holds a lock" in done.stderr
+    assert "another session holds a lock" in done.stderr
     assert CANARY not in done.stdout + done.stderr

@@ -34,7 +34,7 @@ ONE_OF_TWO_ROWS = """
     GROUP BY 1 HAVING bool_and(s.of_session) AND count(DISTINCT s.token) = 1 AND count(*) = 2
     ORDER BY 1
 """
-"""Students of one session that both legacy tables hold."""
+"""Students of one session in both legacy tables."""
 RENAME = "UPDATE students SET student_name = 'Renamed' WHERE student_email = %s"
 MOVE = "UPDATE students SET student_email = 'moved@example.net' WHERE student_email = %s"
 BEFORE_HYGIENE = """
@@ -71,7 +71,7 @@ def students(merging: Connection) -> None:
 
 
 def sessions(merging: Connection) -> None:
-    """All of them in one chunk: the procedure would commit."""
+    """Backfill all of them in one chunk: the procedure would commit."""
     merging.execute(
         "SELECT bridge.backfill_chunk('sessions', r.first_token, r.last_token, NULL) "
         "FROM bridge.next_range('', 2000) AS r"
@@ -80,13 +80,13 @@ def sessions(merging: Connection) -> None:
 
 
 HOLD_STUDENTS = b"ALTER VIEW bridge.students SET (security_barrier = false)"
-"""Locks the view alone, not the tables behind it: apply() reads it after the legacy rows."""
+"""Locks the view only, not its tables: apply() reads it after the legacy rows."""
 
 
 def apply_until_blocked(
     threads: ThreadPoolExecutor, applying: Connection, token: str, watching: Connection
 ) -> Future[Any]:
-    """Apply a session on a thread, until a lock of another transaction is in its way."""
+    """Apply a session on a thread, until a lock of another transaction blocks it."""
     running = threads.submit(applying.execute, "SELECT bridge.try_apply(%s)", (token,))
     blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
     while watching.execute(blocked, (applying.info.backend_pid,)).fetchall() == [(False,)]:
@@ -95,7 +95,7 @@ def apply_until_blocked(
 
 
 def names(database: Database, email: str) -> list[str | None]:
-    """The names that either side gives the student."""
+    """The student's names on both sides."""
     found = database.query(
         "SELECT student_name FROM students WHERE student_email = %s "
         "UNION SELECT student_name FROM student_configs WHERE lower(student_email) = %s "
@@ -107,7 +107,7 @@ def names(database: Database, email: str) -> list[str | None]:
 
 @pytest.mark.parametrize("when", ["before its sessions arrive", "while they arrive"])
 def test_a_student_who_is_changed_during_the_merge(clone: Clone, when: str) -> None:
-    """No session of the student is there yet that the trigger could log."""
+    """The student has no session yet that the trigger could log."""
     database = clone("0003")
     with closing(database.connect()) as merging, closing(database.connect()) as v2:
         sources(merging)
@@ -136,7 +136,7 @@ def test_a_student_who_is_changed_during_the_merge(clone: Clone, when: str) -> N
 
 @pytest.mark.parametrize("way", ["students written after it", "GitHub name stored after it"])
 def test_a_name_that_the_old_application_changed_is_the_newer_one(clone: Clone, way: str) -> None:
-    """The student's row in V2 is younger, but the name has not been changed there."""
+    """The student's unified row is younger, but its name was not changed there."""
     database = clone("0003")
     with closing(database.connect()) as merging, closing(database.connect()) as app:
         sources(merging)
@@ -167,7 +167,7 @@ def test_a_second_address_is_renamed(clone: Clone) -> None:
         for table, number in (("workshop_students", "one"), ("student_configs", "two")):
             query = f"INSERT INTO {table} (session_token, student_email, student_name) VALUES ('ws_two', %s, %s)"
             merging.execute(query.encode(), (f"{number}@example.org", number))
-        merging.execute("DELETE FROM bridge.change_log")  # as if they had been there before 0003
+        merging.execute("DELETE FROM bridge.change_log")  # as if they were older than 0003
         sources(merging)
         students(merging)
         sessions(merging)
@@ -179,7 +179,7 @@ def test_a_second_address_is_renamed(clone: Clone) -> None:
 
 @pytest.mark.parametrize("stage", ["0003", "0004"])
 def test_a_rename_after_a_new_session_in_the_old_tables(clone: Clone, stage: str) -> None:
-    """That one is applied first, and with it the name that the legacy tables still have."""
+    """That session is applied first, with the name that the legacy tables still have."""
     database = clone(stage)
     with closing(database.connect()) as merging, closing(database.connect()) as app:
         if stage == "0003":
@@ -203,7 +203,7 @@ def test_a_rename_after_a_new_session_in_the_old_tables(clone: Clone, stage: str
 
 
 def two_sessions(connection: Connection) -> tuple[str, list[str]]:
-    """A student of two sessions, of a name that both sides know: student_id, tokens."""
+    """A student of two sessions, with a name on both sides: student_id, tokens."""
     ((student, tokens),) = connection.execute(
         "SELECT student_id::text, array_agg(session_token ORDER BY session_token) "
         "FROM students JOIN sessions USING (student_id) "
@@ -232,7 +232,7 @@ def test_the_last_of_two_names_counts_also_where_it_is_none(clone: Clone) -> Non
 
 
 def test_a_name_is_not_kept_by_a_session_that_has_left_the_student(clone: Clone) -> None:
-    """It knows of no name that the student was given since."""
+    """The snapshot does not see the student's later name."""
     database = clone("0004")
     with database.connect() as app:
         app.execute("CALL bridge.drain()")
@@ -266,7 +266,7 @@ def test_a_name_is_not_kept_by_a_session_that_has_left_the_student(clone: Clone)
     ],
 )
 def test_a_name_that_comes_while_legacy_rows_are_written_stays(clone: Clone, write: str) -> None:
-    """By another session of the student: nothing of the one that is applied is written meanwhile."""
+    """By another session of the student: nothing of the applied one is written meanwhile."""
     database = clone("0004")
     with (
         closing(database.connect()) as app,
@@ -318,7 +318,7 @@ def test_a_downgrade_hands_back_a_name_whose_sessions_have_not_arrived(clone: Cl
 
 
 def test_a_session_that_has_not_arrived_is_not_taken_for_deleted(clone: Clone) -> None:
-    """Its address is changed while it is applied together with the name of the student that it leaves."""
+    """Its address is changed while it is applied together with the name of its former student."""
     database = clone("0003")
     with (
         closing(database.connect()) as application,
@@ -335,7 +335,7 @@ def test_a_session_that_has_not_arrived_is_not_taken_for_deleted(clone: Clone) -
             "WHERE token NOT IN (SELECT session_token FROM workshop_students WHERE session_token > '') "
             "AND s.student_email !~ '^anonymous' ORDER BY 1 LIMIT 1"
         ).fetchall()
-        # before the name, but not to be seen yet
+        # before the name, but not visible yet
         moving.execute(
             "INSERT INTO workshop_students (session_token, student_email) VALUES (%s, 'elsewhere@example.net')",
             (token,),
@@ -359,7 +359,7 @@ def test_a_session_that_has_not_arrived_is_not_taken_for_deleted(clone: Clone) -
 
 
 def test_a_student_deleted_between_merge_and_verification(clone: Clone) -> None:
-    """The sessions are still there, and so are their rows in the old tables: the student comes back."""
+    """The sessions and their legacy rows still exist: the student is restored."""
     database = clone("0003")
     with database.connect() as connection:
         connection.execute("CALL bridge.merge()")
@@ -372,7 +372,7 @@ def test_a_student_deleted_between_merge_and_verification(clone: Clone) -> None:
 
 
 def test_a_session_without_a_student_that_the_legacy_tables_hold(clone: Clone) -> None:
-    """They name the student: nothing is left to refuse."""
+    """The legacy rows name the student: nothing is left to refuse."""
     database = clone("0003")
     ((token, email),) = database.query(
         "SELECT session_token, lower(student_email) FROM workshop_students "
@@ -389,7 +389,7 @@ def test_a_session_without_a_student_that_the_legacy_tables_hold(clone: Clone) -
 
 @pytest.mark.parametrize("written", ["0003", "0004"])
 def test_a_session_without_a_student_that_no_legacy_table_holds(clone: Clone, written: str) -> None:
-    """It is applied like every other one: a legacy row without an address is a session of a placeholder."""
+    """Applied like every other one: a legacy row without an address becomes a session of a placeholder."""
     database = clone(written)
     database.execute(ORPHAN)
     upgrade(database)
@@ -403,7 +403,7 @@ def test_a_session_without_a_student_that_no_legacy_table_holds(clone: Clone, wr
 
 
 def test_a_session_without_a_student_is_refused_at_the_keys(clone: Clone) -> None:
-    """Where no trigger has logged it: by name, with the query that finds it, until it has a student."""
+    """If no trigger has logged it: refused by name, with the query, until it has a student."""
     database = clone("0004")
     database.execute("SET session_replication_role = replica; " + ORPHAN)
     for _ in range(2):
@@ -422,7 +422,7 @@ def test_a_session_without_a_student_is_refused_at_the_keys(clone: Clone) -> Non
 
 @pytest.mark.parametrize("written", ["0003", "0004"])
 def test_steps_that_come_before_their_session(clone: Clone, written: str) -> None:
-    """No foreign key forbids it before 0005; a session that is deleted takes its steps along."""
+    """No foreign key before 0005; the trigger deletes the steps of a deleted session."""
     database = clone(written)
     step = (
         "INSERT INTO step_progress (session_token, student_id, step_number, step_name, attempts) "
@@ -460,7 +460,7 @@ def test_steps_that_come_before_their_session(clone: Clone, written: str) -> Non
 def test_no_endpoint_is_the_victim_of_a_deadlock_with_a_revision(
     clone: Clone, begin: str, change: Callable[[Database, str], None], end: str, held: str
 ) -> None:
-    """An endpoint that has one of them goes on to the next."""
+    """The revision skips an index that an endpoint has created."""
     database = clone("0003")
     downgrade(database, begin)
     with (
@@ -501,7 +501,7 @@ def test_keys_wait_for_a_writer(clone: Clone) -> None:
 
 
 def test_rows_written_before_the_triggers_pass_the_same_rules(clone: Clone) -> None:
-    """0001 commits before 0002 does: what an endpoint writes in between meets no trigger."""
+    """0001 commits before 0002: a write of an endpoint in between meets no trigger."""
     database = clone("legacy")
     upgrade(database, "0001")
     database.execute(BEFORE_HYGIENE)
@@ -537,7 +537,7 @@ def test_students_without_an_address_are_not_one_student(clone: Clone) -> None:
 
 
 def test_a_key_of_another_owner_stays(clone: Clone) -> None:
-    """Its name is how one of ours begins."""
+    """Its name begins like one of ours."""
     database = clone("0004")
     database.execute(
         "ALTER TABLE events ADD CONSTRAINT fk_events FOREIGN KEY (student_id) REFERENCES students NOT VALID"
@@ -548,7 +548,7 @@ def test_a_key_of_another_owner_stays(clone: Clone) -> None:
 
 
 def test_keys_end_no_request(clone: Clone) -> None:
-    """Two tables, in the opposite order: it is not the application that gives up."""
+    """Two tables, in the opposite order: the migrator fails, not the application."""
     database = clone("0004")
     database.execute(MISPLACED_STEP)
     database.execute("INSERT INTO events (session_token, event_type) VALUES ('nowhere', 'odd')")
@@ -589,7 +589,7 @@ def test_up_down_up_on_one_connection(clone: Clone, in_one_transaction: bool) ->
 
 
 def test_an_index_of_a_run_that_was_killed_is_built_anew(clone: Clone) -> None:
-    """0005 commits between its indexes; what a table has under their names is not taken for one of them."""
+    """0005 commits between its indexes; an object with the name of an index is not mistaken for it."""
     database = clone("0004")
     query = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
     before = database.query(query)
@@ -601,7 +601,7 @@ def test_an_index_of_a_run_that_was_killed_is_built_anew(clone: Clone) -> None:
 
 
 def test_a_session_written_before_the_bridge_keeps_what_only_it_says(clone: Clone) -> None:
-    """Of a session that workshop_students tells of as well; an earlier attempt's would be overwritten."""
+    """A session that workshop_students has as well; an earlier attempt's would be overwritten."""
     database = clone("legacy")
     upgrade(database, "0002")
     ((token, email),) = database.query(
@@ -629,7 +629,7 @@ def test_a_session_written_before_the_bridge_keeps_what_only_it_says(clone: Clon
 
 
 def test_a_step_that_comes_while_its_session_is_applied_stays(clone: Clone) -> None:
-    """It waits for the session; neither it nor the legacy change is lost."""
+    """It waits for the session; neither write is lost."""
     database = clone("0004")
     ((token,),) = database.query(
         "SELECT session_token FROM student_configs JOIN sessions USING (session_token) "
@@ -665,7 +665,7 @@ def test_a_step_that_comes_while_its_session_is_applied_stays(clone: Clone) -> N
 
 
 def test_endpoints_go_on_writing_while_rows_are_checked_against_the_keys(clone: Clone) -> None:
-    """No write waits for the check of all rows, and from its begin none adds what leads nowhere."""
+    """No write waits for the check of all rows, and from its start no write adds an orphan."""
     database = clone("0004")
     database.execute("""
         CREATE FUNCTION hold() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -721,7 +721,7 @@ def test_an_index_of_another_table_stays(clone: Clone) -> None:
 
 
 def test_an_upgrade_after_a_refused_downgrade(clone: Clone) -> None:
-    """Its hint says: or upgrade again. The tables may be written again then."""
+    """As its hint recommends: upgrade again. The tables are writable then."""
     database = clone("head")
     ((token,),) = database.query("SELECT max(session_token) FROM student_configs")
     downgrade(database, "0004")
@@ -738,7 +738,7 @@ def test_an_upgrade_after_a_refused_downgrade(clone: Clone) -> None:
     assert database.query(query, token) == [("V3",)]
 
 
-# --- nothing is taken on trust -----------------------------------------------------------------------
+# --- everything is verified -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -751,7 +751,7 @@ def test_an_upgrade_after_a_refused_downgrade(clone: Clone) -> None:
 def test_rows_that_are_changed_behind_the_backfill_are_found(
     clone: Clone, column: str, reached: str, named: str
 ) -> None:
-    """Counts in 0004 find a key that is not the same; the values, before the cut-over, find the rest."""
+    """The counts of 0004 find another key; the comparison before the cut-over finds other values."""
     database = clone("0003")
     database.execute(f"""
         CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -769,7 +769,7 @@ def test_rows_that_are_changed_behind_the_backfill_are_found(
 
 
 def test_an_old_row_that_is_changed_with_triggers_off_is_found(clone: Clone) -> None:
-    """Between the chunk that read it and the verification of the values, before the cut-over."""
+    """Between the chunk that read it and the verification before the cut-over."""
     database = clone("0003")
     ((token,),) = database.query(
         "SELECT max(session_token) FROM student_configs WHERE ivr_greeting > 'A'"
@@ -799,7 +799,7 @@ ARRIVALS = """
     END
     $$
 """
-"""A session comes, the last one in key order, whenever a chunk has been done."""
+"""After each chunk an application inserts a session, the last one in key order."""
 
 
 @pytest.mark.parametrize(
@@ -837,7 +837,7 @@ def test_sessions_that_come_meanwhile_do_not_keep_it_from_its_end(
 
 
 def test_what_was_logged_before_syncing_began_goes_with_the_first_write(clone: Clone) -> None:
-    """From 0005 on each write is applied at once, and applies what is older."""
+    """From 0005 on each write is applied at once, and applies older changes."""
     database = clone("0004")
     greet = "UPDATE student_configs SET ivr_greeting = '{}' WHERE session_token = '{}'"
     logged = "SELECT count(*) FROM bridge.change_log"
@@ -857,7 +857,7 @@ def test_what_was_logged_before_syncing_began_goes_with_the_first_write(clone: C
 
 
 def test_what_was_left_goes_with_writers_of_new_connections(migrated: Database) -> None:
-    """Each makes its plans first, as functions without a pool do, and applies older changes all the same."""
+    """Each connection plans first, as functions without a pool do, and still applies older changes."""
     tokens = [
         token
         for (token,) in migrated.query(

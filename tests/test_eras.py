@@ -1,4 +1,4 @@
-"""Databases of every era: brought to head they hold what the oracle says, and they come back."""
+"""Databases of every era: head equals the oracle's prediction, and the downgrade restores them."""
 
 import subprocess
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ from support.oracle import (
 
 
 def exact_dump(database: Database) -> list[str]:
-    """pg_dump's output as it is: every row in its place, every sequence's value, every time."""
+    """pg_dump's output unchanged: every row in its place, every sequence's value, every time."""
     done = subprocess.run(
         [database.server.bin_dir / "pg_dump", "--exclude-table=alembic_version", database.url],
         stdin=subprocess.DEVNULL,
@@ -54,7 +54,7 @@ def rows_of(database: Database, *relations: str) -> dict[str, list[tuple[str]]]:
 
 @dataclass
 class Run:
-    """A database at head, and what was known of it before."""
+    """A database at head, and its state before."""
 
     era: Era
     database: Database
@@ -65,7 +65,7 @@ class Run:
 
 @pytest.fixture(scope="module", params=ERAS)
 def run(request: pytest.FixtureRequest, server: Server) -> Iterator[Run]:
-    """One upgrade for all tests of an era; the last of them takes it back."""
+    """One upgrade for all tests of an era; the last test downgrades it."""
     era = ERAS[request.param]
     template = request.getfixturevalue("postgresql_proc").template_dbname
     with cloned(server, template) as database:
@@ -110,7 +110,7 @@ def test_what_lies_beside_is_left_alone(run: Run) -> None:
     assert rows_of(run.database, *run.era.bystanders) == run.bystanders
 
 
-# Table -> the legacy table that it hangs on, and by which column.
+# Table -> the legacy table of its foreign key, and the column.
 HANGING = {
     "conversation_sessions": (CONFIG, "session_token"),
     "student_use_cases": (CONFIG, "session_token"),
@@ -133,12 +133,12 @@ def test_what_hangs_on_a_legacy_table_goes_with_its_row(run: Run) -> None:
 
 
 def test_downgrade_brings_back_what_was_there(run: Run) -> None:
-    """The last test of an era: nothing is left to look at."""
+    """The last test of an era: nothing is left to compare."""
     downgrade(run.database)
     assert changes(run.dump, exact_dump(run.database)) == []
 
 
-# Tables of another application, under names that the new ones need.
+# Tables of another application, with names that the unified tables need.
 FOREIGN = {
     "sessions": "CREATE TABLE sessions (sid varchar PRIMARY KEY, sess json, expire timestamp(6))",
     "students": "CREATE TABLE students (matriculation integer PRIMARY KEY, surname text)",
@@ -167,7 +167,7 @@ def test_a_shape_that_cannot_be_understood_is_refused(table: str, legacy: Databa
 def test_the_scripts_do_the_same(
     request: pytest.FixtureRequest, server: Server, tmp_path: Path, name: str
 ) -> None:
-    """Both scripts, applied by psql: what the oracle says, and back to what was there."""
+    """Both scripts, applied by psql: the oracle's prediction, and back to the former state."""
     template = request.getfixturevalue("postgresql_proc").template_dbname
     with cloned(server, template) as database:
         with database.connect() as connection:

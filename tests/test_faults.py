@@ -1,4 +1,4 @@
-"""The migrator dies at named points, in several ways; the next run finishes to the identical result.
+"""The migrator dies at named points, in several ways; the next run ends with the identical result.
 
 About a dozen cases run with the suite, the rest with ``make faults`` (``--faults``).
 """
@@ -44,12 +44,12 @@ SESSIONS = 1000
 
 @dataclass(frozen=True)
 class Point:
-    """Where a run is struck: the first moment at which the query says true."""
+    """The point of a fault: the first moment at which the query is true."""
 
     command: tuple[str, str]
     query: str
     start: str
-    """Database of ``Scene`` that the run begins with."""
+    """``Scene``: the state of the database at the start of the run."""
 
 
 AT = "SELECT max(version_num) LIKE '{}%' FROM alembic_version"
@@ -93,7 +93,7 @@ WITH_THE_SUITE = {
 
 @dataclass(frozen=True)
 class Scene:
-    """A server that may be stopped, and what uninterrupted runs make of the same database."""
+    """A server that may be stopped, and the results of uninterrupted runs on the same database."""
 
     embedded: EmbeddedServer
     server: Server
@@ -120,14 +120,14 @@ def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
 
 
 def result(database: Database) -> list[str]:
-    """The whole dump, but for the events that count the runs."""
+    """The whole dump, without the events that count the runs."""
     return [line for line in dump(database) if "legacy_merge\t" not in line]
 
 
 def fill_it(database: Database, sessions: int = SESSIONS) -> None:
     with database.connect() as connection:
         fill(connection, sessions)
-        # a time of the run would be no value to compare
+        # a time of the run could not be compared
         connection.execute("""
             ALTER TABLE workshop_students DISABLE TRIGGER USER;
             ALTER TABLE student_configs ALTER created_at DROP DEFAULT, ALTER updated_at DROP DEFAULT;
@@ -144,7 +144,7 @@ def log_every_session(database: Database) -> None:
 
 
 def write_to_every_session(database: Database) -> None:
-    """Values that the legacy tables take, that they refuse, and that they have no column for."""
+    """Values that the legacy tables accept, that they refuse, and that they have no column for."""
     database.execute("""
         UPDATE bridge.state SET sync = false;
         UPDATE sessions SET use_case_description = 'written to ' || session_token,
@@ -183,7 +183,7 @@ def running(*command: str | Path, url: str = "") -> Iterator["subprocess.Popen[b
 
 
 class Line:
-    """A line to the server that can be cut: bytes go both ways until ``cut()`` closes both ends."""
+    """A connection to the server that can be cut: bytes flow both ways until ``cut()`` closes both ends."""
 
     def __init__(self, server: Server) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="line-", dir="/tmp")
@@ -213,7 +213,7 @@ class Line:
 
     def _pass_on(self, source: Any, sink: socket.socket) -> None:
         data = b""
-        with suppress(OSError):  # one of them has gone
+        with suppress(OSError):  # one end is closed already
             data = source.recv(65536)
             sink.sendall(data)
         if not data:
@@ -237,20 +237,20 @@ MIGRATORS = f"""
 
 
 class Unseen(Exception):
-    """The run was over before its point was seen: it has proven nothing."""
+    """The run ended before its point was seen: it proves nothing."""
 
 
 def hold_at(
     database: Database, point: Point, process: "subprocess.Popen[bytes]"
 ) -> psycopg.Connection[Any]:
-    """Wait until the point is reached; as long as the connection is open, no other revision is.
+    """Wait until the point is reached; no other revision commits while the connection is open.
 
-    Some revisions take a few milliseconds: whoever only looks now and then does not see them.
+    Some revisions take a few milliseconds: polling at long intervals would miss them.
     """
     watcher = psycopg.connect(f"{database.url}&application_name={WATCHER}")
     while process.poll() is None:
         with suppress(psycopg.Error):
-            # so that the run and the watcher never wait for each other for long
+            # so that the run and the watcher never wait long for each other
             watcher.execute("SET LOCAL lock_timeout = '100ms'")
             watcher.execute("LOCK TABLE alembic_version IN SHARE MODE")
             if watcher.execute(point.query.encode()).fetchone() == (True,):
@@ -264,7 +264,7 @@ def hold_at(
 
 
 def gone_after(database: Database, struck: float) -> float:
-    """Seconds from the strike until no session of the migrator is left, and none of its locks."""
+    """Seconds from the fault until the migrator has no session and no lock left."""
     while database.query(f"SELECT count(*) {MIGRATORS}") != [(0,)]:
         assert time.monotonic() - struck < 2, "its locks are still held"
         time.sleep(0.02)
@@ -305,7 +305,7 @@ def strike(scene: Scene, database: Database, point: str, way: str, folder: Path)
 def go_on(
     database: Database, command: tuple[str, str], way: str, folder: Path, revisions: str
 ) -> None:
-    """What a person does next: the same command again, or the same script."""
+    """The operator's next step: the same command again, or the same script."""
     if not way.startswith("psql"):
         (upgrade if command[0] == "upgrade" else downgrade)(database)
         return
@@ -314,7 +314,7 @@ def go_on(
 
 
 def revisions_of(point: str) -> str:
-    """What the script of this point is for."""
+    """The script of this point."""
     return "0003:head" if POINTS[point].start == "logged" else SCRIPTS[POINTS[point].command[0]]
 
 
@@ -328,7 +328,7 @@ def cases() -> list[object]:
 
 @contextmanager
 def struck(scene: Scene, point: str, way: str, folder: Path) -> Iterator[Database]:
-    """A database whose run has ended at that point, in that way."""
+    """A database after a run that ended at that point, in that way."""
     for attempts_left in (2, 1, 0):
         with cloned(scene.server, POINTS[point].start) as database:
             try:
@@ -365,7 +365,7 @@ def test_an_upgrade_after_a_killed_hand_back_loses_nothing(
 
 @pytest.mark.faults
 def test_eight_kills_at_random_moments(scene: Scene) -> None:
-    """One upgrade of 3,000 sessions that is killed again and again, and then goes through."""
+    """One upgrade of 3,000 sessions that is killed repeatedly, and then completes."""
     moments = random.Random(20261124)
     make(scene.server, "large", None, lambda database: fill_it(database, 3 * SESSIONS))
     with cloned(scene.server, "large") as database:

@@ -35,7 +35,7 @@ COMMANDS = (
 
 
 def runner(copy: Path, database: Database) -> Run:
-    """Runs Python in a copy of the project, for this database; the output, and a traceback fails."""
+    """Run Python in a copy of the project, for this database; return the output; a traceback fails."""
 
     def run(*args: str, code: int = 0) -> str:
         done = subprocess.run(
@@ -81,7 +81,7 @@ def test_a_column_is_added_as_the_recipe_says(migrated: Database, tmp_path: Path
         "0 backup --file copy.dump",
     ):
         assert line in said.splitlines(), said
-    # what it undoes, and not what it is called
+    # the downgrade's line, not the revision's title
     said = run("-m", "alembic", "downgrade", HEAD)
     assert (
         f"Running downgrade 0008_add_nickname -> {HEAD}, State in one line what it undoes." in said
@@ -128,7 +128,7 @@ OURS = "SELECT version_num FROM {}"
 
 
 def test_a_version_table_of_its_own(clone: Clone, tmp_path: Path) -> None:
-    """What alembic.ini names, everything uses: the commands, the scripts, and the script for psql."""
+    """Every command, the scripts and the script for psql use the table of alembic.ini."""
     schema = 'Über "uns"'
     database, copy = clone("legacy"), copy_project(tmp_path / "copy")
     database.execute(THEIRS)

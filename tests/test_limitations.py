@@ -1,4 +1,4 @@
-"""docs/limitations.md: each line of it is true, and the dry run finds what it can find."""
+"""docs/limitations.md: each line is true, and the dry run finds the cases that it can find."""
 
 import re
 
@@ -16,7 +16,7 @@ BADGE = "CREATE FUNCTION badge({}) RETURNS text LANGUAGE sql RETURN ($1).current
 
 
 def attempt(database: Database, statement: str) -> str:
-    """What PostgreSQL objects to; empty where it does not. Nothing stays."""
+    """The errors of PostgreSQL; empty without one. Everything is rolled back."""
     with database.connect(autocommit=False) as connection:
         try:
             connection.execute(statement.encode())

@@ -1,7 +1,7 @@
-"""The old application goes on at every stage: its own statements, under its own role, arrive.
+"""The legacy application at every stage: its own statements, under its own role, succeed.
 
 The statements are the application's: a full save that creates and alters its table first, progress
-by INSERT or UPDATE, the instructor's list, deletion by address. JSON goes in as its driver sends
+by INSERT or UPDATE, the instructor's list, deletion by address. JSON is sent as its driver sends
 it, as a JSON string that holds JSON.
 """
 
@@ -66,7 +66,7 @@ def sent(value: Any) -> Jsonb:
 
 
 class Application:
-    """The old application on one connection; the owner of the tables also runs its DDL."""
+    """The legacy application on one connection; the owner of the tables also runs its DDL."""
 
     def __init__(self, url: str, owner: bool) -> None:
         self.connection = psycopg.connect(url, autocommit=True, row_factory=dict_row)
@@ -80,13 +80,13 @@ class Application:
         return cursor.fetchall() if cursor.description else []
 
     def add_columns(self) -> None:
-        """Before each save and each read, its errors swallowed."""
+        """Before each save and each read, with its errors ignored."""
         for statement in ADD_COLUMNS if self.owner else ():
             with suppress(psycopg.Error):
                 self.execute(statement)
 
     def save(self, token: str, **values: object) -> None:
-        """A full save: what is not given is overwritten with NULL."""
+        """A full save: missing values are overwritten with NULL."""
         if self.owner:
             self.execute(CREATE_TABLE)
         self.add_columns()
@@ -106,7 +106,7 @@ class Application:
         return self.execute("SELECT * FROM student_configs WHERE session_token = %s", token)
 
     def progress(self, token: str, email: str, exercises: dict[str, Any], spent: int) -> None:
-        """INSERT or UPDATE, as the row is there or not."""
+        """INSERT or UPDATE, depending on whether the row exists."""
         if self.execute("SELECT * FROM workshop_students WHERE session_token = %s", token):
             self.execute(
                 "UPDATE workshop_students SET exercises = %s, total_time_spent = %s, "
@@ -152,7 +152,7 @@ def tokens(database: Database, table: str, condition: str) -> list[str]:
 
 
 def day_of(application: Application, known: dict[str, Any]) -> Iterator[str]:
-    """What the application does in a day, statement by statement; yields what it has just done."""
+    """The application's day, statement by statement; yields the last one."""
     both, only_config = known["both"], known["only_config"]
 
     application.save("ws_new_1", student_name="Nora", openai_api_key="sk-not-a-key-1")
@@ -245,7 +245,7 @@ def test_a_day_of_the_application(legacy: Database, role: str, stage: str, owner
             assert legacy.query("SELECT count(*) FROM bridge.change_log") == [(0,)]
         upgrade(legacy)
 
-        # the application sees what it wrote, through the old names
+        # the application sees its own writes, through the legacy names
         (saved,) = application.read("ws_new_1")
         assert (saved["ivr_greeting"], saved["tools"]) == ("Hello", None)
         assert len(application.list_students()) == 100
@@ -407,7 +407,7 @@ SLOW_VACUUM = """
 
 
 def test_an_autovacuum_gives_way(clone: Clone, server: Server) -> None:
-    """It ends for a lock that waits longer than any other lock here may wait."""
+    """A refused lock: it would wait longer than any lock here may wait."""
     database = clone("0004")
     database.execute(SLOW_VACUUM)
     server.execute(sql.SQL("ALTER SYSTEM SET autovacuum_naptime = 1"))
@@ -473,7 +473,7 @@ def test_writers_during_the_whole_upgrade(clone: Clone, start: str) -> None:
         thread.start()
     try:
         upgrade(database)
-        time.sleep(0.3)  # and some more after the cut-over
+        time.sleep(0.3)  # and more writes after the cut-over
     finally:
         ended.set()
         for thread in threads:
@@ -506,7 +506,7 @@ def test_backups_keep_what_the_names_had(migrated: Database) -> None:
 
 
 def test_two_transactions_that_change_the_same_student(migrated: Database) -> None:
-    """Neither sees what the other has not committed; the student is right all the same."""
+    """Neither sees the other's uncommitted write; the student is correct all the same."""
     insert = """
         INSERT INTO workshop_students (session_token, student_email, student_name, created_at, started_at)
         VALUES (%(token)s, 'x@example.com', %(token)s, %(at)s, %(at)s)
@@ -527,7 +527,7 @@ def test_two_transactions_that_change_the_same_student(migrated: Database) -> No
 
 
 def test_grants_of_single_columns_go_on_to_be_enough(legacy: Database, role: str) -> None:
-    """Those of the table stand on the view; a column that was not granted stays closed."""
+    """The grants of the table are on the view; a column without a grant stays closed."""
     legacy.execute(
         f"""
         GRANT USAGE ON SCHEMA public TO {role};
@@ -547,7 +547,7 @@ def test_grants_of_single_columns_go_on_to_be_enough(legacy: Database, role: str
 
 
 def test_a_session_deleted_while_it_is_applied_goes(clone: Clone) -> None:
-    """Its row is not committed yet: the deletion finds no session that it could lock."""
+    """Its row is not committed yet: the deletion finds no session to lock."""
     database = clone("head")
     token = "ws_1790000000000_gone"
     with database.connect() as connection, database.connect(autocommit=False) as first:
@@ -584,7 +584,7 @@ def insert_logged(database: Database, token: str, email: str, day: str) -> None:
 
 
 def test_two_that_insert_the_same_new_student_are_both_counted(clone: Clone) -> None:
-    """Neither sees the other's session: the second one must not leave the student as the first one made it."""
+    """Neither sees the other's session: the second one must not keep the student of the first one."""
     database = clone("head")
     address = "two.at.once@example.edu"
     insert_logged(database, LATE, address, "2025-11-02")
@@ -606,7 +606,7 @@ def test_two_that_insert_the_same_new_student_are_both_counted(clone: Clone) -> 
 
 
 def test_a_student_that_came_since_the_sources_were_read_is_left_alone(clone: Clone) -> None:
-    """The first session of the student may be one that an older snapshot does not show."""
+    """The first session of the student may be one that an older snapshot does not have."""
     database = clone("head")
     address = "came.since@example.edu"
     insert_logged(database, LATE, address, "2025-11-02")
@@ -614,7 +614,7 @@ def test_a_student_that_came_since_the_sources_were_read_is_left_alone(clone: Cl
         older.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         older.execute("SELECT FROM bridge.change_log")
         insert_at(connection, EARLY, address, "2025-11-01")
-        # the insertion of EARLY has applied what was logged before it
+        # the insertion of EARLY has applied the older changes
         assert older.execute("SELECT bridge.try_apply(%s)", (LATE,)).fetchall() == [("busy",)]
         older.commit()
         connection.execute("CALL bridge.drain()")
@@ -624,7 +624,7 @@ def test_a_student_that_came_since_the_sources_were_read_is_left_alone(clone: Cl
 
 
 def test_a_placeholder_does_not_beat_an_address(clone: Clone) -> None:
-    """Both sides wrote the session at once: only the legacy one had learnt the address."""
+    """Both sides wrote the session at once: only the legacy row had the address."""
     database = clone("head")
     token = "ws_1790000000000_whose"
     with database.connect() as connection:

@@ -1,6 +1,6 @@
-"""Load in short: both applications write while the migration goes up. The long form is soak.py.
+"""A short load test: both applications write while the migration runs. The long one is soak.py.
 
-And what a write costs on a server as distributions install it, which compiles queries (JIT).
+Also the cost of a write on a server as distributions install it, which compiles queries (JIT).
 """
 
 import statistics
@@ -21,7 +21,7 @@ from support.soak import Traffic, compare
 from support.writers import NewApplication, OldApplication
 
 MANY = 60_000
-"""Sessions of a database in which a slow command is noticed."""
+"""Number of sessions with which a slow command is noticed."""
 MANY_SESSIONS = f"""
 SET session_replication_role = replica;
 INSERT INTO students (student_email) VALUES ('many@example.com');
@@ -33,7 +33,7 @@ SELECT 'many-' || n, 'many@example.com' FROM generate_series(1, {MANY}) AS n;
 RESET session_replication_role;
 ANALYZE
 """
-"""The same sessions on both sides; no trigger sees them."""
+"""Insert the same sessions on both sides, without triggers."""
 SAVE = "UPDATE student_configs SET system_prompt = %s, updated_at = now() WHERE session_token = %s"
 
 
@@ -70,7 +70,7 @@ def stock() -> Iterator[tuple[Database, Database]]:
 def test_a_write_at_head_costs_little_more_than_one_at_base(
     stock: tuple[Database, Database],
 ) -> None:
-    """In turns, so that whatever else the machine does costs all of them the same."""
+    """In turns, so that other load on the machine affects all of them equally."""
     with stock[0].connect() as base, stock[1].connect() as head, stock[1].connect() as without_jit:
         without_jit.execute("SET jit = off")
         tokens = base.execute("SELECT session_token FROM student_configs LIMIT 200").fetchall()

@@ -49,7 +49,7 @@ Create = Callable[[str], Database]
 
 @pytest.fixture
 def create(server: Server) -> Iterator[Create]:
-    """Makes a database with options of CREATE DATABASE; skips where the server has no such locale."""
+    """Return a function that makes databases with options of CREATE DATABASE; skips if the server lacks the locale."""
     with ExitStack() as stack:
 
         def make(locale: str) -> Database:

@@ -34,12 +34,12 @@ EXAMPLES = settings().max_examples
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_any_legacy_database(shape: str, server: Server, template_0002: NoopExecutor) -> None:
-    """Whatever the legacy tables hold, head holds what the oracle says."""
+    """For any legacy tables: head equals the oracle's prediction."""
 
     @settings(max_examples=EXAMPLES * 3 // 10 if shape == "B" else EXAMPLES // 12)
     @given(legacy_databases((shape,)))
     def check(generated: LegacyDatabase) -> None:
-        # the four tables and their functions are the same for all: begin where they are there
+        # the four tables and their functions are the same for all: begin at 0002
         with cloned(server, template_0002.template_dbname) as database:
             with database.connect() as connection:
                 load(connection, generated)
@@ -58,7 +58,7 @@ def test_any_legacy_database_comes_back(
     with cloned(server, template_0002.template_dbname) as database:
         with database.connect() as connection:
             load(connection, generated)
-        # what the merge brought stays until 0001 drops its tables
+        # the merged rows stay until 0001 drops their tables
         unified = ("students", "sessions", "step_progress", "events")
         before = dump(database, without=unified)
         upgrade(database)
@@ -90,7 +90,7 @@ def test_checks_are_counted_and_hold(migrated: Database) -> None:
 
 
 def row_versions(database: Database) -> dict[str, list[tuple[object, ...]]]:
-    """Where each row is, and which transaction wrote it."""
+    """The place of each row, and the transaction that wrote it."""
     legacy = [row[0] for row in database.query("SELECT relation::text FROM bridge.source")]
     return {
         table: database.query(f"SELECT ctid::text, xmin::text FROM {table} ORDER BY ctid")
@@ -117,7 +117,7 @@ def test_a_second_merge_changes_nothing(clone: Clone) -> None:
     downgrade(database, "0003")
     upgrade(database, "0004")
     again = changes(before, dump(database))
-    # the one new line: that there was another merge
+    # the one new row: the event of another merge
     assert [line for line in again if not line.startswith("@@")][2:] == [
         line for line in again if "legacy_merge" in line and line.startswith("+")
     ]
@@ -151,7 +151,7 @@ def test_the_audit_trail_tells_what_was_decided_and_no_secret(migrated: Database
     assert leaks == [(0,)]
 
 
-# Each stands for a way in which migrations have lost data: what is lost, or nearly the same.
+# Each is a way in which migrations have lost data: a loss, or nearly one.
 MUTATIONS = {
     "a trailing space": "UPDATE sessions SET system_prompt = system_prompt || ' '",
     "case": "UPDATE sessions SET selected_voice = upper(selected_voice)",
@@ -184,7 +184,7 @@ def test_verification_finds_every_loss(clone: Clone) -> None:
     database = clone("0006")
     for name, mutation in MUTATIONS.items():
         with database.connect(autocommit=False) as connection:
-            # no trigger and no foreign key shall repair, refuse or pass on the loss
+            # no trigger and no foreign key may repair, refuse or repeat the loss
             connection.execute("SET LOCAL session_replication_role = replica")
             assert connection.execute(mutation.encode()).rowcount > 0, name
             failed = connection.execute("SELECT * FROM bridge.verify() WHERE ok IS NOT TRUE")
@@ -194,7 +194,7 @@ def test_verification_finds_every_loss(clone: Clone) -> None:
 
 
 def merge_again(database: Database) -> None:
-    """What ``workshop merge`` runs."""
+    """The statements of ``workshop merge``."""
     with database.connect() as connection:
         connection.execute("CALL bridge.merge()")
         connection.execute("CALL bridge.drain()")
@@ -218,7 +218,7 @@ def test_cut_over_is_refused_when_something_does_not_add_up(clone: Clone) -> Non
 def test_a_trigger_that_changes_what_is_merged_is_found(
     clone: Clone, table: str, change: str
 ) -> None:
-    """An inserted row is not what the mapping says: every value is read back before the cut-over."""
+    """A changed row after the insert: every value is compared before the cut-over."""
     database = clone("0003")
     database.execute(
         f"""
@@ -237,7 +237,7 @@ def test_a_trigger_that_changes_what_is_merged_is_found(
 
 
 def test_no_odd_row_stops_the_merge(legacy: Database) -> None:
-    """Times at the ends of time, a prompt of a megabyte, odd tokens: each row has a home."""
+    """Extreme times, a prompt of a megabyte, odd tokens: no value is lost."""
     legacy.execute("""
         INSERT INTO student_configs (session_token, system_prompt, updated_at, tools, current_step)
         VALUES (repeat('t', 200), repeat('p', 1000000), 'infinity', to_jsonb('{"a": "\\u0000"}'::text), 99);
@@ -300,7 +300,7 @@ def test_an_empty_token_that_is_logged_is_applied(clone: Clone) -> None:
 
 
 def test_merging_again_brings_students_of_new_sessions_up_to_date(clone: Clone) -> None:
-    """Rows that came past the triggers may tell more of a student who is there."""
+    """Rows written without triggers may have more facts of an existing student."""
     database = clone("0004")
     ((address,),) = database.query("SELECT min(student_email) FROM students")
     database.execute(f"""
@@ -319,7 +319,7 @@ def test_merging_again_brings_students_of_new_sessions_up_to_date(clone: Clone) 
 
 @contextmanager
 def upgrading(database: Database) -> Iterator[Callable[[], None]]:
-    """Runs ``upgrade head`` on a connection of the caller, which stays open."""
+    """Run ``upgrade head`` on a connection of the caller, which stays open."""
     config = alembic_config(database.url)
     with database.engine() as engine, engine.connect() as connection:
         connection.execute(text("SELECT 1"))
@@ -332,7 +332,7 @@ def test_an_upgrade_needs_one_connection(legacy: Database) -> None:
     allow = "ALTER DATABASE {} ALLOW_CONNECTIONS {}"
     name = sql.Identifier(legacy.name)
     with upgrading(legacy) as run:
-        # a connection that is there already may stay
+        # an existing connection may stay open
         legacy.server.execute(sql.SQL(allow).format(name, sql.Literal(False)))
         try:
             run()
@@ -342,7 +342,7 @@ def test_an_upgrade_needs_one_connection(legacy: Database) -> None:
 
 
 def test_a_connection_of_the_caller_keeps_no_lock_after_an_error(legacy: Database) -> None:
-    """Else the next run, from another connection, would be refused."""
+    """Else the next run, on another connection, would be refused."""
     upgrade(legacy, "0003")
     legacy.execute("""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not now'; END $$;
@@ -363,7 +363,7 @@ def test_a_connection_of_the_caller_keeps_no_lock_after_an_error(legacy: Databas
 
 
 def test_a_chunk_does_not_read_what_belongs_to_others(clone: Clone) -> None:
-    """Rows of students and of overrides that are read grow with the sessions, not with their square."""
+    """The numbers of student and override rows read grow with the sessions, not with their square."""
     database = clone("0003")
     sessions = 2000
     database.execute(
@@ -399,7 +399,7 @@ def test_a_chunk_does_not_read_what_belongs_to_others(clone: Clone) -> None:
             "WHERE schemaname || '.' || relname IN ('public.students', 'public.sessions', 'bridge.override')"
         )
     }
-    # 50 chunks and more: each that read all would come to 100,000
+    # 50 chunks and more: a chunk that read all would read 100,000
     assert max(read.values()) < 15 * sessions, read
     assert read.keys() == {"students", "sessions", "override"}
     assert database.query(

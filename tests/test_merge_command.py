@@ -1,4 +1,4 @@
-"""``workshop merge``: what is missing arrives, what is newer stays, nothing is written twice."""
+"""``workshop merge``: missing rows are merged, newer values stay, equal rows are not written."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ ANY = "(SELECT min(session_token) FROM student_configs)"
 
 
 def rows(database: Database) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of both worlds with its place and its writer: a row that is written again has others."""
+    """Every row of both schemas with its place and its writer: an UPDATE changes both."""
     found = {}
     legacy = [name for (name,) in database.query("SELECT relation::text FROM bridge.source")]
     for name in (*TABLES, *legacy):
@@ -37,7 +37,7 @@ def rows(database: Database) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def merged(database: Database) -> dict[str, Any]:
-    """The command's answer, which has to be a good one."""
+    """The command's report, which must be a good one."""
     done = script("merge", "--json", url=database.url)
     assert done.returncode == 0, done.stdout + done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
@@ -47,7 +47,7 @@ def merged(database: Database) -> dict[str, Any]:
 @pytest.mark.parametrize("state", ["0004", "0006", "head"])
 def test_what_is_missing_arrives_and_a_second_run_writes_nothing(clone: Clone, state: str) -> None:
     database = clone(state)
-    # lost, and changed, by somebody whom no trigger saw
+    # lost and changed without any trigger
     database.execute(
         f"""
         SET bridge.applying = 'on';
@@ -96,7 +96,7 @@ UPDATE step_progress SET code_submitted = 'code of a step' WHERE session_token =
 
 
 def said(database: Database) -> dict[str, Any]:
-    """The new tables, what a trigger or a sequence adds left out."""
+    """The unified tables, without values of triggers and sequences."""
     queries = {
         "students": "SELECT to_jsonb(s) - 'updated_at' FROM students AS s ORDER BY student_id",
         "sessions": "SELECT to_jsonb(s) - 'updated_at' - 'completion_rate' FROM sessions AS s "
@@ -118,7 +118,7 @@ def test_what_is_newer_in_the_new_tables_survives(clone: Clone, state: str) -> N
     report = merged(database)
     assert said(database) == before
     assert report["pending"] == 0
-    # and the old tables have followed
+    # and the legacy tables have followed
     new = "SELECT system_prompt, ivr_greeting, current_step FROM student_configs"
     assert database.query(f"{new} WHERE session_token = {ANY}") == [("newer", None, 7)]
     assert database.query(f"{new} WHERE session_token = '{gone}'") == []
@@ -156,10 +156,10 @@ Write = Callable[[Database], None]
 
 @pytest.mark.parametrize("committed", [True, False], ids=["noted", "in flight"])
 def test_what_somebody_is_writing_meanwhile_survives(clone: Clone, committed: bool) -> None:
-    """The old row is locked, so that the newer value of the new side can only be noted."""
+    """The legacy row is locked, so that the newer unified value can only be logged."""
     database = clone("head")
     newer = f"UPDATE sessions SET system_prompt = 'newer', ivr_greeting = NULL WHERE session_token = {ANY}"
-    # somebody else's change, so that the sessions around it are looked at
+    # a change of another session, so that its neighbours are compared
     database.execute(
         "SET bridge.applying = 'on'; UPDATE sessions SET ivr_greeting = 'unseen' "
         f"WHERE session_token <> {ANY}"
@@ -183,7 +183,7 @@ def test_what_somebody_is_writing_meanwhile_survives(clone: Clone, committed: bo
     assert database.query(notes) == [(0,)]
 
 
-# --- one at a time, and what comes first --------------------------------------------------------------
+# --- one at a time, and preconditions --------------------------------------------------------------
 
 
 def test_it_never_runs_beside_a_migrator(migrated: Database) -> None:
@@ -194,7 +194,7 @@ def test_it_never_runs_beside_a_migrator(migrated: Database) -> None:
     assert done.returncode == 2
     assert "another migration is running" in done.stderr
     assert dump(migrated) == before
-    # and the other way round
+    # and the other order
     with migrated.connect(autocommit=False) as holder:
         holder.execute("LOCK TABLE bridge.override IN ACCESS EXCLUSIVE MODE")
         merging = subprocess.Popen(
@@ -223,8 +223,8 @@ def test_what_was_merged_stays_where_the_rest_fails(migrated: Database) -> None:
         holder.execute("LOCK TABLE bridge.override IN ACCESS EXCLUSIVE MODE")
         done = script("merge", url=migrated.url)
     assert done.returncode == 2
-    assert "somebody else holds a lock" in done.stderr
-    assert "What was merged before that stays" in done.stderr
+    assert "another session holds a lock" in done.stderr
+    assert "Sessions merged before that stay" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""Corruptions that a migration can leave behind: ``bridge.verify()`` finds each one of them.
+"""Corruptions that a migration can leave behind: ``bridge.verify()`` finds each of them.
 
-A mutation changes one row of a migrated database, or as few as the fault needs, while no trigger
-and no foreign key can repair, refuse or pass on the damage. Which row it is, is drawn by a seed:
-``MUTATION_SEED=2 pytest tests/test_mutations.py`` tries others. Where a value was changed, a
-failing check has to name its table and column. What means the same must not be reported.
+A mutation changes one row of a migrated database, or as few as the fault needs, without triggers
+and foreign keys. A seed draws the row: ``MUTATION_SEED=2 pytest tests/test_mutations.py`` tries
+others. If a value was changed, a failing check has to name its table and column. A change without a
+difference in meaning must not be reported.
 """
 
 import os
@@ -22,7 +22,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 SEED = int(os.environ.get("MUTATION_SEED", "1"))
 
-# What the old application left nowhere in the sample; written by it, after the migration.
+# Values that the sample lacks; the legacy application writes them after the migration.
 VARIETY = """
     UPDATE workshop_students SET started_at = created_at + interval '5 minutes';
     UPDATE student_configs
@@ -42,14 +42,14 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Mutation:
-    """Statements that do the damage, and what a failing check has to name."""
+    """Statements that do the damage, and the words that a failing check must have."""
 
     clue: str
     statements: tuple[str, ...]
 
 
 def drawn(table: str, condition: str = "true") -> str:
-    """A condition that holds for one row, drawn by the seed among those that meet the condition."""
+    """A condition for one row, drawn by the seed from those with the first condition."""
     key = KEYS[table]
     return (
         f"({key}) IN (SELECT {key} FROM {table} WHERE {condition} "
@@ -459,7 +459,7 @@ UNPACKED = {
 }
 HARMLESS = {
     "nothing": Mutation("", ()),
-    # what belongs to the unified schema alone
+    # columns of the unified tables only
     "a session touched": changed("sessions.updated_at", "now()"),
     "a student touched": changed("students.updated_at", "now()"),
     "a step touched": changed("step_progress.updated_at", "now()"),
@@ -474,7 +474,7 @@ HARMLESS = {
         "", ("INSERT INTO students (student_email) VALUES ('new@example.com')",)
     ),
     "a new event": Mutation("", ("INSERT INTO events (event_type) VALUES ('greeting')",)),
-    # another way to say the same in a legacy table
+    # another form of the same value in a legacy table
     "JSON keys in another order": changed(
         "student_configs.voice_settings",
         "to_jsonb(unwrap_json(voice_settings)::text)",
@@ -499,7 +499,7 @@ HARMLESS = {
     "completion as the old application counts it": changed(
         "workshop_students.completion_rate", "completion_rate + 1"
     ),
-    # known to differ, and applied next
+    # a known difference, to be applied next
     "a change that is logged": Mutation(
         "",
         (
@@ -510,7 +510,7 @@ HARMLESS = {
     ),
 }
 
-# What the legacy tables know nothing about, or what a row is found by.
+# Columns that the legacy tables lack, or that identify a row.
 UNMAPPED = {
     "students": {"student_id", "student_email", "github_username", "updated_at"},
     "sessions": {"session_token", "expires_at", "is_active", "updated_at"},
@@ -525,7 +525,7 @@ UNMAPPED = {
         "updated_at",
     },
 }
-# completed_at counts where a step is passed
+# completed_at counts if a step is passed
 ROW = {"step_progress": "NOT validation_passed"}
 REPORTED_AS = {"sessions": {"student_id": "student_email"}}
 ANOTHER_VALUE = {
@@ -540,22 +540,22 @@ ANOTHER_VALUE = {
 
 @pytest.fixture(scope="module")
 def unguarded(server: Server, template_head: NoopExecutor) -> Iterator[Connection]:
-    """A connection to a migrated database of this module's own, without triggers and keys."""
+    """A connection to this module's own migrated database, without triggers and keys."""
     with cloned(server, template_head.template_dbname) as database:
         database.execute(VARIETY)
-        # so many at once are not all applied as the transaction commits
+        # too many to be applied at commit
         database.execute("CALL bridge.drain()")
         assert database.query("SELECT count(*) FROM bridge.change_log") == [(0,)]
         assert failed_checks(database) == []
         with database.connect() as connection:
-            # once: each change of it makes the server forget its plans
+            # once: each change of it makes the server discard its plans
             connection.execute("SET session_replication_role = replica")
             yield connection
 
 
 @pytest.fixture
 def connection(unguarded: Connection) -> Iterator[Connection]:
-    """The same in a transaction that leaves nothing."""
+    """The same in a transaction that is rolled back."""
     with unguarded.transaction(force_rollback=True):
         yield unguarded
 
@@ -578,7 +578,7 @@ def test_a_corruption_is_found(connection: Connection, name: str) -> None:
 
 @pytest.mark.parametrize("table", UNMAPPED)
 def test_every_column_is_compared(connection: Connection, table: str) -> None:
-    """One row with another value everywhere: all of its columns are named, a new one included."""
+    """One row with another value everywhere: all of its columns are named, new ones included."""
     types = connection.execute(
         "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute "
         "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",

@@ -1,4 +1,4 @@
-"""The scripts of ``--sql``, run by the real psql, do exactly what the online commands do."""
+"""The scripts of ``--sql``, run by the real psql, have exactly the effect of the online commands."""
 
 import ast
 import itertools
@@ -64,7 +64,7 @@ def test_a_script_needs_no_database_and_stdout_is_nothing_but_sql(args: tuple[st
 
 @pytest.mark.parametrize("args", [("upgrade", "head"), ("downgrade", "head:base")])
 def test_a_script_can_be_read_alone(args: tuple[str, str]) -> None:
-    """Contents that lead to each section, which begins with the docstring of its revision."""
+    """Contents with the line of each section, which begins with the docstring of its revision."""
     script = script_of(*args)
     lines = script.splitlines()
     header = script[: script.index("\\set ")]
@@ -166,7 +166,7 @@ def test_online_and_offline_take_turns(clone: Clone, tmp_path: Path) -> None:
 def test_a_fresh_install(clone: Clone, tmp_path: Path) -> None:
     online, offline = clone("empty"), clone("empty")
     upgrade(online)
-    # what a DBA may have set for psql
+    # settings of a DBA's psql
     options = ("-v", "AUTOCOMMIT=off", "-v", "ON_ERROR_ROLLBACK=on", "-v", "ON_ERROR_STOP=off")
     done = psql(offline, script_of("upgrade", "head"), tmp_path, "fresh.sql", *options)
     assert_applied(done)
@@ -176,7 +176,7 @@ def test_a_fresh_install(clone: Clone, tmp_path: Path) -> None:
 
 
 def test_an_interactive_session_is_given_back_as_it_was(empty: Database, tmp_path: Path) -> None:
-    """The lock is free, the settings are those from before, and psql's own are too."""
+    """The lock is free, the settings are those from before, and so are psql's."""
     (tmp_path / "upgrade.sql").write_text(script_of("upgrade", "0002"), encoding="utf-8")
     typed = (
         f"\\i {tmp_path}/upgrade.sql",
@@ -201,12 +201,12 @@ def test_an_interactive_session_is_given_back_as_it_was(empty: Database, tmp_pat
 
 
 def test_without_the_lines_of_psql_it_says_so(empty: Database) -> None:
-    """Pasted into a GUI: those lines were left out, or what they would fill in."""
+    """Pasted into a GUI: without the lines for psql, or without their results."""
     lines = script_of("upgrade", "head").splitlines()
     pasted = "\n".join(line for line in lines if not line.startswith("\\") and ":probe" not in line)
     with empty.connect() as connection, pytest.raises(psycopg.Error) as error:
         connection.execute(pasted.replace("\\gset", ";").encode())
-    assert "this is a script for psql" in str(error.value)
+    assert "this script is for psql" in str(error.value)
     assert empty.query("SELECT FROM pg_class WHERE relname = 'students'") == []
 
 
@@ -286,7 +286,7 @@ def test_a_script_skips_what_is_done_and_a_second_run_changes_nothing(
 
 
 def test_a_downgrade_that_is_done_asks_nothing_more(legacy: Database, tmp_path: Path) -> None:
-    """At base the tables of an earlier attempt are back, and others' objects may refer to them."""
+    """At base the tables of an earlier attempt are restored, and other objects may refer to them."""
     legacy.execute(
         """
         CREATE TABLE students (student_id uuid PRIMARY KEY, student_email text);
@@ -301,7 +301,7 @@ def test_a_downgrade_that_is_done_asks_nothing_more(legacy: Database, tmp_path: 
 
 
 def test_each_step_guards_itself(legacy: Database, tmp_path: Path) -> None:
-    """Without the script's own preflight: a part that somebody cut out is refused as well."""
+    """Without the script's own preflight: a part is refused if an operator cuts out the checks."""
     script = script_of("upgrade", "0004:0005")
     begins = script.index("\\echo Begins: ")
     step = script[begins : script.index("\\endif", begins)]
@@ -322,7 +322,7 @@ def test_a_script_is_refused_while_another_migration_runs(legacy: Database, tmp_
 
 
 def test_script_and_command_exclude_each_other(clone: Clone, tmp_path: Path) -> None:
-    """Each of them stands in the middle, kept there by an application's transaction."""
+    """Each of them waits half-way for an application's transaction."""
     first, second = clone("legacy"), clone("legacy")
     script = tmp_path / "upgrade.sql"
     script.write_text(script_of("upgrade", "head"), encoding="utf-8")
@@ -351,7 +351,7 @@ def test_script_and_command_exclude_each_other(clone: Clone, tmp_path: Path) -> 
 
 
 def test_a_script_that_fails_midway_continues(legacy: Database, tmp_path: Path) -> None:
-    """Steps that committed stay; the same script, or one for the rest, goes on from there."""
+    """Committed steps stay; the same script, or one for the rest, continues."""
     legacy.execute(
         """
         CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$

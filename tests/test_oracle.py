@@ -1,4 +1,4 @@
-"""The oracle itself, on rows and expectations written out by hand. No database needed."""
+"""The oracle itself, on rows and expectations written by hand. Needs no database."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -23,7 +23,7 @@ JSONB = ("tools", "voice_settings", "exercises", "bug_reports", "notes")
 
 
 def table(*rows: dict[str, Any], **columns: Column) -> Table:
-    """A table of these rows; a column is text, or jsonb where its name says so, unless given."""
+    """A table of these rows; a column is text, or jsonb for a JSON name, unless given."""
     names = dict.fromkeys(name for row in rows for name in row)
     usual = {name: Column("jsonb" if name in JSONB else "text") for name in names}
     return Table({**usual, **columns}, [{**dict.fromkeys(names), **row} for row in rows])
@@ -95,7 +95,7 @@ def test_student_name_is_the_newest_that_is_not_the_address() -> None:
     latest = utc(2025, 1, 3)
     older = {"student_name": " Old ", "updated_at": early}
     older |= {"last_activity": latest, "created_at": latest}
-    # "updated_at" decides, the address does not count, and no time at all is oldest.
+    # "updated_at" decides, the address does not count, and a row without times is oldest.
     assert name([older, {"student_name": "A@B.C ", "updated_at": late}], []) == " Old "
     assert name([{"student_name": "New", "created_at": late}], [older]) == "New"
     assert name([{"student_name": "Unknown time"}], [older]) == " Old "
@@ -103,7 +103,7 @@ def test_student_name_is_the_newest_that_is_not_the_address() -> None:
     same_time = {"student_name": "Config", "updated_at": datetime(2025, 1, 1, 1)}
     assert name([{"student_name": "Progress", "last_activity": late}], [same_time]) == "Progress"
     assert name([], [{"student_name": "c0"}, {"student_name": "c1"}]) == "c0"
-    # Nothing but the address, or nothing but white space.
+    # Only the address, or only white space.
     assert name([{"student_name": "a@b.c"}], [{"student_name": "\t "}]) == "a@b.c"
     assert name([{"student_name": " \r\n"}], []) is None
 

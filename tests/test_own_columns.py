@@ -1,4 +1,4 @@
-"""Columns and other objects that others have added to the unified tables: kept aside, named, and back."""
+"""Columns and other objects added to the unified tables: kept, named, and restored."""
 
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ DEFINITIONS = {
 
 
 def rollback_check(database: Database, target: str) -> Report:
-    """In this process."""
+    """Run it in this process."""
     with make_engine(resolve_url(database.url)).connect() as connection:
         return examine(connection.execution_options(isolation_level="AUTOCOMMIT"), target)
 
@@ -106,7 +106,7 @@ def test_base_and_back_again(migrated: Database, role: str) -> None:
     assert migrated.query(VALUES) == before
     assert failed_checks(migrated) == []
     assert migrated.query("SELECT count(*) FROM bridge.change_log") == [(0,)]
-    # the definitions of the rest can be run as they stand
+    # the definitions of the rest run unchanged
     for (definition,) in migrated.query(f"SELECT definition FROM {aside} ORDER BY definition"):
         migrated.execute(definition)
     assert migrated.query(f"SELECT count(*) FROM {aside}") == [(len(DEFINITIONS),)]

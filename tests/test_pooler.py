@@ -1,4 +1,4 @@
-"""A real PgBouncer before the server: refused in transaction mode, right in session mode."""
+"""A real PgBouncer before the server: refused in transaction mode, accepted in session mode."""
 
 import os
 import pwd
@@ -32,9 +32,9 @@ pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer on this 
 
 MODES = {
     "transaction": "pool_mode = transaction",
-    # what a session has set is gone after each transaction
+    # the pooler resets session settings after each transaction
     "transaction, reset": "pool_mode = transaction\nserver_reset_query_always = 1",
-    # every connection to the server is taken in turn
+    # the pooler uses its server connections in turn
     "transaction, in turn": "pool_mode = transaction\nserver_round_robin = 1\nmin_pool_size = 3",
     "session": "pool_mode = session",
 }
@@ -42,7 +42,7 @@ MODES = {
 
 @contextmanager
 def pooled(database: Database, mode: str) -> Iterator[Database]:
-    """The same database by way of a PgBouncer."""
+    """The same database behind a PgBouncer."""
     server = database.server
     socket = server.host.startswith("/")
     # it refuses root, as PostgreSQL does
@@ -110,13 +110,13 @@ def test_a_transaction_pooler_is_refused(legacy: Database, tmp_path: Path, mode:
             assert script.returncode == 3, script.stderr
             assert "transaction pooler" in script.stderr
             assert "POSTGRES_URL_NON_POOLING" in script.stderr
-        # and nobody after it meets what it has set
+        # and no later client gets its settings
         assert behind.query("SHOW lock_timeout") == [("0",)]
     assert changes(before, dump(legacy)) == []
 
 
 def test_it_is_refused_while_others_use_it(legacy: Database, tmp_path: Path) -> None:
-    """The connections to the server go from hand to hand."""
+    """The pooler assigns its server connections to changing clients."""
     with pooled(legacy, "transaction") as behind, ExitStack() as stack:
         stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What is looked at before the first change: refused by name, with nothing changed, or told."""
+"""Checks before the first change: refused by name with nothing changed, or a notice."""
 
 import re
 from contextlib import closing
@@ -56,7 +56,7 @@ CREATE EVENT TRIGGER add_tenant ON ddl_command_end WHEN TAG IN ('CREATE TABLE') 
 
 
 def created() -> dict[str, set[str]]:
-    """What session.sql says that the revisions create."""
+    """The objects of the revisions in session.sql."""
     found: dict[str, set[str]] = {"table": set(), "relation": set(), "function": set()}
     for kind, some in re.findall(r"^\d{4} (\w+) (.+)$", SETTINGS, re.MULTILINE):
         found[kind] |= set(some.split())
@@ -64,7 +64,7 @@ def created() -> dict[str, set[str]]:
 
 
 def dry_run(database: Database) -> Report:
-    """In this process."""
+    """Run it in this process."""
     with make_engine(resolve_url(database.url)).connect() as connection:
         return examine(connection.execution_options(isolation_level="AUTOCOMMIT"))
 
@@ -95,7 +95,7 @@ def test_every_name_that_is_taken_is_told_at_once(legacy: Database) -> None:
         "".join(f"CREATE SEQUENCE {name};" for name in relations)
         + "".join(f"CREATE TYPE {name} AS ENUM ('a');" for name in sorted(types)[::2])
         + "".join(f"CREATE DOMAIN {name} AS text;" for name in sorted(types)[1::2])
-        # of other arguments than those of the migration
+        # with other arguments than the migration's
         + "".join(
             f"CREATE FUNCTION {name}(box) RETURNS int LANGUAGE sql AS 'SELECT 1';"
             for name in functions
@@ -306,7 +306,7 @@ def test_columns_without_a_place_are_named_alike(clone: Clone, name: str) -> Non
 
 @pytest.fixture
 def with_backup_of_own(migrated: Database) -> Database:
-    """Tables of somebody else that the objects below are on."""
+    """Tables of another project with the objects below."""
     migrated.execute(
         "CREATE TABLE student_configs_backup (student_email text); CREATE TABLE leads (email text)"
     )
@@ -316,7 +316,7 @@ def with_backup_of_own(migrated: Database) -> Database:
 def test_what_depends_on_a_dropped_object_stops_a_downgrade_before_it_begins(
     with_backup_of_own: Database,
 ) -> None:
-    """Each by itself, at the revision that drops what it depends on and not one above it."""
+    """Each by itself, at the revision that drops its dependency, and not at the one above."""
     with closing(with_backup_of_own.connect()) as own:
         own.execute(SETTINGS.encode())
         below = {"0001": "base", "0002": "0001", "0003": "0002", "0006": "0005", "0007": "0006"}
@@ -391,7 +391,7 @@ $$
 
 
 def test_a_database_where_plpgsql_takes_warnings_for_errors(legacy: Database) -> None:
-    """The migration has settings of its own; what runs in an application's session needs none."""
+    """The migration has its own settings; functions in an application's session need none."""
     for name in ("errors", "warnings"):
         legacy.execute(f"ALTER DATABASE {legacy.name} SET plpgsql.extra_{name} = 'all'")
     assert dry_run(legacy).go

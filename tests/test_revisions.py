@@ -1,7 +1,7 @@
-"""Each revision on real rows: loaded before it, looked at after it and after its downgrade.
+"""Each revision on real rows: loaded before it, compared after it and after its downgrade.
 
-One class for each revision, which says what that revision does. A revision without a class fails:
-there is none without a test of its data.
+Each revision has one class, which describes it. A revision without a class fails: each has a test
+of its data.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +28,7 @@ OWN_SESSION = f"""
 
 
 class RevisionTest(ABC):
-    """What is there before a revision, and what has to be there after it and after its downgrade.
+    """The state before a revision, and the required state after it and after its downgrade.
 
     ``attempt`` is an earlier attempt at the unified schema, created before the first revision.
     """
@@ -92,7 +92,7 @@ def indexes(connection: Connection) -> set[str]:
 
 
 def triggers(connection: Connection, tables: tuple[str, ...]) -> set[str]:
-    """``table.trigger`` for these tables, foreign keys' own left out."""
+    """``table.trigger`` for these tables, without those of foreign keys."""
     return names(
         connection,
         "SELECT format('%%s.%%s', tgrelid::regclass, tgname) FROM pg_trigger "
@@ -106,7 +106,7 @@ def contents(connection: Connection, *tables: str) -> dict[str, Rows]:
 
 
 def some_token(connection: Connection, number: int = 0) -> str:
-    """A token that is in both legacy tables."""
+    """A token in both legacy tables."""
     token: str = value(
         connection,
         "SELECT session_token FROM workshop_students JOIN student_configs USING (session_token) "
@@ -117,20 +117,20 @@ def some_token(connection: Connection, number: int = 0) -> str:
 
 
 def spend(connection: Connection, token: str, seconds: int) -> None:
-    """A write of the old application that everybody can recognise."""
+    """A recognisable write of the legacy application."""
     update = "UPDATE workshop_students SET total_time_spent = %s WHERE session_token = %s"
     assert run(connection, update, seconds, token) == 1
 
 
 def spent(connection: Connection, token: str) -> int:
-    """What the unified schema knows of it."""
+    """The session in the unified tables."""
     query = "SELECT total_time_spent FROM sessions WHERE session_token = %s"
     seconds: int = value(connection, query, token)
     return seconds
 
 
 def changes_logged(connection: Connection) -> set[tuple[Any, ...]]:
-    """What the triggers have logged since the last call."""
+    """The changes that the triggers have logged since the last call."""
     return set(rows(connection, "DELETE FROM bridge.change_log RETURNING side, token"))
 
 
@@ -138,7 +138,7 @@ def changes_logged(connection: Connection) -> set[tuple[Any, ...]]:
 
 
 class UnifiedSchema(RevisionTest):
-    """Four tables with keys and checks, an earlier attempt moved aside and taken over."""
+    """Four tables with keys and checks; an earlier attempt renamed and copied."""
 
     revision = "0001_unified_schema"
     constraints: ClassVar[set[str]] = {
@@ -194,7 +194,7 @@ class UnifiedSchema(RevisionTest):
         assert found == self.constraints
         assert indexes(connection) == set()
 
-        # the earlier attempt: aside as it was, and its rows in the new tables
+        # the earlier attempt: renamed, unchanged, and its rows in the unified tables
         moved = pairs(connection, "SELECT original_name, relation::text FROM prior_attempt")
         assert moved.keys() == set(self.earlier)
         for name, backup in moved.items():
@@ -212,7 +212,7 @@ class UnifiedSchema(RevisionTest):
             table: self.before[table] for table in LEGACY_TABLES
         }
 
-        # what the keys and checks refuse, and what the defaults say
+        # refusals of keys and checks, and defaults
         run(connection, f"INSERT INTO sessions (session_token, student_id) VALUES ('t', '{ADA}')")
         assert rows(
             connection,
@@ -248,7 +248,7 @@ class UnifiedSchema(RevisionTest):
 
 
 class ProgressTracking(RevisionTest):
-    """Rows clean themselves, and update_session_progress() counts what is done."""
+    """Triggers clean rows, and update_session_progress() counts done steps."""
 
     revision = "0002_progress_tracking"
     functions = (
@@ -345,7 +345,7 @@ class LegacyBridge(RevisionTest):
             for table in LEGACY_TABLES
             for event in ("insert", "update", "delete", "truncate")
         }
-        # the mapping knows every token, the four tables none
+        # the mapping has every token, the four tables none
         assert value(connection, "SELECT count(*) FROM bridge.sessions") == 213
         query = "SELECT total_time_spent FROM bridge.sessions WHERE session_token = %s"
         assert value(connection, query, self.known) == 1234
@@ -385,7 +385,7 @@ class LegacyBridge(RevisionTest):
 class MergeLegacyData(RevisionTest):
     """Every token becomes a session, together with the rows of an earlier attempt.
 
-    From here on completion_rate, steps and exercises follow each other.
+    From here on triggers keep completion_rate, steps and exercises in line.
     """
 
     revision = "0004_merge_legacy_data"
@@ -466,7 +466,7 @@ class MergeLegacyData(RevisionTest):
             "WHERE session_token = 'ws_earlier'",
         ) == [(1, "Connect Accounts", True)]
 
-        # what was logged before is applied; the legacy tables were only read
+        # older changes are applied; the legacy tables were only read
         assert spent(connection, self.late) == 800_000
         assert changes_logged(connection) == set()
         assert contents(connection, *LEGACY_TABLES) == self.legacy
@@ -483,7 +483,7 @@ class MergeLegacyData(RevisionTest):
 
 
 class KeysAndIndexes(RevisionTest):
-    """Foreign keys and indexes; legacy writes arrive at once."""
+    """Foreign keys and indexes; legacy writes are applied at once."""
 
     revision = "0005_keys_and_indexes"
     foreign_keys = """
@@ -514,7 +514,7 @@ class KeysAndIndexes(RevisionTest):
             "ix_sessions_last_activity",
             "ix_step_progress_student_id",
         }
-        # what was logged before is applied; from now on each write is, at once
+        # older changes are applied; from now on each write is applied at once
         assert spent(connection, self.logged) == 800_000
         spend(connection, self.other, 700_000)
         assert spent(connection, self.other) == 700_000
@@ -565,7 +565,7 @@ class KeysAndIndexes(RevisionTest):
 
 
 class ReportingViews(RevisionTest):
-    """session_overview shows every session and no secret; the other views what they come to."""
+    """session_overview shows every session and no secret; the other views aggregate."""
 
     revision = "0006_reporting_views"
     secrets = """
@@ -632,7 +632,7 @@ class ReportingViews(RevisionTest):
 
 
 class RetireLegacyTables(RevisionTest):
-    """Dated backups, and views under the old names that go on taking writes."""
+    """Dated backups, and writable views with the legacy names."""
 
     revision = "0007_retire_legacy_tables"
     backups = "SELECT legacy_name, relation::text FROM bridge.source"
@@ -661,7 +661,7 @@ class RetireLegacyTables(RevisionTest):
             connection, "SELECT has_table_privilege('public', 'student_configs', 'SELECT')"
         )
 
-        # each of the old application's statements, through the old name
+        # each of the legacy application's statements, through the legacy name
         for greeting in ("Hello", "Hello again"):
             run(connection, "CREATE TABLE IF NOT EXISTS student_configs (session_token text)")
             assert run(connection, self.save, greeting) == 1

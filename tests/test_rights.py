@@ -1,4 +1,4 @@
-"""No role can do through a new object what it could not do through the legacy tables."""
+"""No role has rights on a new object that it lacks on the legacy tables."""
 
 import json
 import os
@@ -37,7 +37,7 @@ ENDPOINTS = (ROOT / "docs" / "moving-endpoints.md").read_text(encoding="utf-8")
 UNIFIED = ("students", "sessions", "step_progress", "events")
 VIEWS = ("session_overview", "student_overview", "step_funnel", "progress_by_day", "stuck_sessions")
 NAMES = ("anon", "reader", "half", "full", "migrator")
-# What each role may do with the relations that the migration made; the backups are the tables of before.
+# Allowed rights of each role on the relations of the migration; the backups are the former tables.
 GRANTED = r"""
 SELECT coalesce(r.rolname, 'PUBLIC'), c.relname, g.privilege_type
 FROM (
@@ -84,7 +84,7 @@ class Roles:
         database.execute(self.sql(script))
 
     def read(self, database: Database, role: str, query: str, settings: str = "") -> Any:
-        """One value, as this role sees it; the error's class where it may not."""
+        """One value, as this role sees it; the error's class if it is refused."""
         with psycopg.connect(database.url, autocommit=True) as connection:
             connection.execute(self.sql(f"SET ROLE {role}; {settings}").encode())
             try:
@@ -94,7 +94,7 @@ class Roles:
             return row and row[0]
 
     def granted(self, database: Database) -> dict[str, set[str]]:
-        """Relation: "role privilege" of everybody but its owner."""
+        """Relation: "role privilege" of every role except its owner."""
         found: dict[str, set[str]] = {}
         for role, relation, privilege in database.query(GRANTED):
             name = role.removesuffix(self.suffix)
@@ -102,7 +102,7 @@ class Roles:
         return found
 
     def as_migrator(self, database: Database) -> Database:
-        """The database, as the migrating role reaches it."""
+        """The database, with the connection of the migrating role."""
         name = f"migrator{self.suffix}"
         return replace(database, server=replace(self.server, user=name, password=name))
 
@@ -153,7 +153,7 @@ def test_default_privileges_give_nothing_new(made: Roles, legacy: Database, by: 
     assert beyond_of(database) == []
     report = examined(database, verify)
     assert report.ok
-    # a value that the legacy tables have no column for is kept aside by the downgrade
+    # the downgrade keeps a value that has no legacy column
     legacy.execute("UPDATE students SET github_username = 'someone'")
     legacy.execute("CALL bridge.drain()")
     downgrade(database)
@@ -210,7 +210,7 @@ def test_row_security_of_one_legacy_table_protects_all(
         assert made.read(database, "full", f"SELECT count(*) FROM {name}") == 0
     for name in ("session_overview", "student_overview", "progress_by_day", "stuck_sessions"):
         assert made.read(database, "full", f"SELECT count(*) FROM {name}") == 0
-    # what the application writes under its own policy still arrives, and its policy still holds
+    # the application's write under its own policy is applied, and its policy still holds
     (token,) = database.query(
         f"SELECT session_token FROM {protected} JOIN sessions USING (session_token)"
     )[0]
@@ -260,7 +260,7 @@ def test_a_legacy_table_that_is_created_is_protected_like_the_other(
 def test_no_role_can_use_a_function_that_runs_with_the_rights_of_its_owner(
     migrated: Database, role: str
 ) -> None:
-    """The triggers that keep steps and exercises in line do; a role cannot put them on its own table."""
+    """The triggers that keep steps and exercises in line work; a role cannot create them on its own table."""
     query = "SELECT oid::regprocedure::text FROM pg_proc WHERE prosecdef AND pronamespace = 'public'::regnamespace"
     functions = [name for (name,) in migrated.query(query)]
     assert len(functions) == 3
@@ -320,7 +320,7 @@ def test_verification_names_a_right_too_many(
     report = examined(database, verify)
     assert not report.ok
     assert [c["check_name"] for c in report.checks if not c["ok"]] == [
-        "rights that the legacy tables do not give"
+        "rights that the legacy tables do not grant"
     ]
 
 
@@ -395,7 +395,7 @@ def test_an_earlier_attempt_keeps_its_protection(
     ):
         assert made.read(legacy, role, query, settings) == seen, (role, query)
     granted = made.granted(legacy)
-    # full may not INSERT into the legacy tables, and no policy lets it do so here
+    # full may not INSERT into the legacy tables, and no policy allows it here
     assert granted["sessions"] == {"anon SELECT", "full SELECT", "full INSERT"}
     assert granted["students"] == {"anon SELECT", "full SELECT", "full INSERT"}
     report = examined(legacy, verify)
@@ -414,7 +414,7 @@ def test_a_foreign_key_follows_there_and_back(made: Roles, legacy: Database) -> 
         "INSERT INTO certificates SELECT student_id FROM students WHERE student_email LIKE 'new@%'"
     )
     downgrade(legacy)
-    # the row stays; the key holds for what is written from now on
+    # the row stays; the key holds for new writes
     assert legacy.query("SELECT count(*) FROM certificates") == [(2,)]
     (certificates, visits) = references
     assert legacy.query(REFERENCES) == [(*certificates[:2], f"{certificates[2]} NOT VALID"), visits]

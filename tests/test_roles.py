@@ -1,4 +1,4 @@
-"""What docs/dba-review.md tells: its roles, with its own statements and nothing beyond; its locks."""
+"""docs/dba-review.md: its roles, with its own statements and nothing else; its locks."""
 
 import itertools
 import os
@@ -38,14 +38,14 @@ BLOCKS = re.findall(r"^```sql\n(.*?)^```", DOCUMENT, re.M | re.S)
 (MEMBER,) = (block for block in BLOCKS if "GRANT workshop_app TO workshop_migrator" in block)
 (NEW_TABLES,) = (block for block in BLOCKS if "ON FUNCTION" in block)
 
-# What a hosted database does not always have: nothing is left to PUBLIC.
+# Some hosted databases revoke these: no right is left to PUBLIC.
 HARDENED = """
 REVOKE ALL ON DATABASE workshop FROM PUBLIC;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT CONNECT ON DATABASE workshop TO workshop_app, workshop_other;
 GRANT USAGE ON SCHEMA public TO workshop_app, workshop_other;
 """
-# Other people's: a grant to everybody, one to another role, a foreign key, a view, rows that are hidden.
+# Of other projects: a grant to PUBLIC, one to another role, a foreign key, a view, hidden rows.
 NEIGHBOURS = """
 GRANT SELECT ON workshop_students TO PUBLIC;
 GRANT SELECT, REFERENCES ON student_configs TO workshop_other;
@@ -67,7 +67,7 @@ APPLICATION = {
 
 
 class Roles:
-    """Three roles of this test, under names of its own; statements name them as the document does."""
+    """Three roles of this test, with their own names; statements name them as the document does."""
 
     names = ("workshop_migrator", "workshop_app", "workshop_other")
 
@@ -86,7 +86,7 @@ class Roles:
         return f"{name}_of_{os.getpid()}"
 
     def of(self, database: Database, name: str) -> Database:
-        """The database, as this role reaches it."""
+        """The database, with the connection of this role."""
         return replace(database, server=replace(self.server, user=self.name(name), password=name))
 
 
@@ -101,7 +101,7 @@ def roles(server: Server) -> Iterator[Roles]:
 
 
 def seen_by(roles: Roles, database: Database) -> list[Any]:
-    """What the application and the neighbours may do and see, by the old names."""
+    """The rights and rows of the application and of other projects, by the legacy names."""
     privileges = database.query(
         "SELECT r, t, p, has_table_privilege(r, 'public.' || t, p) "
         "FROM unnest(%s::text[]) AS r, unnest(ARRAY['workshop_students', 'student_configs']) AS t, "
@@ -128,7 +128,7 @@ def denied(roles: Roles, database: Database, *relations: str) -> None:
 
 
 def write(roles: Roles, database: Database, seed: int) -> None:
-    """A morning of the old application, as its own role."""
+    """A morning of the legacy application, as its own role."""
     tokens = [row[0] for row in database.query("SELECT session_token FROM workshop_students")]
     with closing(OldApplication(roles.of(database, "workshop_app").url, seed, tokens)) as writer:
         writer.column("SELECT setseed(0.5)")  # one of its statements has random()
@@ -145,7 +145,7 @@ def test_the_migrating_role_has_all_it_needs(roles: Roles, legacy: Database, blo
     steps = [(upgrade, stage) for stage in ("0003", "0004", "0006", "head")]
     for seed, (action, stage) in enumerate([*steps, (downgrade, "base"), (upgrade, "head")], 1):
         action(migrator, stage)
-        # at rest nothing is different for anybody
+        # afterwards no role has different rights
         assert seen_by(roles, legacy) == before, stage
         if stage != "base":
             denied(
@@ -160,7 +160,7 @@ def test_the_migrating_role_has_all_it_needs(roles: Roles, legacy: Database, blo
         write(roles, legacy, seed)
         before = [before[0], *seen_by(roles, legacy)[1:]]
     legacy.execute("CALL bridge.drain()")
-    # a student keeps the name that a session told before it was deleted
+    # a student keeps the name of a session that was deleted later
     assert [line for line in deviations(legacy) if line.startswith("session")] == []
     assert failed_checks(legacy) == []
 
@@ -210,7 +210,7 @@ def test_one_privilege_less_is_refused(roles: Roles, clone: Clone, revoked: str,
     assert changes(before, dump(database)) == []
 
 
-# --- what else the document claims --------------------------------------------------------------------
+# --- other claims of the document --------------------------------------------------------------------
 
 MODES = (
     "ACCESS SHARE",
@@ -233,14 +233,14 @@ WHERE l.pid = pg_backend_pid() AND l.granted AND c.relkind = 'r'
 
 
 def strongest(connection: Connection) -> str | None:
-    """The strongest lock that the transaction has on the old tables."""
+    """The strongest lock of the transaction on the legacy tables."""
     names = {mode.replace(" ", "").lower() + "lock": mode for mode in MODES}
     held = [names[mode.lower()] for mode in connection.scalars(text(HELD))]
     return max(held, key=MODES.index, default=None)
 
 
 def test_the_locks_are_those_of_the_table(legacy: Database) -> None:
-    """Each step in a transaction of its own, where locks stay until they are looked at."""
+    """Run each step in a transaction of its own, which keeps its locks until they are read."""
     rows = re.findall(r"^\| `(\d{4})`( undone)? \| ([A-Z ]+) \|", DOCUMENT, re.M)
     told = {revision + undone: mode for revision, undone, mode in rows}
     found: dict[str, str | None] = {}
@@ -255,11 +255,11 @@ def test_the_locks_are_those_of_the_table(legacy: Database) -> None:
                 found[name] = strongest(connection)
 
         def write(table: str, state: str) -> None:
-            # something to drain later: at 0004 it is only logged
+            # a change to drain later: at 0004 it is only logged
             if state.startswith("0004"):
                 with connection.begin():
                     connection.execute(text(f"UPDATE {table} SET ivr_greeting = 'new'"))
-            # as of a session that was locked
+            # as if a session had been locked
             if state.startswith("0005"):
                 with connection.begin():
                     connection.execute(text("SET LOCAL bridge.applying = on"))

@@ -1,4 +1,4 @@
-"""The rooms of ``scripts/``: which may import which, how large a module is; and what is beside the tests."""
+"""The rooms of ``scripts/``: allowed imports, sizes of modules; the map of the tests."""
 
 import ast
 import re
@@ -44,7 +44,7 @@ def room_of(module: str) -> str:
 
 
 def imports_of(module: str) -> Iterator[str]:
-    """The project's modules that it imports, at the top or within a function."""
+    """The project's modules that it imports, at the top or in a function."""
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         match node:
             case ast.Import():
@@ -80,7 +80,7 @@ def test_modules_are_short() -> None:
 
 
 def test_the_migration_needs_three_packages_only() -> None:
-    """What alembic/env.py imports, all the way: alembic, sqlalchemy and psycopg."""
+    """All imports of alembic/env.py, also indirect ones: alembic, sqlalchemy and psycopg."""
     env = ast.parse((ROOT / "alembic" / "env.py").read_text(encoding="utf-8"))
     todo = [name for name in MODULES if f"'{name}'" in ast.dump(env)]
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""The unified schema: models and revisions agree, and the tables keep themselves clean."""
+"""The unified schema: models and revisions agree, and the triggers clean the tables."""
 
 import json
 from collections.abc import Iterator
@@ -26,9 +26,9 @@ TABLES = ("students", "sessions", "step_progress", "events")
 def test_the_models_and_the_revisions_describe_the_same_schema(
     clone: Clone, file_regression: FileRegressionFixture
 ) -> None:
-    """Tables as at head, 0005's keys and indexes included; functions and triggers at 0002.
+    """Tables as at head, with 0005's keys and indexes; functions and triggers at 0002.
 
-    What both have at head is in tests/catalogs/head.txt; --regen-all writes it anew.
+    The objects of both at head are in tests/catalogs/head.txt; --regen-all writes it anew.
     """
     by_models, at_0002, head = clone("empty"), clone("0002"), clone("fresh")
     with by_models.engine() as engine, engine.begin() as connection:
@@ -53,7 +53,7 @@ def test_the_models_and_the_revisions_describe_the_same_schema(
 
 
 def test_what_switches_planner_methods_off_switches_jit_off(clone: Clone) -> None:
-    """A method that is off costs 1e10, and whatever costs that much is compiled: 30 ms a statement."""
+    """A disabled method costs 1e10, and PostgreSQL compiles such queries: 30 ms a statement."""
     for state in ("0003", "0006", "head", "fresh"):
         found = clone(state).query(
             """
@@ -231,7 +231,7 @@ def test_empty_text_is_null_and_a_space_is_not(connection: Connection) -> None:
 def test_the_name_says_which_step_it_is(
     connection: Connection, number: int, name: str, step: int
 ) -> None:
-    for _ in range(2):  # the upsert lands on the same row again
+    for _ in range(2):  # the upsert hits the same row again
         put_step(connection, number, name)
     rows = connection.execute("SELECT step_number, attempts FROM step_progress").fetchall()
     assert rows == [(step, 1)]
@@ -307,7 +307,7 @@ def test_steps_follow_the_exercises(connection: Connection) -> None:
         "UPDATE sessions SET exercises = exercises || %s",
         ('{"step-2-choose-use-case": {"completed": true, "timeSpent": 90}, "exercise-4": true}',),
     )
-    # what exercises do not hold of a step stays
+    # values of a step that exercises cannot hold stay
     assert one(connection, steps) == [
         [2, "Choose Use Case", True, 90, "print()"],
         [4, "Basic TwiML", True, 0, None],
@@ -321,7 +321,7 @@ def test_steps_follow_the_exercises(connection: Connection) -> None:
 def test_steps_and_exercises_end_following_each_other(
     connection: Connection,
 ) -> None:
-    """The two triggers end: neither writes what the other one has just written."""
+    """The two triggers end: neither writes the value that the other one has just written."""
     put_step(connection, 2, "choose-use-case")
     query = "SELECT exercises, (SELECT max(attempts) FROM step_progress) FROM sessions"
     found = one(connection, query)
@@ -399,7 +399,7 @@ def test_a_student_takes_the_sessions_along_and_leaves_the_trail(connection: Con
     )
 
 
-# --- what people look at ------------------------------------------------------------------------------
+# --- reporting ------------------------------------------------------------------------------
 
 
 def test_the_overview_shows_no_secret(migrated: Database) -> None:

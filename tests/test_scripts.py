@@ -1,4 +1,4 @@
-"""The operator's commands, as a person or a script runs them: what they print, and how they end."""
+"""The operator's commands, run by a person or a script: output and exit codes."""
 
 import json
 import os
@@ -78,10 +78,10 @@ def test_verify_says_what_is_wrong(clone: Clone, server: Server) -> None:
     assert "sessions.ivr_greeting differs" in " ".join(done.stdout.split())
     unmigrated = script("verify", url=clone("legacy").url)
     assert unmigrated.returncode == 2
-    # that much it can tell
+    # these facts are known
     assert unmigrated.stderr.startswith("error: the database is not migrated; next: workshop ")
     nowhere = script("verify", url=server.url("not_there"))
-    assert (nowhere.returncode, nowhere.stderr[:24]) == (2, "error: could not tell: c")
+    assert (nowhere.returncode, nowhere.stderr[:25]) == (2, "error: could not check: c")
 
 
 # --- status and rollback_check ----------------------------------------------------------------------
@@ -89,11 +89,11 @@ def test_verify_says_what_is_wrong(clone: Clone, server: Server) -> None:
 
 def test_status_at_every_stage(clone: Clone) -> None:
     expected = {
-        "empty": (1, "is this the right database"),
+        "empty": (1, "check that this is the right database"),
         "legacy": (1, "workshop backup, then workshop dry-run, then alembic upgrade 0003"),
-        "0003": (1, "workshop dry-run shows what will be merged, then alembic upgrade 0006"),
+        "0003": (1, "workshop dry-run shows the merge, then alembic upgrade 0006"),
         "0004": (1, "alembic upgrade 0006"),
-        "0006": (1, "workshop verify, a look at the dashboard"),
+        "0006": (1, "workshop verify, check the dashboard"),
         "head": (0, "nothing"),
         "fresh": (0, "nothing"),
     }
@@ -117,11 +117,12 @@ def test_status_at_every_stage(clone: Clone) -> None:
 def test_a_database_without_rows_looks_wrong(legacy: Database) -> None:
     legacy.execute("TRUNCATE workshop_students, student_configs")
     done = script("status", url=legacy.url)
-    assert (done.returncode, "is this the right database?" in done.stdout) == (1, True)
+    assert (done.returncode, "check that this is the right database." in done.stdout) == (1, True)
     done = script("dry_run", url=legacy.url)
     assert done.returncode == 0
     assert re.search(
-        r"MIND: database \S+ has no row to merge: is it the\s+right one\?", done.stdout
+        r"NOTE: database \S+ has no row to merge: check that it\s+is\s+the\s+right\s+one",
+        done.stdout,
     )
 
 
@@ -167,7 +168,7 @@ def test_rollback_check_tells_what_a_downgrade_would_do(migrated: Database) -> N
     assert report["ok"]
     assert (report["written_back"], report["kept"], report["in_the_way"]) == ([], [], [])
 
-    # a write that a lock kept from the old tables, and one that they cannot say
+    # a write that a lock blocked from the legacy tables, and one that they cannot hold
     ((token,),) = migrated.query("SELECT min(session_token) FROM student_configs")
     with migrated.connect(autocommit=False) as holder:
         holder.execute("SELECT * FROM student_configs WHERE session_token = %s FOR UPDATE", [token])
@@ -187,7 +188,7 @@ def test_rollback_check_tells_what_a_downgrade_would_do(migrated: Database) -> N
     assert "OK: nothing would be lost" in shown.stdout
     assert token not in done.stdout + shown.stdout
 
-    # what was told is what happens; nothing was changed by telling it
+    # the prediction holds; the prediction changed nothing
     migrated.execute("UPDATE students SET github_username = NULL")
     with migrated.connect() as connection:
         connection.execute("CALL bridge.drain()")
@@ -207,7 +208,7 @@ def test_rollback_check_keeps_nobody_waiting_while_it_works_students_out(clone: 
     waits = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'events'::regclass"
     locks = "SELECT relation::regclass::text FROM pg_locks WHERE pid = %s AND relation IS NOT NULL"
     with database.connect(autocommit=False) as holder, ThreadPoolExecutor(1) as pool:
-        # of what the check reads of students, the last
+        # the last student read by the check
         holder.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
         check = pool.submit(script, "rollback_check", "--json", url=database.url)
         try:
@@ -230,7 +231,7 @@ def test_rollback_check_of_what_cannot_be_told(legacy: Database) -> None:
 
 
 def test_rows_that_nothing_else_holds_are_not_dropped(clone: Clone) -> None:
-    """Written to the new tables before the bridge was there: refused, unless asked to."""
+    """Written to the unified tables before the bridge existed: refused, unless confirmed."""
     database = clone("0002")
     database.execute("INSERT INTO students (student_email) VALUES ('a@example.com')")
     assert script("rollback_check", url=database.url).returncode == 1
@@ -242,7 +243,7 @@ def test_rows_that_nothing_else_holds_are_not_dropped(clone: Clone) -> None:
 
 
 def test_the_guides_rollback_taken_literally(clone: Clone) -> None:
-    """DROP TABLE ... CASCADE by hand: the old application goes on, status knows the way back."""
+    """DROP TABLE ... CASCADE by hand: the legacy application still works, status shows the repair."""
     database = clone("head")
     database.execute(
         """
@@ -267,7 +268,7 @@ def test_the_guides_rollback_taken_literally(clone: Clone) -> None:
 
 
 def test_a_backup_dropped_by_hand(clone: Clone) -> None:
-    """The guide's literal DROP TABLE ... CASCADE of the backups: V2 stays usable, status explains."""
+    """The guide's literal DROP TABLE ... CASCADE of the backups: moved endpoints still work, status explains."""
     database = clone("head")
     for (backup,) in database.query("SELECT relation::text FROM bridge.source"):
         database.execute(f"DROP TABLE {backup} CASCADE")
@@ -280,7 +281,7 @@ def test_a_backup_dropped_by_hand(clone: Clone) -> None:
 
 
 def assert_status_is_pointed_at(database: Database) -> None:
-    """The other commands stop where a table was dropped by hand, and name the one that knows the way."""
+    """The other commands stop if a table was dropped by hand, and name workshop status."""
     others = ("dry_run", "verify", "merge", "rollback_check")
     unified = database.query("SELECT to_regclass('public.sessions')")[0][0]
     for command in others if unified else (*others, "drop_backups"):
@@ -293,7 +294,7 @@ def assert_status_is_pointed_at(database: Database) -> None:
 
 
 def test_the_one_shot_writes_what_the_migration_writes(migrated: Database) -> None:
-    """So that it is the same work; ids and times of the run apart, and what it cannot read."""
+    """So that it is the same work, except for ids and times of the run, and unreadable values."""
     keys = {
         "students": "student_email",
         "sessions": "session_token",
@@ -316,7 +317,7 @@ def test_the_one_shot_writes_what_the_migration_writes(migrated: Database) -> No
 
 @pytest.mark.parametrize("width", [100, 80, 60])
 def test_a_table_breaks_lines_between_words(width: int) -> None:
-    """A table of names that the terminal has no room for becomes a list of its rows."""
+    """A table too wide for the terminal becomes a list of its rows."""
     rows = [
         ("student_configs.selected_phone_number", "AccessExclusiveLock", "the application", 1234),
         ("a view over workshop_students_backup", "yes", "[red]waits for a long, long time[/]", 5),
@@ -350,7 +351,7 @@ GUIDE = ("status", "backup", "dry-run", "verify", "dashboard", "merge", "drop-ba
 
 
 def workshop(*args: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-    """What the installed ``workshop`` does, from the project's root."""
+    """Run the installed ``workshop``, from the project's root."""
     point = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["workshop"]
     module, function = point.split(":")
     return subprocess.run(
@@ -379,7 +380,7 @@ def test_each_has_its_help_and_its_old_name(
     monkeypatch.setattr("sys.argv", ["", "--help"])
     monkeypatch.setenv("COLUMNS", "100")
     module = f"scripts.{name.replace('-', '_')}"
-    monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of one that is imported
+    monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns about an imported module
     with pytest.raises(SystemExit, match="0"):
         runpy.run_module(module, run_name="__main__")
     told = capsys.readouterr().out
@@ -388,7 +389,7 @@ def test_each_has_its_help_and_its_old_name(
 
 
 def test_the_list_needs_no_other_package() -> None:
-    """It is quick, and an extra that is not installed keeps nobody from the other commands."""
+    """It is quick, and a missing extra affects only its own command."""
     code = (
         "import sys; from scripts.cli import app; from typer.testing import CliRunner; "
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "

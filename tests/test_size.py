@@ -1,4 +1,4 @@
-"""The size of what a DBA is asked to review: it must not grow. The budgets are in docs/performance.md."""
+"""The size of the script that a DBA reviews: it must not grow. The budgets are in docs/performance.md."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from support.databases import ROOT, Clone, script_of
 SCRIPT_LINES = 5795
 """Lines of ``alembic upgrade head --sql``."""
 SQL_LINES = 3500
-"""Lines of the SQL files that 0003, 0004 and 0007 bring, downgrades included."""
+"""Lines of the SQL files of 0003, 0004 and 0007, downgrades included."""
 OBJECTS = {"functions and procedures": 104, "views": 12, "tables": 6}
 """Objects of schema ``bridge`` at head."""
 

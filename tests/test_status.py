@@ -1,4 +1,4 @@
-"""``workshop status``: what it tells, and that the way back it names leads back."""
+"""``workshop status``: its report, and the commands that it names for a repair."""
 
 import importlib
 import json
@@ -49,11 +49,11 @@ def status(database: Database, *args: str) -> tuple[int, dict[str, Any]]:
 
 
 def follow(database: Database, commands: list[str]) -> None:
-    """Run the commands as they stand."""
+    """Run the commands unchanged."""
     for line in commands:
         program, *args = shlex.split(line)
         if program == "alembic" and args[0] in ("upgrade", "downgrade"):
-            # what alembic_cli does in a process of its own
+            # alembic_cli does this in its own process
             getattr(command, args[0])(alembic_config(database.url), *args[1:])
         elif program == "workshop" and args == ["verify"]:
             assert failed_checks(database) == []
@@ -84,7 +84,7 @@ def relations(database: Database) -> dict[str, str]:
 
 
 def addresses(database: Database) -> list[tuple[Any, ...]]:
-    """Whose sessions there are, and one value of each."""
+    """The sessions' students, and one value of each."""
     return database.query(
         "SELECT session_token, student_email, ivr_greeting, completion_rate "
         "FROM sessions JOIN students USING (student_id) ORDER BY 1"
@@ -160,7 +160,7 @@ def test_the_way_back_that_it_names_leads_to_head(clone: Clone, damage: Any, sta
     assert (code, said["problems"], said["revision"]) == (0, [], HEAD)
     assert failed_checks(database) == []
     if damage is drop_configurations:
-        # what the table held is in the new ones, as far as they had it
+        # the rows of the table are in the unified tables, as far as these exist
         kept = {row[0] for row in addresses(database)}
         assert len(kept) >= len({*database.query("SELECT session_token FROM workshop_students")})
     else:
@@ -170,7 +170,7 @@ def test_the_way_back_that_it_names_leads_to_head(clone: Clone, damage: Any, sta
 
 @pytest.mark.parametrize("state", ["legacy", "0006"])
 def test_a_revision_of_another_project_is_left_alone(clone: Clone, state: str) -> None:
-    """No command deletes its row, and every one of them tells how to have a table of one's own."""
+    """No command deletes its row, and each explains how to name another table."""
     database = clone(state)
     database.execute(
         "CREATE TABLE IF NOT EXISTS alembic_version (version_num text);"
@@ -235,7 +235,7 @@ def test_new_columns_are_read_as_it_says(clone: Clone) -> None:
         name = relations(database)["student_configs"]
         database.execute(f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS assistant_id text")
         database.execute(f"UPDATE {name} SET assistant_id = 'asst_1'")
-        # how much of a write of many rows is applied as it commits depends on the machine
+        # the number of writes applied at commit depends on the machine
         with database.connect() as connection:
             connection.execute("CALL bridge.drain()")
     assert status(early)[0] == 1
@@ -250,7 +250,7 @@ def test_new_columns_are_read_as_it_says(clone: Clone) -> None:
         assert database.query(extra) == [(177,)]
 
 
-# --- what is going on -----------------------------------------------------------------------------
+# --- activity -----------------------------------------------------------------------------
 
 
 def test_it_tells_of_a_migrator_and_of_the_merge(clone: Clone) -> None:
@@ -267,9 +267,9 @@ def test_it_tells_of_a_migrator_and_of_the_merge(clone: Clone) -> None:
     assert "running" in said["next"]
     code, said = status(database)
     assert (code, said["migrator"]) == (1, None)
-    assert said["next"] == "alembic upgrade 0006 goes on with the merge where it was"
+    assert said["next"] == "alembic upgrade 0006 continues the merge"
     assert said["stage"] == "the merge has begun, and is not finished"
-    # more than there is by now
+    # more than there are now
     database.execute("UPDATE bridge.state SET sessions = 300")
     assert status(database)[1]["merge"] == {"done": 213, "total": 213}
     database.execute("UPDATE bridge.state SET merged_at = now(), stage = NULL")
@@ -293,9 +293,9 @@ def test_it_tells_who_holds_and_who_waits(clone: Clone) -> None:
         finally:
             holder.rollback()
             waiter.join()
-    # what cannot be read because of it is no reason to wait, nor to be silent about it
+    # an unreadable fact is neither a reason to wait nor to be silent
     assert code == 2
-    assert "somebody holds a lock" in said["next"]
+    assert "another session holds a lock" in said["next"]
     locks = {lock["pid"]: lock for lock in said["locks"]}
     held, waits = locks[holds], locks[waits_for_it]
     assert (held["granted"], held["mode"]) == (True, "AccessExclusiveLock")
@@ -420,6 +420,6 @@ def test_a_legacy_name_that_is_not_what_the_bridge_knows(
     assert status(database)[0] == 0
     assert failed_checks(database) == []
     late = "SELECT count(*) FROM sessions WHERE session_token = 'ws_late'"
-    # what the application wrote to the table that it created again
+    # the application's writes to the table that it created again
     assert database.query(late) == [(int(change in (clean_up_early, put_a_table_in_place)),)]
     downgrade(database)

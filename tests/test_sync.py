@@ -1,7 +1,7 @@
-"""Legacy and unified tables in step: a write to one reaches the other, and a downgrade loses nothing.
+"""Sync of legacy and unified tables: a write to one is applied to the other, and a downgrade loses nothing.
 
-The writers are those of ``writers.py``: both applications' statements, drawn at random. What is
-compared is read with plain SELECTs, and by the oracle; no function of the bridge has a say in it.
+The writers are those of ``writers.py``: statements of both applications, drawn at random. Plain
+SELECTs and the oracle compare the results; no function of the bridge takes part.
 """
 
 import os
@@ -59,7 +59,7 @@ EVERY = """
     WHERE t.token NOT IN (
         SELECT key FROM bridge.override WHERE table_name = 'sessions' AND column_name = '(row)')
 """
-"""Every session, without those of an earlier attempt that no legacy table has: a write inserts them there."""
+"""Every session, except those of an earlier attempt without a legacy row: a write inserts that row."""
 KEPT = "SELECT relname FROM pg_class WHERE relname LIKE 'bridge_remainder_backup%'"
 
 
@@ -68,7 +68,7 @@ Rows = dict[tuple[str, ...], dict[str, Any]]
 
 
 def unified(database: Database) -> Rows:
-    """All rows of the unified schema by their keys; without what the migration's own writing sets."""
+    """All rows of the unified tables by their keys; without values that the migration itself sets."""
     return {
         (table, str(row[KEYS[table]]))
         if table in KEYS
@@ -78,7 +78,7 @@ def unified(database: Database) -> Rows:
 
 
 def different(before: Rows, after: Rows) -> list[str]:
-    """One line for each row that came or went, and for each cell that changed."""
+    """One line for each inserted or deleted row, and for each changed cell."""
     lines = [f"{key}: gone, was {before[key]}" for key in sorted(before.keys() - after.keys())]
     lines += [f"{key}: came, is {after[key]}" for key in sorted(after.keys() - before.keys())]
     for key in sorted(before.keys() & after.keys()):
@@ -91,7 +91,7 @@ def different(before: Rows, after: Rows) -> list[str]:
 
 
 def legacy_rows(database: Database) -> list[tuple[Any, ...]]:
-    """The rows of both legacy tables, and where they lie: a rewritten row lies elsewhere."""
+    """The rows of both legacy tables, and their places: an UPDATE moves a row."""
     relations = database.query("SELECT relation::text FROM bridge.source ORDER BY legacy_name")
     return [
         (relation, *row)
@@ -108,7 +108,7 @@ def some_tokens(database: Database, count: int = 40) -> list[str]:
 
 
 def write(database: Database, writes: int, seed: int, *kinds: type[Writer]) -> None:
-    """Requests of these applications, one after the other, on connections of their own."""
+    """Requests of these applications, one after the other, on separate connections."""
     tokens = some_tokens(database)
     writers = [kind(database.url, seed + n, tokens) for n, kind in enumerate(kinds)]
     order = random.Random(seed)
@@ -126,13 +126,13 @@ def logged(database: Database) -> list[tuple[Any, ...]]:
 
 
 def drain(database: Database) -> None:
-    """Apply what a sync has left in the log: each has some milliseconds only."""
+    """Apply the changes that a sync has left in the log: each sync has some milliseconds only."""
     with database.connect() as connection:
         connection.execute("CALL bridge.drain()")
 
 
 def log(database: Database, side: str, query: str) -> None:
-    """Log sessions as changed on one side, without saying what they were before."""
+    """Log sessions as changed on one side, without their former values."""
     before = "'{}'::jsonb" if side == "unified" else "NULL"
     database.execute(
         "INSERT INTO bridge.change_log (side, token, before) "
@@ -141,7 +141,7 @@ def log(database: Database, side: str, query: str) -> None:
 
 
 def assert_in_step(database: Database) -> None:
-    """A change of every session, logged on either side, finds nothing to do."""
+    """A logged change of every session, on either side, changes nothing."""
     drain(database)
     assert logged(database) == []
     assert failed_checks(database) == []
@@ -158,7 +158,7 @@ def assert_in_step(database: Database) -> None:
 def test_writes_to_both_sides_keep_them_in_step(
     request: pytest.FixtureRequest, server: Server, name: str
 ) -> None:
-    """On every era, those that cannot say everything among them; and back, and up again."""
+    """On every era, including those that cannot hold everything; down, and up again."""
     template = request.getfixturevalue("postgresql_proc").template_dbname
     with cloned(server, template) as database:
         with database.connect() as connection:
@@ -189,7 +189,7 @@ def test_the_laws_on_generated_databases(
 
 
 def test_a_later_legacy_change_wins(migrated: Database) -> None:
-    """What the old tables could not say counts until they say something else."""
+    """Overrides hold until the legacy tables get another value."""
     ((token,),) = migrated.query(
         "SELECT session_token FROM student_configs JOIN workshop_students USING (session_token) "
         "ORDER BY 1 LIMIT 1"
@@ -219,18 +219,18 @@ def test_a_later_legacy_change_wins(migrated: Database) -> None:
     assert ("system_prompt",) not in migrated.query(kept)
 
 
-# --- the way back ---------------------------------------------------------------------------------
+# --- downgrades ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("revision", ["0003", "0004", "0005", "0006", "head"])
 def test_rollback_after_a_thousand_writes(clone: Clone, revision: str) -> None:
-    """From each revision: the old tables then say, by the oracle, what the new ones said."""
+    """From each revision: by the oracle, the legacy tables then equal the former unified ones."""
     database = clone(revision if revision != "0005" else "0004")
     if revision == "0005":
         upgrade(database, "0005")
     write(database, 1000, 7, NewApplication, OldApplication, NewApplication, OldApplication)
     if revision in ("0003", "0004"):
-        upgrade(database, "0006")  # so that there is something to compare with
+        upgrade(database, "0006")  # for comparison
         downgrade(database, revision)
     before = unified(database)
     with database.connect() as connection:
@@ -239,8 +239,8 @@ def test_rollback_after_a_thousand_writes(clone: Clone, revision: str) -> None:
     with database.connect() as connection:
         found = predict(read_legacy(connection, PROGRESS), read_legacy(connection, CONFIG))
     assert not (said.sessions.keys() ^ found.sessions.keys())
-    # a column without a home of its own is not written back where the legacy application deleted its row;
-    # what stands in for a current_step that no row has follows the exercises that were written there
+    # a column without a legacy column is not written back if the legacy application deleted its
+    # row; the value for a missing current_step follows the exercises written there
     lines = [line for line in differences(found, said) if line.startswith("session")]
     # and exercises do not follow a deleted step before the triggers of 0004
     of_0003 = (".exercises",) if revision == "0003" else ()
@@ -252,7 +252,7 @@ def test_rollback_after_a_thousand_writes(clone: Clone, revision: str) -> None:
 
 
 def test_what_v2_wrote_is_in_the_old_tables(migrated: Database) -> None:
-    """Every kind of write by name, and every row that was not touched as it was."""
+    """Every kind of write by name; rows without a write are unchanged."""
     old = {
         table: dict(migrated.query(f"SELECT session_token, to_jsonb(t)::text FROM {table} AS t"))
         for table in (PROGRESS, CONFIG)
@@ -324,7 +324,7 @@ def test_what_v2_wrote_is_in_the_old_tables(migrated: Database) -> None:
 
 
 def test_every_time_that_the_mapping_reads_is_written(clone: Clone) -> None:
-    """The latest counts: one that is left behind would win."""
+    """The latest one counts: a forgotten older one would win."""
     database = clone("legacy")
     database.execute("ALTER TABLE student_configs ADD COLUMN last_activity timestamp DEFAULT now()")
     upgrade(database)
@@ -344,7 +344,7 @@ def test_without_writes_nothing_is_kept_aside(clone: Clone) -> None:
     assert database.query(KEPT) == []
     assert changes(before, dump(database, without=("alembic_version",))) == []
 
-    # what the legacy application writes keeps the lifetime that a session had, and nothing else
+    # a legacy write changes no lifetime of a session, and nothing else
     upgrade(database)
     database.execute("UPDATE student_configs SET system_prompt = 'old', updated_at = now()")
     database.execute("UPDATE workshop_students SET exercises = '{}', last_activity = now()")
@@ -385,7 +385,7 @@ def test_up_down_up_is_the_same(clone: Clone, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("era", ["B", "C2"])
 def test_own_columns_come_back_and_later_values_stay(era: str, empty: Database) -> None:
-    """What only the unified schema holds survives a downgrade; C2: of sessions that 0001 copies as well."""
+    """Values that only the unified tables hold survive a downgrade; C2: also of sessions that 0001 copies."""
     with empty.connect(autocommit=False) as connection:
         load(connection, ERAS[era])
         connection.commit()
@@ -445,7 +445,7 @@ def test_a_downgrade_that_is_killed_goes_on(migrated: Database) -> None:
 
 
 def wait_until_free(database: Database) -> bool:
-    """The server has noticed that the client is gone, and given its locks back."""
+    """The server has noticed the end of the client, and freed its locks."""
     running = (
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
         "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -458,7 +458,7 @@ def wait_until_free(database: Database) -> bool:
 
 
 def test_a_rollback_that_is_rolled_back(migrated: Database) -> None:
-    """Down to 0003, where the new tables are read-only, and up again."""
+    """Down to 0003, with read-only unified tables, and up again."""
     write(migrated, 30, 5, NewApplication)
     before = unified(migrated)
     downgrade(migrated, "0003")
@@ -474,7 +474,7 @@ def test_a_rollback_that_is_rolled_back(migrated: Database) -> None:
 def test_what_the_old_tables_say_of_a_student_since_the_downgrade_counts(
     migrated: Database,
 ) -> None:
-    """Even where no session is the student's: the address is the second one of another student's session."""
+    """Even without a session of the student: the address is the second one of another student's session."""
     ((token,),) = migrated.query(
         "SELECT session_token FROM student_configs JOIN workshop_students USING (session_token) "
         "ORDER BY 1 LIMIT 1"
@@ -502,18 +502,16 @@ def test_a_column_that_came_after_the_adapters_is_not_emptied_by_a_downgrade(
     database.execute("ALTER TABLE student_configs ADD COLUMN ivr_greeting text")
     database.execute("UPDATE student_configs SET ivr_greeting = 'Hello'")
     with database.connect() as connection:
-        connection.execute(
-            "CALL bridge.refresh_adapters(true)"
-        )  # as far as a killed downgrade came
+        connection.execute("CALL bridge.refresh_adapters(true)")  # the point of a killed downgrade
     downgrade(database)
     assert database.query("SELECT DISTINCT ivr_greeting FROM student_configs") == [("Hello",)]
 
 
-# --- conflicts, and what looks like one ------------------------------------------------------------
+# --- conflicts, and cases that resemble one ------------------------------------------------------------
 
 
 def test_written_on_both_sides_before_either_could_follow(clone: Clone) -> None:
-    """Each column goes its own way; of a column that both sides wrote the later value wins, and a note says so."""
+    """Each column is decided by itself; if both sides wrote it the later value wins, with a merge decision."""
     database = clone("0004")
     first, second = some_tokens(database, 2)
     database.execute(
@@ -594,7 +592,7 @@ def test_deleted_here_and_written_there(clone: Clone) -> None:
 
 
 def test_a_session_that_v2_had_first_is_merged_not_erased(clone: Clone) -> None:
-    """Endpoints that moved before the merge: nearly empty rows must not empty the old tables."""
+    """Endpoints that moved before the merge: nearly empty rows must not empty the legacy tables."""
     database = clone("0003")
     tokens = database.query("SELECT session_token FROM student_configs ORDER BY 1 LIMIT 20")
     prompts = "SELECT session_token, system_prompt, ivr_greeting FROM student_configs ORDER BY 1"
@@ -613,7 +611,7 @@ def test_a_session_that_v2_had_first_is_merged_not_erased(clone: Clone) -> None:
 
 
 def test_a_student_who_was_renamed_after_an_old_write_keeps_the_name(clone: Clone) -> None:
-    """The old rows still say the old name when their session is combined."""
+    """The legacy rows still have the former name when their session is combined."""
     database = clone("0004")
     ((token,),) = database.query(
         "SELECT min(session_token) FROM sessions JOIN student_configs USING (session_token) "
@@ -659,7 +657,7 @@ def test_a_step_by_an_unknown_name_keeps_it_when_the_old_application_goes_on(clo
 def test_an_exercise_that_is_no_object_any_more_says_nothing_of_a_step(
     clone: Clone, entry: str
 ) -> None:
-    """Its row goes, and must not take the entry along."""
+    """Its row is deleted, and must not delete the entry."""
     database = clone("0006")
     ((token,),) = database.query(
         "SELECT min(session_token) FROM workshop_students "
@@ -681,7 +679,7 @@ def test_an_exercise_that_is_no_object_any_more_says_nothing_of_a_step(
 
 
 def test_a_drain_holds_locks_of_legacy_tables_for_milliseconds(clone: Clone) -> None:
-    """It commits every 40 ms: rows that it has written are free again, long before it ends."""
+    """It commits every 40 ms: its rows are unlocked again long before its end."""
     database = clone("0004")
     drain(database)
     database.execute("UPDATE sessions SET ivr_greeting = 'new'")
@@ -713,7 +711,7 @@ def test_a_drain_holds_locks_of_legacy_tables_for_milliseconds(clone: Clone) -> 
 
 
 def test_one_session_is_applied_without_reading_what_belongs_to_others(migrated: Database) -> None:
-    """Overrides and logged changes that are read do not grow with those of other sessions."""
+    """The numbers of overrides and logged changes read do not grow with those of other sessions."""
     others = 3000
     with migrated.connect() as connection:
         connection.execute(
@@ -728,7 +726,7 @@ def test_one_session_is_applied_without_reading_what_belongs_to_others(migrated:
             UPDATE bridge.state SET sync = true
             """.encode()
         )
-        # else the server counts what this has read when the connection is gone, with what the save reads
+        # else the server adds these reads at the end of the connection to those of the save
         connection.execute("SELECT pg_stat_force_next_flush()")
 
     def rows_read() -> dict[str, int]:
@@ -765,7 +763,7 @@ def test_truncating_the_new_tables_erases_nothing(migrated: Database) -> None:
 
 
 def test_what_leads_nowhere_is_refused_by_name_before_the_keys(clone: Clone) -> None:
-    """A student whom the legacy tables name comes back; nothing else is guessed."""
+    """A student that the legacy tables name is restored; nothing else is guessed."""
     database = clone("0004")
     (token,) = some_tokens(database, 1)
     database.execute(
@@ -792,12 +790,12 @@ def test_what_leads_nowhere_is_refused_by_name_before_the_keys(clone: Clone) -> 
     database.execute("DELETE FROM step_progress WHERE session_token = 'nowhere'")
     upgrade(database)
     assert failed_checks(database) == []
-    # as the key does, when a session is deleted
+    # as the foreign key does, when a session is deleted
     assert database.query("SELECT session_token FROM events WHERE event_type = 'seen'") == [(None,)]
 
 
 def test_a_session_that_is_refused_keeps_no_other_waiting(migrated: Database) -> None:
-    """Neither a drain nor the writers that take along what is older; at the end it is named."""
+    """Neither a drain nor writers that apply older changes; at the end it is named."""
     odd, *others = some_tokens(migrated, 6)
     migrated.execute(
         f"""
@@ -823,12 +821,12 @@ def test_a_session_that_is_refused_keeps_no_other_waiting(migrated: Database) ->
     assert {token for (token,) in migrated.query(arrived.format("Good day"))} == set(others)
     assert {token for _, token in logged(migrated)} == {odd}
 
-    # many changes of one session, and older than those of the others
+    # many changes of one session, older than those of the others
     for _ in range(5):
         migrated.execute(greet.format("odd", [odd]))
     write_at_once("Hello")
     with migrated.connect() as connection:
-        for n in range(500):  # each applies some of the older changes as well
+        for n in range(500):  # each applies some older changes as well
             connection.execute(greet.format(f"Hello {n}", [others[0]]).encode())
             if {token for _, token in logged(migrated)} == {odd}:
                 break
@@ -845,7 +843,7 @@ def test_a_session_that_is_refused_keeps_no_other_waiting(migrated: Database) ->
 
 
 def run_side_by_side(database: Database, seconds: float, *kinds: type[Writer]) -> list[str]:
-    """All at once, on the same few sessions; what went wrong."""
+    """All at once, on the same few sessions; return the errors."""
     tokens = some_tokens(database, 12)
     end = time.monotonic() + seconds
     wrong: list[str] = []
@@ -881,8 +879,8 @@ def test_writers_of_both_sides_of_the_same_sessions(clone: Clone, state: str) ->
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
 def test_two_writers_that_do_not_see_each_other(migrated: Database, isolation: str) -> None:
-    """Each deletes one of the two legacy rows of a session: then there is nothing left of it."""
-    token = "ws_twice"  # each of its rows says all that there is to say
+    """Each deletes one of the two legacy rows of a session: then the session is deleted."""
+    token = "ws_twice"  # each of its rows has all values
     for table, written in ((PROGRESS, "last_activity"), (CONFIG, "updated_at")):
         migrated.execute(
             f"INSERT INTO {table} (session_token, student_email, created_at, {written}) "
@@ -907,7 +905,7 @@ def test_two_writers_that_do_not_see_each_other(migrated: Database, isolation: s
 
 
 def test_what_is_locked_waits_and_no_other_write_does(migrated: Database) -> None:
-    """A transaction on one side stays open: the other side's write goes through, and is logged."""
+    """A transaction on one side stays open: the write of the other one succeeds, and is logged."""
     token = migrated.query("SELECT session_token FROM student_configs ORDER BY 1 LIMIT 1")[0][0]
     new = f"UPDATE sessions SET ivr_greeting = 'new' WHERE session_token = '{token}'"
     old = f"UPDATE student_configs SET ivr_greeting = 'old' WHERE session_token = '{token}'"
@@ -921,7 +919,7 @@ def test_what_is_locked_waits_and_no_other_write_does(migrated: Database) -> Non
         with migrated.connect() as connection:
             connection.execute("CALL bridge.drain()")
         assert logged(migrated) == []
-        # the one that committed last wrote first: the later write wins
+        # the transaction that committed last wrote first: the later write wins
         for table in ("sessions", "student_configs"):
             assert migrated.query(greeting.format(table)) == [(winner,)], table
     assert failed_checks(migrated) == []
@@ -957,14 +955,14 @@ def test_two_writers_of_a_new_token_that_do_not_see_each_other(clone: Clone) -> 
 
 
 def test_events_that_come_back_meet_those_that_came_since(clone: Clone) -> None:
-    """Both have the first numbers: every one of them is kept, under one number or another."""
+    """Both have the first numbers: each event is kept, with its number or another one."""
     database = clone("head")
     kinds = [f"before {n}" for n in range(5)]
     for kind in kinds:
         database.execute(f"INSERT INTO events (event_type) VALUES ('{kind}')")
     downgrade(database, "base")
     upgrade(database, "0003")
-    # some of their numbers are given out again, those of the others come next
+    # some of their numbers are used again, those of the others come next
     database.execute(
         "SELECT setval(pg_get_serial_sequence('events', 'id'), min(key::bigint)) FROM bridge.override "
         "WHERE table_name = 'events' AND value ->> 'event_type' ~ '^before'"
@@ -980,7 +978,7 @@ def test_events_that_come_back_meet_those_that_came_since(clone: Clone) -> None:
 
 
 def test_a_student_who_comes_back_under_a_second_address(clone: Clone) -> None:
-    """Gone from there for good, as it seemed; a downgrade and an upgrade keep the student who has it since."""
+    """Dropped there for good, it seemed; a downgrade and an upgrade keep the present student."""
     database = clone("head")
     for table, address in (("workshop_students", "one"), ("student_configs", "two")):
         database.execute(

@@ -1,4 +1,4 @@
-"""``workshop verify``: the guide's step 5, what makes it red, and what opens the differences."""
+"""``workshop verify``: the guide's step 5, the failures it finds, and the list of differences."""
 
 import json
 from contextlib import closing
@@ -25,7 +25,7 @@ STUDENTS, SESSIONS, ORPHANS, DASHBOARD, PERCENTAGES, ERRORS = (
 
 
 def verified(database: Database, *options: str, code: int = 0) -> dict[str, Any]:
-    """The command's answer; its exit code has to be this one."""
+    """The command's report; its exit code has to be this one."""
     done = script("verify", "--json", *options, url=database.url)
     assert done.returncode == code, done.stdout + done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
@@ -131,7 +131,7 @@ def test_what_waits_to_be_carried_over_is_no_fault(clone: Clone) -> None:
 
 
 def test_differences_are_opened(migrated: Database) -> None:
-    """Of each kind one; the values are those that were put there by hand."""
+    """One of each kind; the values are those inserted by hand."""
     ((token, email, prompt),) = migrated.query(
         "SELECT session_token, student_email, system_prompt FROM sessions JOIN students USING (student_id) "
         "WHERE session_token = (SELECT min(session_token) FROM sessions WHERE openai_api_key LIKE 'sk-%' "
@@ -226,7 +226,7 @@ def test_no_secret_is_shown(clone: Clone) -> None:
 
 
 def test_the_checks_write_nothing(migrated: Database) -> None:
-    """A caller whose transaction must not write can run them; its settings stay as they were."""
+    """A caller with a read-only transaction can run them; its settings stay."""
     with closing(migrated.connect(autocommit=False)) as connection:
         connection.execute("SET TRANSACTION READ ONLY")
         connection.execute("SET synchronous_commit = on")

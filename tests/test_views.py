@@ -1,6 +1,6 @@
-"""The reporting views: each figure is what SQL written by hand counts, and no secret is shown.
+"""The reporting views: each figure equals plain SQL on the tables, and no secret is shown.
 
-The SQL here reads the tables alone: no view, and none of the project's functions.
+The SQL here reads tables only: no view, and none of the project's functions.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ VIEWS = ("session_overview", "student_overview", "step_funnel", "progress_by_day
 PLAIN = {"text", "uuid", "boolean", "integer", "bigint", "date", "double precision"} | {
     "timestamp with time zone"
 }
-# Step: how its flags say "done", and which of them say "begun".
+# Step: the flags for "done", and the flags for "begun".
 DONE = {
     1: "twilio_connected AND openai_connected",
     2: "call_direction_chosen",
@@ -45,7 +45,7 @@ def is_done(step: int) -> str:
 
 @pytest.fixture
 def odd(clone: Clone) -> Database:
-    """The migrated sample, with what it lacks: live sessions, lone flags, unknown and odd times."""
+    """The migrated sample, with additions: live sessions, lone flags, unknown and odd times."""
     database = clone("head")
     database.execute(
         """
@@ -199,7 +199,7 @@ def test_no_view_shows_a_secret(odd: Database) -> None:
 
 
 def test_who_may_read_them(clone: Clone, role: str) -> None:
-    """Nobody but the owner until it is granted; then the view, and still not the tables."""
+    """Only the owner until it is granted; then the view, and still not the tables."""
     database = clone("fresh")
     with psycopg.connect(database.server.url(database.name, role, role), autocommit=True) as reader:
         for view in VIEWS:
@@ -228,7 +228,8 @@ def test_a_look_up_reads_by_index(migrated: Database, view: str, condition: str)
         return [node["Node Type"], *(s for child in node.get("Plans", ()) for s in scans(child))]
 
     with migrated.connect() as connection:
-        # two hundred rows are read faster as a whole; what counts is whether an index could be used
+        # a sequential scan of two hundred rows is faster; the test checks that an index could be
+        # used
         connection.execute("SET enable_seqscan = off")
         plan = connection.execute(
             f"EXPLAIN (FORMAT json) SELECT * FROM {view} WHERE {condition}".encode()

@@ -11,7 +11,7 @@ Mapping
     foreign keys are pointed to the four tables. With ``-x drop_existing=true`` they are dropped instead.
 
 Locks
-    ACCESS EXCLUSIVE on the tables of an earlier attempt, and on tables whose foreign keys refer to them; no other.
+    ACCESS EXCLUSIVE on the tables of an earlier attempt, and on tables with foreign keys to them; no other.
 
 Rights
     If a legacy table has row security, the four tables have it. No role gets a right that it lacks there.

@@ -1,7 +1,7 @@
-"""Backups: made and proven, restored, and the dated tables that go at the end.
+"""Backups: make and prove them, restore them, drop the dated backup tables.
 
-``command`` makes a backup and ``proof`` proves it, ``restore`` brings it back, ``manifest`` says what is
-in it. pg_dump, pg_restore and psql do the work: ``programs``.
+``command`` makes a backup and ``proof`` proves it; ``restore`` restores it; ``manifest`` describes
+its content. ``programs`` runs pg_dump, pg_restore and psql.
 """
 
 from scripts.backup.command import main

@@ -29,7 +29,7 @@ FACTS = """
 SELECT current_database()::text AS database, current_setting('server_version') AS server,
        to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD') AS day
 """
-# A snapshot is kept while pg_dump works: no role's or server's timeout ends that.
+# The snapshot lives while pg_dump works: no timeout of role or server ends it.
 NO_TIMEOUTS = """
 SELECT set_config(name, '0', true) FROM pg_settings
 WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
@@ -42,7 +42,7 @@ READ_ONLY = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
 class Format(StrEnum):
-    """What the file is: pg_dump's archive, SQL text for psql, or JSON."""
+    """Format of the file: pg_dump's archive, SQL text for psql, or JSON."""
 
     custom = "custom"
     plain = "plain"
@@ -59,12 +59,13 @@ NAMES = {
 def make(
     connection: Connection, format: Format, file: Path | None, options: list[str]
 ) -> tuple[Path, Manifest]:
-    """Write a backup of one moment, and describe it; the manifest is not written yet.
+    """Write a backup of one moment, and return its manifest, which is not written yet.
 
-    ``file`` None: one of ``NAMES`` in the current folder, with the day of the server in UTC. Refused:
-    the file exists. ConnectionProblem: the database cannot be dumped. Nothing was written then.
+    ``file`` None: a file of ``NAMES`` in the current folder, with the day of the server in UTC.
+    Refused: the file exists. ConnectionProblem: the database cannot be dumped. Then no file was
+    written.
     """
-    run(connection, "SET idle_session_timeout = 0")  # it is idle while pg_dump works
+    run(connection, "SET idle_session_timeout = 0")  # the connection is idle while pg_dump works
     facts = run(connection, FACTS).mappings().one()
     major = programs.major_of(connection)
     folder = programs.programs_for(major)
@@ -85,9 +86,7 @@ def make(
     with publishing(file) as out, _snapshot(connection.engine) as (snapshot, names):
         for path in (file, Manifest.path(file)):
             if path.exists():
-                raise Refused(
-                    f"{path} is there already, and nothing is overwritten: name another file"
-                )
+                raise Refused(f"{path} exists. Nothing was overwritten: name another file")
         manifest.made_at = snapshot["at"]
         if not names:
             raise ConnectionProblem(f"database {facts['database']} has no table of the workshop")
@@ -118,8 +117,9 @@ def _free_name(name: str, day: str) -> Path:
 def _snapshot(engine: Engine) -> Iterator[tuple[RowMapping, list[str]]]:
     """Yield a snapshot's name and time, and the workshop's tables that it sees.
 
-    The transaction that owns it locks none of them: the application's ALTER TABLE would wait for it,
-    and pg_dump for that. pg_dump locks all tables for as long as it runs, then each is read alone.
+    The transaction of the snapshot locks none of them, because the application's ALTER TABLE would
+    wait for it, and pg_dump for ALTER TABLE. pg_dump locks all tables while it runs; then each
+    table is read alone.
     """
     with connect(engine) as keeper:
         keeper = keeper.execution_options(isolation_level="AUTOCOMMIT")
@@ -137,7 +137,7 @@ def _read(
     manifest: Manifest,
     out: IO[bytes] | None,
 ) -> None:
-    """Count and sum up each table as the snapshot sees it; where there is an ``out``, write its rows."""
+    """Count and sum up each table of the snapshot; if there is an ``out``, write its rows."""
     for name in names:
         run(connection, f"{READ_ONLY}; SET TRANSACTION SNAPSHOT '{snapshot}'")
         run(connection, f"{PINNED}; SET LOCAL lock_timeout = '5s'")
@@ -157,7 +157,7 @@ def _read(
 
 @contextmanager
 def _ending_in_order() -> Iterator[None]:
-    """A run that is asked to end, too, drops the database of its proof."""
+    """End on a signal as well, so that the database of the proof is dropped."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
@@ -166,7 +166,7 @@ def _ending_in_order() -> Iterator[None]:
 
 
 def show(file: Path, manifest: Manifest, out: Console) -> None:
-    """Print what was made, for people."""
+    """Print the result for people."""
     out.print(
         f"Database {escape(manifest.database)}, revision {manifest.revision or '(base)'}, "
         f"PostgreSQL {escape(manifest.server)}\n"
@@ -174,10 +174,10 @@ def show(file: Path, manifest: Manifest, out: Console) -> None:
     rows = ((escape(name), told["rows"]) for name, told in manifest.tables.items())
     out.print(table("Counted, with a checksum", ("Table", "Rows"), rows))
     if manifest.format != Format.json:
-        options = f", but for what {escape(' '.join(manifest.options))} says"
+        options = f", except for {escape(' '.join(manifest.options))}"
         out.print(f"\nIn the backup: the whole database{options if manifest.options else ''}.")
         out.print(
-            f"pg_dump held ACCESS SHARE for {manifest.held_seconds} s: reads and writes went on, ALTER "
+            f"pg_dump held ACCESS SHARE for {manifest.held_seconds} s: reads and writes continued, ALTER "
             "TABLE waited."
         )
     out.print(f"Backup:   {escape(str(file))} ({manifest.bytes:,} bytes), for its owner only")
@@ -188,7 +188,7 @@ def show(file: Path, manifest: Manifest, out: Console) -> None:
 
 def main(
     options: Annotated[
-        list[str] | None, typer.Argument(help="After a --: options that pg_dump gets as well.")
+        list[str] | None, typer.Argument(help="After a --: more options for pg_dump.")
     ] = None,
     url: Url = None,
     file: Annotated[
@@ -200,8 +200,8 @@ def main(
     format: Annotated[
         Format,
         typer.Option(
-            help="custom: pg_dump's archive. plain: SQL text, which psql can run. json: the workshop's "
-            "rows for reading, which nothing restores."
+            help="custom: pg_dump's archive. plain: SQL text for psql. json: the workshop's "
+            "rows for reading only."
         ),
     ] = Format.custom,
     proving: Annotated[
@@ -210,8 +210,8 @@ def main(
     prove_on: Annotated[
         Place | None,
         typer.Option(
-            help="Where: in a new database of the same server, or on a throw-away one of this machine. "
-            "Default: the same, or a throw-away one where the role's rights do not suffice."
+            help="Server of the proof: the same one, with a new database, or a throw-away one on this machine. "
+            "Default: the same one, or a throw-away one if the role lacks the rights."
         ),
     ] = None,
     as_json: Json = False,
@@ -219,12 +219,12 @@ def main(
     """Back the database up into a file, and prove it by restoring it.
 
     A manifest beside it has row counts and checksums of the workshop's tables, of the same moment.
-    Reads only; existing files are never overwritten. While pg_dump runs it holds ACCESS SHARE
-    on all tables: an ALTER TABLE waits, and statements that come after that one wait too.
-    Subscriptions are left out: a copy of one would take the original's changes.
+    Reads only; never overwrites a file. While pg_dump runs it holds ACCESS SHARE on all tables: an
+    ALTER TABLE waits, and later statements wait behind it. Subscriptions are left out: a copy would
+    receive the original's changes.
 
-    Exits with 0 (proven, or made without a proof as asked), 1 (made, but the proof failed; or
-    the file exists) or 2 (could not be made).
+    Exits with 0 (proven, or made without a proof as asked), 1 (made, but the proof failed; or the
+    file exists) or 2 (could not be made).
 
     Example: workshop backup --file before.dump
 

@@ -1,4 +1,4 @@
-"""What is left of the legacy tables: the dated backups, who uses them, and what keeps them from going."""
+"""The remaining legacy tables: dated backups, their use, and what prevents dropping them."""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ from scripts.common.database import HAS, revision_of, run
 DAYS = 30
 
 PRIOR = "SELECT to_regclass('public.prior_attempt') IS NOT NULL"
-# The bridge and 0001 know their tables by oid, whatever their names; a remainder is known by its name.
+# The bridge and 0001 know their tables by oid, whatever their names; kept overrides are known by
+# their table's name.
 SOURCES = {
     "bridge": "SELECT relation::oid, legacy_name FROM bridge.source",
     "prior": """
@@ -42,7 +43,7 @@ WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND oid <> ALL(CAS
   AND relname ~ '^(workshop_|student|sessions|step_progress|events|bridge_).*(backup|merged)' ORDER BY 1
 """
 VIEWS = "SELECT to_regclass('public.' || n)::oid::bigint FROM unnest(CAST(:names AS text[])) AS n"
-# A body is text: a name in it is a hint for a person, not a dependency.
+# A body is text: a name in it is a hint, not a dependency.
 MENTIONS = r"""
 SELECT DISTINCT p.oid::regprocedure::text AS what
 FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
@@ -51,8 +52,8 @@ WHERE n.nspname NOT IN ('bridge', 'pg_catalog', 'information_schema')
   AND p.prosrc ~ ('\m' || name || '\M') AND p.proname <> ALL(:ours)
 ORDER BY 1
 """
-# Within the dropped tables, and between them, keys go with the tables. search_path is pg_catalog, so
-# that the definition names the table as "quoted" does.
+# Keys inside and between the dropped tables are dropped with them. search_path is pg_catalog, so
+# the definition names the table as "quoted" does.
 KEYS = """
 SELECT quote_ident(k.conname) AS quoted, k.conname::text AS name, k.oid::bigint AS oid,
        format('%I.%I', n.nspname, c.relname) AS child, quote_ident(a.attname) AS "column",
@@ -72,7 +73,7 @@ SELECT count(*) FROM {child} AS c
 WHERE c.{column} IS NOT NULL
   AND NOT EXISTS (SELECT FROM public.sessions AS s WHERE s.session_token = c.{column})
 """
-# What is built on these relations or on the bridge, and would have to go with them.
+# Objects that depend on these relations or on the bridge, and would have to be dropped with them.
 DEPENDENTS = """
 WITH RECURSIVE goes(class, oid) AS (
     SELECT 'pg_class'::regclass, c.oid FROM pg_class AS c
@@ -99,9 +100,9 @@ PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
 
 @dataclass
 class Backup:
-    """A table that can go. ``was``: what it is a backup of; ``age`` in days, by its name.
+    """A table that can be dropped. ``was``: the table that it is a backup of; ``age`` in days, by its name.
 
-    ``reads`` and ``writes``: scans and rows since the first look; the bridge's own are among them.
+    ``reads`` and ``writes``: scans and rows since the first count, including those of the bridge.
     """
 
     name: str
@@ -117,10 +118,10 @@ class Backup:
 
 @dataclass
 class Report:
-    """What there is, and ``reasons`` why it cannot be dropped now.
+    """The state, and the ``reasons`` why nothing can be dropped now.
 
-    ``gone``: legacy tables that were dropped by hand; ``stand_ins``: views under the legacy names;
-    ``keys``: foreign keys of others, which will refer to sessions.
+    ``gone``: legacy tables dropped by hand; ``stand_ins``: views with the legacy names; ``keys``:
+    foreign keys of other tables, which will refer to sessions.
     """
 
     database: str
@@ -139,12 +140,12 @@ class Report:
 
     @property
     def anything(self) -> bool:
-        """Whether there is something to drop: tables, or what is left of the bridge."""
+        """Return whether there is something to drop: tables, or the rest of the bridge."""
         return bool(self.backups) or self.bridge
 
 
 def examine(connection: Connection, watch: float) -> Report:
-    """Look at everything that is left, and at who uses it for ``watch`` seconds; changes nothing."""
+    """Read the state, and watch the tables for ``watch`` seconds; changes nothing."""
     run(connection, "SET search_path = pg_catalog")
     has = run(connection, HAS).mappings().one()
     report = Report(has["database"], revision_of(connection), bridge=has["bridge"])
@@ -152,13 +153,13 @@ def examine(connection: Connection, watch: float) -> Report:
         raise NotApplicable("the database is not migrated: there are no backups to drop")
     if not has["unified"]:
         raise NotApplicable(
-            "table sessions is not there, and the legacy tables are all there is; 'workshop status' says "
-            "more"
+            "there is no table sessions, so only the legacy tables have the rows. 'workshop status' shows "
+            "the way back"
         )
     _find_backups(connection, report, watch)
     if report.bridge and report.revision < "0007":
         report.reasons.append(
-            f"at revision {report.revision} the legacy tables are still in use; next: alembic upgrade head"
+            f"at revision {report.revision} the legacy tables are still in use. Next: alembic upgrade head"
         )
         return report
     if report.bridge:
@@ -167,7 +168,7 @@ def examine(connection: Connection, watch: float) -> Report:
     oids = oids_of(connection, report)
     _look_at_keys(connection, report, oids)
     report.reasons += [
-        f"{what} was built on them: drop it first" for what in dependents(connection, report, oids)
+        f"{what} depends on them: drop it first" for what in dependents(connection, report, oids)
     ]
     names = [b.name for b in report.backups] + ["workshop_students", "student_configs"]
     ours = created_by_revisions("FUNCTION")
@@ -177,7 +178,7 @@ def examine(connection: Connection, watch: float) -> Report:
 
 
 def _find_backups(connection: Connection, report: Report, watch: float) -> None:
-    """Fill in ``backups``, ``gone``, ``not_ours`` and what their ages and owners stand in the way of."""
+    """Fill in ``backups``, ``gone``, ``not_ours``, and the reasons of ages and owners."""
     there = {"bridge": report.bridge, "prior": run(connection, PRIOR).scalar_one()}
     query = " UNION ALL ".join(sql for name, sql in SOURCES.items() if there.get(name, True))
     before = run(connection, BACKUPS.format(query)).mappings().all()
@@ -212,25 +213,25 @@ def _reasons(backup: Backup, owned: bool) -> Iterator[str]:
     if not owned:
         yield f"{backup.name} belongs to another role"
     if backup.age is None:
-        yield f"the name of {backup.name} tells no date: ..._backup_YYYYMMDD does"
+        yield f"the name of {backup.name} has no date, as ..._backup_YYYYMMDD has"
     elif backup.age < DAYS:
-        yield f"{backup.name} is {backup.age} days old, and {DAYS} are asked for"
+        yield f"{backup.name} is {backup.age} days old, and has to be {DAYS} days old"
 
 
 def oids_of(connection: Connection, report: Report) -> list[int]:
-    """The backups and the views under the legacy names, as they are now."""
+    """Return the backups and the views with the legacy names, read again."""
     views = connection.execute(text(VIEWS), {"names": report.stand_ins})
     return [b.oid for b in report.backups] + list(views.scalars())
 
 
 def dependents(connection: Connection, report: Report, oids: list[int]) -> list[str]:
-    """What others built on the backups, on the views or on the bridge, but for foreign keys."""
+    """Return objects that depend on the backups, the views or the bridge, except foreign keys."""
     keys = [key["oid"] for key in report.keys]
     return list(connection.execute(text(DEPENDENTS), {"oids": oids, "keys": keys}).scalars())
 
 
 def _look_at_keys(connection: Connection, report: Report, oids: list[int]) -> None:
-    """Foreign keys of other tables, and whether they can refer to sessions instead."""
+    """Return foreign keys of other tables, and the reasons why they cannot refer to sessions."""
     for key in connection.execute(text(KEYS), {"oids": oids}).mappings():
         name = f"foreign key {key['name']} of {key['child']}"
         if key["columns"] != 1 or key["referenced"] != "session_token":
@@ -241,12 +242,12 @@ def _look_at_keys(connection: Connection, report: Report, oids: list[int]) -> No
             continue
         if not key["owned"]:
             report.reasons.append(
-                f"{name} cannot be pointed at sessions: the table is another role's"
+                f"{name} cannot refer to sessions: the table belongs to another role"
             )
         dangling = run(connection, DANGLING.format(**key)).scalar_one()
         report.keys.append({**key, "dangling": dangling})
         if dangling and key["valid"]:
             report.reasons.append(
                 f"{dangling:,} rows of {key['child']} have a {key['column']} that sessions does not "
-                f"have: {name} cannot be pointed at sessions"
+                f"have: {name} cannot refer to sessions"
             )

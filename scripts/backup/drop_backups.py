@@ -1,8 +1,8 @@
-"""The end of the legacy tables: list what is left of them, and drop it for good.
+"""The end of the legacy tables: list what remains of them, and drop it for good.
 
-Everything is looked at first and nothing is changed: ages, dependents, foreign keys, the dump, every check
-of the bridge. Then one transaction locks all of it by ``retry_locking``, applies the last writes, points
-foreign keys at sessions and drops views, bridge, triggers and tables, without CASCADE.
+First it checks, without a change: ages, dependents, foreign keys, the dump, every check of the
+bridge. Then one transaction locks everything by ``retry_locking``, applies the last writes, and
+points foreign keys to sessions. It drops views, bridge, triggers and tables, without CASCADE.
 """
 
 import json
@@ -33,7 +33,7 @@ SELECT format('bridge.%I', relname) FROM pg_class
 WHERE relnamespace = to_regnamespace('bridge') AND relkind IN ('r', 'v') ORDER BY 1
 """
 UNIFIED = ("public.students", "public.sessions", "public.step_progress", "public.events")
-# With everything locked: nobody writes any more, what is logged is the last.
+# Everything is locked, so the logged changes are the last ones.
 LAST_WRITES = """
 DO $$
 DECLARE
@@ -42,7 +42,7 @@ BEGIN
     PERFORM set_config('bridge.single_transaction', 'on', true);
     CALL bridge.drain(rounds => 3);
     IF EXISTS (SELECT FROM unnest(last_written) AS t(token), bridge.differences(t.token, t.token)) THEN
-        RAISE EXCEPTION 'verification failed for what was written last';
+        RAISE EXCEPTION 'verification failed for the last writes';
     END IF;
 END
 $$;
@@ -56,7 +56,7 @@ CREATE TABLE IF NOT EXISTS public.legacy_tables_dropped (
     dump_sha256 text
 );
 COMMENT ON TABLE public.legacy_tables_dropped IS
-    'The legacy tables were dropped for good: 0007 cannot be taken back here. The dump still holds them.'
+    'Records that the legacy tables were dropped for good: a downgrade of 0007 is refused. The dump still has them.'
 """
 MARK = """
 INSERT INTO public.legacy_tables_dropped (tables, dump, dump_sha256)
@@ -68,7 +68,7 @@ INSERT INTO public.events (event_type, event_data) VALUES ('legacy_tables_droppe
 
 
 def check_dump(connection: Connection, report: Report, file: Path) -> Manifest:
-    """The manifest of a proven dump that holds the tables as they are now. Refused otherwise."""
+    """Return the manifest of a proven dump with the present rows of the tables. Refused otherwise."""
     manifest = Manifest.of(file)
     run(connection, f"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {PINNED}")
     differing = [
@@ -83,10 +83,10 @@ def check_dump(connection: Connection, report: Report, file: Path) -> Manifest:
     elif manifest.revision != report.revision:
         problem = (
             f"was made at revision {manifest.revision or '(base)'}, and the database is at "
-            f"{report.revision}: no downgrade could start from it"
+            f"{report.revision}: no downgrade can start from it"
         )
     elif differing:
-        problem = f"does not hold {', '.join(differing)} as they are now"
+        problem = f"does not have the present rows of {', '.join(differing)}"
     if problem:
         raise Refused(
             f"{file.name} {problem}. Nothing was changed; run 'workshop backup' again, while no "
@@ -96,9 +96,9 @@ def check_dump(connection: Connection, report: Report, file: Path) -> Manifest:
 
 
 def verify(connection: Connection, report: Report) -> None:
-    """Apply what is logged and run every check of the bridge. Refused unless all hold."""
+    """Apply the logged changes and run every check of the bridge. Refused unless all hold."""
     if not report.bridge or report.gone:
-        return  # what would be compared is gone
+        return  # the tables to compare are gone
     run(connection, "SET search_path = public")
     run(connection, "CALL bridge.drain(strict => false)")
     checks = run(connection, "CALL bridge.run_checks(NULL)").scalar_one()
@@ -108,23 +108,23 @@ def verify(connection: Connection, report: Report) -> None:
         )
     if pending := run(connection, PENDING).scalar_one():
         raise Refused(
-            f"{pending:,} sessions wait to be carried over. No table was dropped; next: 'workshop status "
+            f"{pending:,} sessions are logged and not applied yet. No table was dropped. Next: 'workshop status "
             "--drain'"
         )
     run(connection, "SET search_path = pg_catalog")
 
 
 def drop(connection: Connection, report: Report, manifest: Manifest | None) -> None:
-    """Drop everything in one transaction; foreign keys refer to sessions from then on.
+    """Drop everything in one transaction; foreign keys then refer to sessions.
 
-    Raises Refused where something is built on the tables; ConnectionProblem while a migrator runs.
+    Raises Refused if other objects depend on the tables; ConnectionProblem while a migrator runs.
     """
     run(connection, "BEGIN")
     if not run(connection, f"SELECT pg_try_advisory_xact_lock({ADVISORY_LOCK})").scalar():
         raise ConnectionProblem(
-            "a migration is running in this database; nothing was changed. Wait for it to end"
+            "a migration is running in this database. Nothing was changed. Wait for it to end"
         )
-    # a client that is killed frees its locks at once
+    # PostgreSQL frees the locks of a killed client at once
     run(connection, "SET LOCAL client_connection_check_interval = '500ms'")
     run(connection, "SET LOCAL statement_timeout = 0")
     _lock(connection, report)
@@ -134,7 +134,7 @@ def drop(connection: Connection, report: Report, manifest: Manifest | None) -> N
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.DependentObjectsStillExist):
             detail = " ".join((error.orig.diag.message_detail or "").split())
-            raise Refused(f"something is built on them: {detail}. Nothing was dropped") from error
+            raise Refused(f"other objects depend on them: {detail}. Nothing was dropped") from error
         raise
     _record(connection, report, manifest)
     run(connection, "COMMIT")
@@ -144,7 +144,7 @@ def drop(connection: Connection, report: Report, manifest: Manifest | None) -> N
 
 
 def _validate(connection: Connection, report: Report) -> None:
-    """Check the rows that the new keys are about; writers are not kept waiting, so after the rest."""
+    """Validate the new keys afterwards, so that writers do not wait."""
     run(connection, "SET lock_timeout = '5s'")
     for key in report.keys:
         command = f"ALTER TABLE {key['child']} VALIDATE CONSTRAINT {key['quoted']}"
@@ -152,7 +152,7 @@ def _validate(connection: Connection, report: Report) -> None:
             run(connection, command if key["valid"] else "SELECT")
         except DBAPIError as error:
             report.reasons.append(
-                f"foreign key {key['name']} of {key['child']} holds for new rows only, and {explain(error)}; "
+                f"foreign key {key['name']} of {key['child']} holds for new rows only: {explain(error)}; "
                 f"next: {command}"
             )
 
@@ -183,9 +183,11 @@ def _drop_all(connection: Connection, report: Report) -> None:
             f"ADD CONSTRAINT {key['quoted']} {definition} NOT VALID",
         )
     if report.bridge:
-        # the one CASCADE: not for what others built meanwhile
+        # the one CASCADE; the check above refuses if other objects depend on it
         if in_the_way := dependents(connection, report, oids_of(connection, report)):
-            raise Refused(f"built on them meanwhile: {'; '.join(in_the_way)}. Nothing was dropped")
+            raise Refused(
+                f"new objects depend on them: {'; '.join(in_the_way)}. Nothing was dropped"
+            )
         for name in report.stand_ins:
             run(connection, f"DROP VIEW public.{name}")
         run(connection, "SET LOCAL client_min_messages = warning; SELECT bridge.detach()")
@@ -196,7 +198,7 @@ def _drop_all(connection: Connection, report: Report) -> None:
 
 
 def _record(connection: Connection, report: Report, manifest: Manifest | None) -> None:
-    """Leave an event, and the table that tells a downgrade where the rows are."""
+    """Insert an event, and create the table that shows a downgrade where the rows are."""
     run(connection, MARKER)
     run(connection, sql_text("rights", "owner_only.sql"))
     dump = {"name": manifest.file, "sha256": manifest.sha256} if manifest else None
@@ -208,7 +210,7 @@ def _record(connection: Connection, report: Report, manifest: Manifest | None) -
 
 
 def show(report: Report, out: Console) -> None:
-    """Print what there is, for people."""
+    """Print the report for people."""
     out.print(f"Database {escape(report.database)}, revision {report.revision}\n")
     if report.backups:
         columns = ("Table", "Of", "Days", "Rows", "Bytes", "Reads", "Writes")
@@ -217,27 +219,27 @@ def show(report: Report, out: Console) -> None:
             for b in report.backups
         )  # fmt: skip
         out.print(table("Dated backups", columns, rows))
-        out.print("Reads and writes while watching; those of the bridge are among them.\n")
+        out.print("Reads and writes while watching, including those of the bridge.\n")
     elif not report.bridge:
         out.print("No dated backup: nothing to drop.")
     notes = [
-        *(f"View {n} stands in for its table: legacy endpoints that use it will fail." for n in report.stand_ins),
-        *(f"The table behind {n} was dropped by hand; the rest of the bridge can go." for n in report.gone),
+        *(f"View {n} goes with its table: legacy endpoints that use it will fail." for n in report.stand_ins),
+        *(f"The table behind {n} was dropped by hand; the rest of the bridge can be dropped." for n in report.gone),
         *(
             f"Foreign key {k['name']} of {k['child']} will refer to sessions(session_token) "
-            f"({k['dangling']:,} rows would lead nowhere)." for k in report.keys
+            f"({k['dangling']:,} rows would be orphaned)." for k in report.keys
         ),
-        *(f"Function {f} mentions them: look whether it is still needed." for f in report.mentions),
-        *(f"Not of the migration, left alone: {name}" for name in report.not_ours),
+        *(f"Function {f} mentions them: check whether it is still needed." for f in report.mentions),
+        *(f"Not made by the migration, stays: {name}" for name in report.not_ours),
     ]  # fmt: skip
     if report.gone and report.pending:
-        notes.append(f"{report.pending:,} sessions are logged, and were not carried over.")
+        notes.append(f"{report.pending:,} sessions are logged, and were not applied.")
     for note in notes:
         out.print(escape(note))
     for reason in report.reasons:
         out.print(f"[red]NOT YET:[/] {escape(reason)}")
     if report.dropped:
-        names = ", ".join(b.name for b in report.backups) or "what was left of the bridge"
+        names = ", ".join(b.name for b in report.backups) or "the rest of the bridge"
         out.print(
             f"\n[green]DROPPED:[/] {escape(names)}; the unified tables were locked for {report.locked_ms} ms"
         )
@@ -255,28 +257,26 @@ def main(
     ] = "",
     dump: Annotated[
         Path | None,
-        typer.Option(
-            help="A proven backup (workshop backup) that holds the tables as they are now."
-        ),
+        typer.Option(help="A proven backup (workshop backup) with the present rows of the tables."),
     ] = None,
     waive_dump: Annotated[
-        bool, typer.Option("--waive-dump", help="Drop them without a dump: they are gone then.")
+        bool, typer.Option("--waive-dump", help="Drop them without a dump: their rows are lost.")
     ] = False,
     watch: Annotated[
-        float, typer.Option(min=0, help="For how many seconds to watch who reads and writes them.")
+        float, typer.Option(min=0, help="Seconds to watch reads and writes of the tables.")
     ] = 2,
     as_json: Json = False,
 ) -> None:
     """List the dated backups of the legacy tables; with --confirm, drop them for good.
 
-    Drops only what is 30 days old by the date in its name, after every check has passed and
-    with a proven dump that holds the same rows. Foreign keys of other tables then refer to
-    sessions. The unified tables stay; views under the legacy names, bridge and its triggers go; a
-    downgrade past 0007 is refused from then on. Tables that the migration did not make are
-    left alone.
+    Drops only tables that are 30 days old by the date in their name, after every check has passed
+    and with a proven dump that has the same rows. Foreign keys of other tables then refer to
+    sessions. The unified tables stay; views with the legacy names, bridge and its triggers are
+    dropped; a downgrade of 0007 is refused from then on. Tables that the migration did not make
+    stay.
 
-    Exits with 0 (nothing stands in the way, or dropped), 1 (something does: it is named) or 2
-    (could not tell, nothing was dropped).
+    Exits with 0 (no obstacle, or dropped), 1 (an obstacle, which is named) or 2 (unknown, nothing
+    was dropped).
 
     Example: workshop drop-backups
 
@@ -285,7 +285,7 @@ def main(
     with (
         refusing(),
         database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection,
-        progress("looking at the backups") as say,
+        progress("reading the backups") as say,
     ):
         if confirm and confirm != CONFIRMATION:
             raise Refused(f"the text is not {CONFIRMATION}: nothing was changed")

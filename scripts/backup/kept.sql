@@ -1,5 +1,5 @@
--- After the restore: whatever is neither the workshop's nor in the backup is still there. A part of a table that the
--- backup has brought back is as the backup says.
+-- After the restore: refuses if an object is lost that is neither the workshop's nor in the backup. Parts of a table
+-- that the backup has restored are as in the backup.
 DO $kept$
 DECLARE
     lost CONSTANT text := (
@@ -10,7 +10,7 @@ DECLARE
                OR b.relation IN (SELECT c.oid FROM pg_catalog.pg_class AS c)));
 BEGIN
     IF lost IS NOT NULL THEN
-        RAISE EXCEPTION 'built on what would be dropped, and not in the backup: %', lost
+        RAISE EXCEPTION 'these objects depend on the dropped tables, and are not in the backup: %', lost
             USING HINT = 'Drop it first, and create it again afterwards.';
     END IF;
 END

@@ -1,4 +1,4 @@
-"""The manifest: what is in a backup. It lies beside it, and a backup without one is not finished."""
+"""The manifest: the content of a backup. It lies beside the backup; a backup without one is not finished."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ from scripts.common.connection import ConnectionProblem
 
 
 class Refused(Exception):
-    """What was asked for is not done; the message says why and what to do. Nothing was changed."""
+    """The command was refused; the message has the reason and the advice. Nothing was changed."""
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """End the command with one line on stderr and exit code 1 where the block raises ``Refused``."""
+    """End the command with one line on stderr and exit code 1 if the block raises ``Refused``."""
     try:
         yield
     except Refused as reason:
@@ -30,16 +30,16 @@ def refusing() -> Iterator[None]:
 
 @contextmanager
 def publishing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file that only its owner may read beside ``path``; it gets that name once it is whole.
+    """Write a file beside ``path``, readable only for its owner; rename it to ``path`` once it is whole.
 
-    Where the block raises, it is deleted, and what has the name already stays.
+    If the block raises, the file is deleted, and an existing ``path`` stays.
     """
     partial = path.with_name(path.name + ".partial")
     try:
         out = os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except FileExistsError:
         raise Refused(
-            f"{partial} is there: another backup is being written, or one was killed. Nothing was "
+            f"{partial} exists: another backup is being written, or one was killed. Nothing was "
             "changed; wait for it, or delete that file"
         ) from None
     except OSError as error:
@@ -57,11 +57,11 @@ def publishing(path: Path) -> Iterator[IO[bytes]]:
 
 @dataclass
 class Manifest:
-    """What is in a backup. ``tables`` maps a table, named as SQL, to its ``rows`` and ``checksum``.
+    """The content of a backup. ``tables`` maps a table, named as SQL, to its ``rows`` and ``checksum``.
 
-    ``format`` is custom, plain or json; ``options`` are those of pg_dump that the operator added;
-    ``proven``: it was restored elsewhere, and held the same; ``held_seconds``: for how long pg_dump held
-    ACCESS SHARE on all tables.
+    ``format`` is custom, plain or json; ``options`` are the operator's options for pg_dump.
+    ``proven``: it was restored elsewhere, with the same rows. ``held_seconds``: the time that
+    pg_dump held ACCESS SHARE on all tables.
     """
 
     file: str
@@ -83,7 +83,7 @@ class Manifest:
 
     @staticmethod
     def path(file: Path) -> Path:
-        """Where the manifest of a backup lies."""
+        """Return the path of the manifest of a backup."""
         return file.with_name(file.name + ".manifest.json")
 
     def write(self, file: Path) -> None:
@@ -93,14 +93,14 @@ class Manifest:
 
     @classmethod
     def of(cls, file: Path) -> "Manifest":
-        """The manifest of a backup, once the file is found to be the one that it describes.
+        """Read the manifest of a backup, if the file is the one that it describes.
 
-        Refused for a file that is missing, damaged, or of another making.
+        Refused for a file that is missing, damaged, or not made by this command.
         """
         beside = cls.path(file)
         if not file.is_file() or not beside.is_file():
             raise Refused(
-                f"{beside if file.is_file() else file} is not there: the backup was not finished, or made "
+                f"{beside if file.is_file() else file} is missing: the backup was not finished, or made "
                 "by hand. Nothing was changed; psql or pg_restore can read a dump of pg_dump"
             )
         try:

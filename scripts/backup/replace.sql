@@ -1,5 +1,5 @@
--- What can be lost with a table of the workshop that is dropped, and what was there before. "relation" is the table
--- that a part belongs to, NULL for what belongs to none. The workshop's own is not among it.
+-- Lists objects that can be lost when a table of the workshop is dropped, as they were before. "relation" is the table
+-- of a part, or NULL. Excludes the workshop's own objects.
 CREATE TEMPORARY VIEW parts AS
 SELECT concat_ws(' ', o.type, o.identity) AS what, p.oid, p.number, p.relation
 FROM (

@@ -1,7 +1,7 @@
-"""Restore: bring a backup back, all of it or nothing.
+"""Restore: all of a backup or nothing.
 
-Into an empty database; or, if told so, in the place of what is there. One transaction restores and compares
-with the manifest: what differs is rolled back.
+Into an empty database; or, with --replace, instead of the existing tables. One transaction restores
+and compares with the manifest; a difference rolls it back.
 """
 
 import json
@@ -30,10 +30,10 @@ HERE = Path(__file__).parent
 
 @dataclass
 class Plan:
-    """What a restore would do, and has done once ``restored`` is true.
+    """The effect of a restore; it has happened if ``restored`` is true.
 
-    ``tables`` maps a table to the rows that the manifest says, None where it does not count them;
-    ``replaced`` a table that is dropped to the rows that it has now; ``stays`` is not in the backup.
+    ``tables`` maps a table to its rows in the manifest, None if not counted. ``replaced`` maps a
+    table that is dropped to its present rows. ``stays`` is not in the backup.
     """
 
     file: str
@@ -50,7 +50,7 @@ class Plan:
 def plan_for(
     connection: Connection, manifest: Manifest, name: str, there: list[Relation], inside: set[str]
 ) -> Plan:
-    """Say what a restore would do; ``inside``: schema and name of what the backup creates."""
+    """Describe the effect of a restore; ``inside``: schema and name of the objects in the backup."""
     again = [r for r in there if f"{r.schema} {r.name}" in inside]
     gone = [r for r in there if r.ours or r in again]
     uncounted: dict[str, int | None] = {r.quoted: None for r in again if r.kind == "r"}
@@ -71,22 +71,22 @@ def plan_for(
 
 
 def refuse_used(manifest: Manifest, name: str, there: list[Relation]) -> None:
-    """Raise Refused where a schema that the backup fills has a table or a view already."""
+    """Raise Refused if a schema that the backup fills has a table or a view already."""
     schemas = {"public", *(name.partition(".")[0] for name in manifest.tables)}
     if used := [r.quoted for r in there if r.schema in schemas]:
         more = f" and {len(used) - 5} more" if len(used) > 5 else ""
         raise Refused(
-            f"database {name} is not empty: {', '.join(used[:5])}{more} would be in the way. Nothing was "
-            "changed. Restore into an empty database (createdb, then --url), or in their place (--replace)"
+            f"database {name} is not empty: {', '.join(used[:5])}{more} are in it. Nothing was "
+            "changed. Restore into an empty database (createdb, then --url), or replace them (--replace)"
         )
 
 
 def replacing(connection: Connection, there: list[Relation]) -> str:
-    """SQL that drops everything of the workshop, so that a backup of any revision finds its names free.
+    """Return SQL that drops everything of the workshop, so that the names of any revision are free.
 
-    pg_restore's own --clean drops what the backup has, and no more: what a later revision made would
-    stay, or be in the way. CASCADE, because the order would be another one at each revision;
-    kept.sql refuses at the end if that took anything that is not the workshop's.
+    pg_restore's own --clean drops only what the backup has; objects of a later revision would stay
+    or collide. CASCADE, because the order differs at each revision; kept.sql refuses at the end if
+    it dropped anything that is not the workshop's.
     """
     ours = [r for r in there if r.ours]
     names = {"names": created_by_revisions("FUNCTION")}
@@ -110,7 +110,7 @@ def replacing(connection: Connection, there: list[Relation]) -> str:
 
 
 def describe(plan: Plan, out: Console) -> None:
-    """Print what will be done, for people."""
+    """Print the plan for people."""
     proven = "proven" if plan.proven else "[red]not proven[/]"
     out.print(
         f"Backup {escape(plan.file)}: made {plan.made_at}, revision {plan.revision or '(base)'}, {proven}"
@@ -121,15 +121,15 @@ def describe(plan: Plan, out: Console) -> None:
     columns: tuple[str, ...] = ("Table", "Rows in the backup")
     rows: list[tuple[str | int, ...]] = [(escape(n), counted.get(n, "-")) for n in names]
     if plan.replaced:
-        columns += ("Rows now, which will be dropped",)
+        columns += ("Rows now, to be dropped",)
         rows = [(*row, plan.replaced.get(n, "-")) for row, n in zip(rows, names, strict=True)]
     out.print(table("Tables", columns, rows))
     if plan.replaced:
         out.print(
-            "\nTheir triggers, views and functions are dropped too, then all of the backup is created."
+            "\nTheir triggers, views and functions are dropped too. Then all of the backup is created."
         )
     if plan.stays:
-        out.print(f"Not in the backup, and left as it is: {escape(', '.join(plan.stays))}")
+        out.print(f"Not in the backup, unchanged: {escape(', '.join(plan.stays))}")
     if plan.restored:
         told = [rows for rows in plan.tables.values() if rows is not None]
         out.print(
@@ -139,16 +139,16 @@ def describe(plan: Plan, out: Console) -> None:
 
 
 def main(
-    file: Annotated[Path, typer.Argument(help="The backup; its manifest has to lie beside it.")],
+    file: Annotated[Path, typer.Argument(help="The backup; its manifest has to be beside it.")],
     options: Annotated[
-        list[str] | None, typer.Argument(help="After a --: options that pg_restore gets as well.")
+        list[str] | None, typer.Argument(help="After a --: more options for pg_restore.")
     ] = None,
     url: Url = None,
     replace: Annotated[
         bool,
         typer.Option(
             "--replace",
-            help="Drop what is there of the workshop and of the backup, then restore: see --confirm.",
+            help="Drop the objects of the workshop and of the backup, then restore: see --confirm.",
         ),
     ] = False,
     confirm: Annotated[
@@ -159,12 +159,12 @@ def main(
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Bring a backup back: into an empty database, or in the place of what is there.
+    """Restore a backup: into an empty database, or instead of the existing tables.
 
     All in one transaction, which compares every row of the workshop's tables with the manifest
-    before it commits. To look at a backup beside the tables in use, restore it into another database.
+    before it commits. To compare a backup with the tables in use, restore it into another database.
 
-    Exits with 0 (restored), 1 (refused or failed, nothing was changed) or 2 (could not tell).
+    Exits with 0 (restored), 1 (refused or failed, nothing was changed) or 2 (unknown).
 
     Example: workshop restore before.dump --url postgresql://localhost/an_empty_database
 
@@ -174,13 +174,13 @@ def main(
         manifest = Manifest.of(file)
         if manifest.format == "json":
             raise Refused(
-                "a JSON export is for reading, and nothing restores it. Nothing was changed; name a "
+                "a JSON export is for reading only. Nothing was changed; name a "
                 "custom or a plain backup"
             )
         if manifest.format == "plain" and (options or replace):
             raise Refused(
-                "pg_restore cannot read a plain backup. Nothing was changed; only an empty database can "
-                "take it, and no options"
+                "pg_restore cannot read a plain backup. Nothing was changed; restore it into an empty "
+                "database, without options"
             )
         with (
             database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection,
@@ -206,9 +206,9 @@ def restore(
     replace: bool,
     confirm: str,
 ) -> Plan:
-    """Restore a backup, unless it would drop something and that is not confirmed.
+    """Restore a backup; refuse to drop anything without a confirmation.
 
-    Raises Refused where the database is in use, or the restore fails; nothing was changed then.
+    Raises Refused if the database is in use, or the restore fails; then nothing was changed.
     """
     run(connection, "SET search_path = pg_catalog")
     name, major = (
@@ -234,7 +234,7 @@ def restore(
     except ProgramFailed as error:
         hint = "; -- --no-owner --no-privileges leaves owners and grants out"
         raise Refused(
-            f"the restore failed and was rolled back, nothing was changed: {error}"
+            f"the restore failed and was rolled back. Nothing was changed: {error}"
             f"{hint if 'role ' in str(error) else ''}"
         ) from None
     plan.restored = True

@@ -1,4 +1,4 @@
-"""The workshop's tables: which they are, whatever name a revision gives them, and checksums of them."""
+"""The workshop's tables, under the names of every revision, and their checksums."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from scripts.common.database import VERSION_TABLE, run
 from scripts.common.project import SQL
 
-# A backup of another making (workshop_students_backup_1761155999000) is not the workshop's.
+# A backup of another tool (workshop_students_backup_1761155999000) is not the workshop's.
 RELATIONS = r"""
 SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name,
        format('%I.%I', n.nspname, c.relname) AS quoted, c.relkind::text AS kind,
@@ -29,7 +29,7 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't'
                   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY n.nspname, c.relname
 """
-# Row text has to be the same in any session and on any server.
+# The text of a row has to be the same in any session and on any server.
 PINNED = """
 SET LOCAL search_path = pg_catalog;
 SET LOCAL TimeZone = 'UTC';
@@ -39,14 +39,14 @@ SET LOCAL extra_float_digits = 1;
 SET LOCAL bytea_output = 'hex';
 SET LOCAL row_security = off
 """
-# A sum of the rows' digests: whatever their order, and two rows that are the same count twice.
+# The sum of the rows' digests does not depend on their order, and counts equal rows twice.
 FINGERPRINT = """
 SELECT count(*) AS rows,
        md5(concat_ws(':', count(*), sum(('x' || left(d.digest, 16))::bit(64)::bigint),
                      sum(('x' || right(d.digest, 16))::bit(64)::bigint))) AS checksum
 FROM (SELECT md5(ROW(t.*)::text) AS digest FROM ONLY %s AS t) AS d
 """
-# Inside of the transaction that restores: what is not as the manifest says never becomes visible.
+# Runs in the transaction that restores: a difference from the manifest never becomes visible.
 CHECK = """
 DO $check$
 DECLARE
@@ -56,7 +56,7 @@ DECLARE
         FROM ({}) AS f WHERE (f.rows, f.checksum) <> (f.rows_told, f.checksum_told));
 BEGIN
     IF wrong IS NOT NULL THEN
-        RAISE EXCEPTION 'not what the manifest says: %', wrong;
+        RAISE EXCEPTION 'differs from the manifest: %', wrong;
     END IF;
 END
 $check$;
@@ -80,18 +80,18 @@ class Relation:
 
 
 def relations(connection: Connection) -> list[Relation]:
-    """Every relation of the database but those of PostgreSQL and of extensions, sorted by name."""
+    """Return every relation of the database except those of PostgreSQL and of extensions, sorted by name."""
     names = {"views": created_by_revisions("VIEW"), "version": VERSION_TABLE}
     found = connection.execute(text(RELATIONS), names)
     return [Relation(**relation) for relation in found.mappings()]
 
 
 def created_by_revisions(kind: str) -> list[str]:
-    """Names of the functions (``FUNCTION``) or views (``VIEW``) in schema public that revisions create."""
+    """Return names of the functions (``FUNCTION``) or views (``VIEW``) in schema public of all revisions."""
     names = {"update_session_progress_prior_backup"} if kind == "FUNCTION" else set()
     for path in SQL.glob("*/*.sql"):
         content = path.read_text(encoding="utf-8")
-        # some are put together by a DO block, in a string
+        # a DO block builds some of them in a string
         names.update(
             re.findall(rf"\bCREATE (?:OR REPLACE )?{kind} (?:public\.)?(\w+)\b(?!\.)", content)
         )
@@ -99,12 +99,12 @@ def created_by_revisions(kind: str) -> list[str]:
 
 
 def fingerprint(connection: Connection, relation: str) -> dict[str, Any]:
-    """``rows`` and ``checksum`` of a table, named as SQL; the caller has run ``PINNED``."""
+    """Return ``rows`` and ``checksum`` of a table, named as SQL; the caller has run ``PINNED``."""
     return dict(run(connection, FINGERPRINT % relation).mappings().one())
 
 
 def check_sql(tables: dict[str, dict[str, Any]]) -> str:
-    """SQL that raises, within its transaction, unless these tables are what a manifest says."""
+    """Return SQL that raises, in its transaction, unless these tables match a manifest."""
     each = [
         TOLD.format(
             *(sql.Literal(v).as_string() for v in (name, told["rows"], told["checksum"])),

@@ -1,1 +1,1 @@
-"""The commands that look at a database or merge it again."""
+"""The commands that read a database or merge it again."""

@@ -1,8 +1,8 @@
 """Merge again: "Run the migration again, it will merge/update existing records".
 
-The procedures of 0004, called once more, at any revision from 0004 on. They compare every session, log
-those that differ, and apply the log. What is newer in the new tables stays: it is logged, or in the old
-tables already, or an override.
+Calls the procedures of 0004 again, at any revision from 0004 on. They compare every session, log
+those that differ, and apply the log. A newer value in the unified tables stays: it is logged, in
+the legacy tables already, or an override.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ from scripts.common.database import (
 from scripts.common.terminal import Json, finish, progress, table
 
 STAYS = (
-    "What was merged before that stays, and is right; nothing of it is lost. Put that right, then run "
-    "this again: it merges what is left"
+    "Sessions merged before that stay, and are correct. Correct the problem, then run "
+    "this again: it merges the others"
 )
 STATE = """
 SELECT
@@ -44,10 +44,11 @@ DRAIN = "CALL bridge.drain(strict => false)"
 
 @dataclass
 class Report:
-    """What the run did.
+    """The result of a run.
 
-    ``sessions`` were compared, and ``differing`` of them differed though no trigger had logged it.
-    ``carried_over`` counts sessions that were logged before, ``pending`` those that still are.
+    ``sessions`` were compared; ``differing`` of them differed although no trigger had logged them.
+    ``carried_over`` counts sessions that were logged before, ``pending`` those that are still
+    logged.
     """
 
     database: str
@@ -61,12 +62,10 @@ class Report:
 
 
 def examine(connection: Connection) -> Report:
-    """Find out whether there is something to merge. NotApplicable says what comes first."""
+    """Check that there is something to merge. NotApplicable names the command to run first."""
     run(connection, "SET lock_timeout = '5s'")
     if run(connection, "SELECT pg_is_in_recovery()").scalar_one():
-        raise ConnectionProblem(
-            "this server is a standby, which nobody can write to: name the primary"
-        )
+        raise ConnectionProblem("this server is a standby, which is read-only: name the primary")
     has = run(connection, HAS).mappings().one()
     report = Report(has["database"], revision_of(connection))
     if report.revision is None or report.revision < "0004":
@@ -82,15 +81,15 @@ def examine(connection: Connection) -> Report:
     state = run(connection, STATE).mappings().one()
     if state["read_only"] or not state["merged"]:
         raise NotApplicable(
-            "a downgrade has begun, and the new tables are read-only; alembic downgrade base goes on "
-            "with it, alembic upgrade head returns"
+            "a downgrade has begun, and the unified tables are read-only. alembic downgrade base continues "
+            "it, alembic upgrade head undoes it"
         )
     report.carried_over = state["pending"]
     return report
 
 
 def merge(connection: Connection, report: Report, say: Callable[[str], None]) -> None:
-    """Merge, carry over, verify; the connection is in AUTOCOMMIT, each chunk commits.
+    """Merge, apply, verify; the connection is in AUTOCOMMIT, each chunk commits.
 
     Raises ConnectionProblem while a migrator runs, and behind a transaction pooler.
     """
@@ -98,7 +97,7 @@ def merge(connection: Connection, report: Report, say: Callable[[str], None]) ->
     refuse_pooler(connection.engine, connection)
     if not run(connection, f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})").scalar():
         raise ConnectionProblem(
-            "another migration is running in this database; nothing was changed. Wait for it to end, "
+            "another migration is running in this database. Nothing was changed. Wait for it to end, "
             "then run the command again"
         )
     run(connection, DRAIN)
@@ -106,7 +105,7 @@ def merge(connection: Connection, report: Report, say: Callable[[str], None]) ->
     run(connection, "CALL bridge.merge()")
     report.differing = max(run(connection, PENDING).scalar_one() - before, 0)
     run(connection, DRAIN)
-    run(connection, DRAIN)  # what came meanwhile: much less
+    run(connection, DRAIN)  # the writes of the meantime: far fewer
     report.sessions = run(connection, SESSIONS).scalar_one()
     say("verifying")
     report.checks = run(connection, "CALL bridge.run_checks(NULL)").scalar_one()
@@ -124,9 +123,9 @@ def show(report: Report, out: Console) -> None:
             ("What", "Number"),
             (
                 ("Sessions compared", report.sessions),
-                ("Sessions that differed, though nothing had logged it", report.differing),
-                ("Sessions that were noted before, and carried over", report.carried_over),
-                ("Sessions still noted: somebody is writing them", report.pending),
+                ("Sessions that differed although they were not logged", report.differing),
+                ("Sessions that were logged before, and applied", report.carried_over),
+                ("Sessions still logged: an application is writing them", report.pending),
             ),
         )
     )
@@ -137,23 +136,23 @@ def show(report: Report, out: Console) -> None:
     out.print(
         f"[green]All {len(report.checks)} checks hold.[/]"
         if report.ok
-        else "[red]NOT OK:[/] 'workshop verify --differences' shows what differs"
+        else "[red]NOT OK:[/] 'workshop verify --differences' shows the differences"
     )
 
 
 def main(url: Url = None, as_json: Json = False) -> None:
-    """Merge the old tables into the new ones again, and verify the result.
+    """Merge the legacy tables into the unified tables again, and verify the result.
 
-    For data that is missing after the migration, at any revision from 0004 on. What is newer in
-    the new tables is not overwritten; a run that finds nothing to do writes nothing. The
-    application goes on meanwhile: the old tables are read in short transactions. Exits with 0
-    (merged, every check holds), 1 (a check does not hold) or 2 (could not merge, or not to the end).
+    For data that is missing after the migration, at any revision from 0004 on. Newer values in the
+    unified tables are not overwritten; a run without differences writes nothing. The application
+    continues meanwhile: the legacy tables are read in short transactions. Exits with 0 (merged,
+    every check holds), 1 (a check does not hold) or 2 (could not merge, or not to the end).
 
     Example: workshop merge --url postgresql://localhost/workshop
     """
     with database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection:
         report = examine(connection)
-    # from here on a failure may come after chunks that were committed
+    # from here on chunks may be committed before a failure
     with (
         database(url, "AUTOCOMMIT", STAYS, COULD_NOT_DO) as connection,
         progress("merging") as say,

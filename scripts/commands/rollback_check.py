@@ -1,7 +1,7 @@
-"""Before a downgrade: what it would write back, what it would keep aside, what stands in its way.
+"""Before a downgrade: what it would write back, what it would keep, and which obstacles it has.
 
-Nothing is changed and nobody is kept waiting: every look at the old tables is a short transaction. Others'
-columns of the unified tables are kept aside in a transaction that is rolled back.
+Changes nothing and blocks no application: it reads the legacy tables in short transactions. Added
+columns of the unified tables are kept in a transaction that is rolled back.
 """
 
 from collections import Counter
@@ -30,10 +30,11 @@ from scripts.common.project import project, sql_text
 from scripts.common.terminal import Json, finish, table
 
 DROPPED = """
-SELECT 'the old tables were dropped for good (workshop drop-backups)'
+SELECT 'the legacy tables were dropped for good (workshop drop-backups)'
 WHERE to_regclass('public.legacy_tables_dropped') IS NOT NULL
 """
-# Sessions that are logged and not applied yet: the columns that differ, and the legacy columns that take them.
+# Logged sessions that are not applied yet: the columns that differ, and the legacy columns that
+# receive them.
 WRITTEN_BACK = """
 SELECT c.token AS last, coalesce(f.found, '[]') AS found
 FROM (SELECT DISTINCT o.token FROM bridge.change_log AS o WHERE o.side = 'unified' AND o.token > :after
@@ -53,7 +54,8 @@ WHERE t.token = ANY (ARRAY(
     SELECT c.token FROM bridge.change_log AS c
     WHERE c.side = 'unified' AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = c.token)))
 """
-# What hand_back() keeps aside of sessions. What is logged goes to the legacy tables first, where they have the column.
+# Values of sessions that hand_back() keeps. Logged values go to the legacy tables first, if these
+# have the column.
 OWN_VALUES = """
 SELECT r.last_token AS last, coalesce(f.found, '[]') AS found
 FROM bridge.next_range(CAST(:after AS text), 500) AS r
@@ -80,7 +82,7 @@ FROM (
 ) AS k
 GROUP BY 1, 2
 """
-# A downgrade has handed back already: 0003 keeps what is there.
+# A downgrade has handed back already: 0003 keeps these values.
 HANDED_BACK = """
 SELECT regexp_replace(table_name, '^kept ', '') AS table_name, column_name, count(*) AS n
 FROM bridge.override WHERE table_name NOT LIKE 'prior %' GROUP BY 1, 2
@@ -104,7 +106,7 @@ WHERE rows > 0 AND to_regclass('public.prior_attempt') IS NULL AND NOT EXISTS (
 
 @dataclass
 class Report:
-    """What the downgrade would do. ``ok``: nothing in the way, and nothing would be lost."""
+    """The effect of the downgrade. ``ok``: no obstacle, and no loss."""
 
     database: str
     revision: str | None
@@ -119,14 +121,14 @@ class Report:
 
 
 def examine(connection: Connection, target: str) -> Report:
-    """Find out what a downgrade to ``target`` (a full revision id, or ``base``) would do."""
+    """Find out the effect of a downgrade to ``target`` (a full revision id, or ``base``)."""
     apply_settings(connection)
     has = run(connection, HAS).mappings().one()
     report = Report(has["database"], revision_of(connection), target)
     if report.revision is None:
-        raise NotApplicable("the database is not migrated: there is nothing to take back")
+        raise NotApplicable("the database is not migrated: there is nothing to downgrade")
     if target != "base" and target >= report.revision:
-        raise NotApplicable(f"{target} is no way back from {report.revision}")
+        raise NotApplicable(f"{target} is no downgrade from {report.revision}")
     if has["bridge"]:
         refuse_damage(connection)
     below = "0000" if target == "base" else target
@@ -145,7 +147,7 @@ def examine(connection: Connection, target: str) -> Report:
 
 
 def _ranges(connection: Connection, query: str) -> Iterator[list[Any]]:
-    """Yield what a query finds in each range of tokens; each range is a transaction of its own."""
+    """Yield the result of a query for each range of tokens; each range is a transaction of its own."""
     after = ""
     while row := connection.execute(text(query), {"after": after}).mappings().first():
         after = row["last"]
@@ -182,7 +184,7 @@ def _way_back(connection: Connection, report: Report) -> None:
 
 
 def _own_columns(connection: Connection, report: Report) -> None:
-    """Others' columns and objects on the unified tables: kept aside, read, and rolled back."""
+    """List columns and objects that were added to the unified tables: kept, read, and rolled back."""
     keep = sql_text("own_columns", "98_keep.sql")
     run(connection, "BEGIN")
     try:
@@ -205,31 +207,31 @@ def _own_columns(connection: Connection, report: Report) -> None:
 def show(report: Report, out: Console) -> None:
     """Print the report for people."""
     out.print(f"Database {escape(report.database)}: from {report.revision} back to {report.target}")
-    out.print("Nothing is changed by this.\n")
+    out.print("This changes nothing.\n")
     if report.written_back:
         rows = (
             (f"{w['table']}.{w['column']}", w["sessions"], escape(w["into"]))
             for w in report.written_back
         )
-        out.print(table("Not carried over yet", ("Column", "Sessions", "Goes to"), rows))
+        out.print(table("Not applied yet", ("Column", "Sessions", "Goes to"), rows))
     elif not report.would_be_lost:
-        out.print("Everything written to the new tables is in the old ones, or kept (below).")
+        out.print("Every write to the unified tables is in the legacy tables, or kept (below).")
     if report.deleted_sessions:
-        out.print(f"{report.deleted_sessions:,} sessions deleted in the new tables will go.")
+        out.print(
+            f"{report.deleted_sessions:,} sessions, deleted in the unified tables, will be deleted."
+        )
     out.print()
     if report.kept:
         out.print(
             table(
-                "The downgrade keeps aside, and the next upgrade takes up again",
+                "The downgrade keeps, and the next upgrade restores",
                 ("Of", "Values"),
                 ((f"{k['table_name']}.{k['column_name']}", k["values"]) for k in report.kept),
             )
         )
         out.print()
     if report.definitions:
-        out.print(
-            f"Only the definitions are kept aside: {escape(', '.join(report.definitions))}.\n"
-        )
+        out.print(f"Only the definitions are kept: {escape(', '.join(report.definitions))}.\n")
     for obstacle in report.in_the_way:
         out.print(f"[red]IN THE WAY:[/] {escape(obstacle)}")
     for lost in report.would_be_lost:
@@ -246,7 +248,7 @@ def main(
 ) -> None:
     """Show what "alembic downgrade TARGET" would do, without doing it.
 
-    Exits with 0 (nothing in the way, nothing would be lost), 1 (not so) or 2 (could not tell).
+    Exits with 0 (no obstacle, nothing would be lost), 1 (not so) or 2 (unknown).
 
     Example: workshop rollback-check base
     """

@@ -1,1 +1,1 @@
-"""What every command needs: a database, a report, a terminal, a server to try things on. Imports no other folder."""
+"""Modules of all commands: connection, database, terminal, embedded server. Imports no other folder."""

@@ -1,7 +1,7 @@
-"""Which database, and how to reach it: the one place that turns an environment into an engine.
+"""The database and the connection to it: the one place that turns an environment into an engine.
 
-``alembic/env.py`` and every script resolve their database here. Only Alembic, SQLAlchemy and
-psycopg are needed. No function ever shows a password.
+``alembic/env.py`` and every script resolve their database here. Needs only Alembic, SQLAlchemy and
+psycopg. No function ever shows a password.
 """
 
 import ipaddress
@@ -22,25 +22,25 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 VARIABLES = ("POSTGRES_URL_NON_POOLING", "POSTGRES_URL", "DATABASE_URL")
-"""Environment variables that may name the database, the first one set wins."""
+"""Environment variables that may name the database; the first one that is set counts."""
 
 ENCODE = (
-    "Percent-encode what is special in a user name or password: @ is %40, : is %3A, / is %2F, ? is %3F, "
+    "Percent-encode special characters in a user name or password: @ is %40, : is %3A, / is %2F, ? is %3F, "
     "# is %23, % is %25"
 )
 
 REFUSED_ENCODING = (
-    "this database is encoded in {}, and UTF8 is needed; nothing was changed. Restore a dump of it "
+    "this database is encoded in {}, and UTF8 is needed. Nothing was changed. Restore a dump of it "
     "(pg_dump --encoding=UTF8) into a database that was created with ENCODING 'UTF8'"
 )
 VERSION_TABLE_ADVICE = (
-    "It belongs to another project, or to a later version of this one. Where another project uses that "
+    "It belongs to another project, or to a later version of this one. If another project uses that "
     "table, give this one a table of its own, in alembic.ini: version_table = workshop_version. "
     "Otherwise update this folder"
 )
 
 ADVISORY_LOCK = 5_283_017_740_012_345
-"""Key of the lock that lets one migrator run at a time in a database."""
+"""Key of the lock that allows one migrator at a time in a database."""
 
 _ACCEPTED = {
     "postgres",
@@ -51,30 +51,31 @@ _ACCEPTED = {
 
 _PROBES = 528_301_774  # first half of a key of two integers; the second one is the backend's pid
 TAKE_PROBE = f"SELECT pg_backend_pid() AS probe FROM pg_advisory_lock({_PROBES}, pg_backend_pid())"
-"""Takes a session lock of a session's own, and yields its second key."""
+"""Takes a session lock with the session's own key, and returns the second half of the key."""
 PROBE_IS_HELD = f"""EXISTS (
             SELECT FROM pg_locks
             WHERE locktype = 'advisory' AND classid = {_PROBES} AND objid = {{probe}} AND objsubid = 2
               AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
-"""Whether any session holds it; ``{probe}`` stands for what TAKE_PROBE yielded."""
+"""True if any session holds it; ``{probe}`` is the result of TAKE_PROBE."""
 
 _quote = postgresql.dialect().identifier_preparer
 log = logging.getLogger("workshop.connection")
 
 
 class ConnectionProblem(Exception):
-    """The database cannot be named, reached or used; the message is one line for a person."""
+    """The database cannot be named, reached or used; the message is one line for the operator."""
 
 
 class NotApplicable(ConnectionProblem):
-    """The command is not for the state that the database is in; the message says what comes first."""
+    """The command does not fit the state of the database; the message names the command to run first."""
 
 
 def resolve_url(explicit: str | None = None, environ: Mapping[str, str] | None = None) -> URL:
     """Return the SQLAlchemy URL of the workshop database, for the psycopg driver.
 
     ``explicit`` (a command's ``--url``, ``sqlalchemy.url``) wins over ``environ`` (default: the
-    process's environment). There is no default database: ConnectionProblem says what to set.
+    process's environment). There is no default database: ConnectionProblem names the variables to
+    set.
     """
     environ = os.environ if environ is None else environ
     source, value = "the given URL", explicit
@@ -86,7 +87,7 @@ def resolve_url(explicit: str | None = None, environ: Mapping[str, str] | None =
     if not value:
         raise ConnectionProblem(
             f"no database is named: set {VARIABLES[0]} (or {VARIABLES[1]}, or {VARIABLES[2]}) to "
-            "postgresql://user:password@host/database; 'make demo KEEP=1' starts one to try"
+            "postgresql://user:password@host/database; 'make demo KEEP=1' starts one for trying"
         )
     return _parse(value.strip(), source)
 
@@ -107,17 +108,19 @@ def _parse(value: str, source: str) -> URL:
         )
     _refuse_second_at(value, source)
     if not url.database:
-        raise ConnectionProblem(f"{source} names no database; expected postgresql://.../database")
+        raise ConnectionProblem(
+            f"{source} has no database name; expected postgresql://.../database"
+        )
     return _with_tls(_known_parameters(url.set(drivername="postgresql+psycopg")))
 
 
 def _refuse_second_at(value: str, source: str) -> None:
-    """Raise ConnectionProblem where the tail of a password would be taken for a host or a database."""
+    """Raise ConnectionProblem if libpq would read the tail of a password as a host or a database."""
     rest = re.sub(r"^[^:]*://([^:/]*(:[^@]*)?@)?", "", value)
     place, _, query = rest.partition("?")
     names = {part.partition("=")[0] for part in query.split("&")}
     if "@" in place or ("@" in query and not names <= _libpq_parameters()):
-        raise ConnectionProblem(f"{source} has more than one @, and cannot be read: {ENCODE}")
+        raise ConnectionProblem(f"{source} has more than one @, so it is ambiguous: {ENCODE}")
 
 
 def _libpq_parameters() -> set[str]:
@@ -125,7 +128,7 @@ def _libpq_parameters() -> set[str]:
 
 
 def _known_parameters(url: URL) -> URL:
-    """Drop what hosting providers add for other drivers (``pgbouncer=true``): libpq refuses it."""
+    """Drop parameters that hosting providers add for other drivers (``pgbouncer=true``): libpq refuses them."""
     unknown = sorted(set(url.query) - _libpq_parameters())
     if unknown:
         log.warning("URL parameters unknown to libpq are left out: %s", ", ".join(unknown))
@@ -133,14 +136,14 @@ def _known_parameters(url: URL) -> URL:
 
 
 def _with_tls(url: URL) -> URL:
-    """Require TLS for a host on the internet unless the URL says otherwise."""
+    """Require TLS for a host on the internet unless the URL sets sslmode."""
     if "sslmode" in url.query or is_local(url):
         return url
     return url.update_query_dict({"sslmode": "require"})
 
 
 def is_local(url: URL) -> bool:
-    """True for sockets, loopback, private addresses and names without a dot (``db``)."""
+    """Return True for sockets, loopback, private addresses and names without a dot (``db``)."""
     named = url.query.get("host", url.host)
     hosts = [named] if isinstance(named, str) or named is None else list(named)
     for host in ",".join(h or "" for h in hosts).split(","):
@@ -159,36 +162,36 @@ def is_local(url: URL) -> bool:
 
 
 def version_table(config: Config) -> tuple[str, str]:
-    """Return name and schema of the table that holds the revision, as alembic.ini has them."""
+    """Return name and schema of the version table in alembic.ini."""
     name = config.get_main_option("version_table") or "alembic_version"
     return name, config.get_main_option("version_table_schema") or "public"
 
 
 def qualified(name: str, schema: str | None) -> str:
-    """Return a table's name as SQL takes it."""
+    """Return a table's name as SQL text."""
     return _quote.format_table(table(name, schema=schema))
 
 
 def _program() -> str:
-    """Name of the command that runs, for pg_stat_activity."""
+    """Return the name of the running command, for pg_stat_activity."""
     path = Path(sys.argv[0])
     return f"workshop {path.parent.name if path.stem == '__main__' else path.stem}"
 
 
 CONNECT_ARGS: dict[str, Any] = {
     "connect_timeout": 10,
-    # a role or a database may name an encoding that psycopg cannot read text in
+    # a role or a database may set an encoding that psycopg cannot read
     "client_encoding": "UTF8",
     # application_name of the URL or of PGAPPNAME wins
     "fallback_application_name": _program(),
-    # a statement prepared on one backend must not outlive it behind a proxy
+    # behind a proxy a prepared statement must not outlive its backend
     "prepare_threshold": None,
 }
-"""What every connection is opened with."""
+"""Options of every connection."""
 
 
 def make_engine(url: URL) -> Engine:
-    """Return an engine with one connection at a time, whose server notices become log records."""
+    """Return an engine with one connection at a time; server notices become log records."""
     engine = create_engine(url, poolclass=NullPool, connect_args=CONNECT_ARGS)
     event.listen(engine, "connect", _begin)
     return engine
@@ -196,7 +199,8 @@ def make_engine(url: URL) -> Engine:
 
 def _begin(raw: psycopg.Connection[Any], _record: object) -> None:
     raw.add_notice_handler(log_notice)
-    # Compiling a query over the adapters takes longer than running it. No start-up option: poolers refuse those.
+    # Compiling a query over the adapters takes longer than running it. Poolers refuse start-up
+    # options.
     raw.execute("SET jit = off; SET plpgsql.extra_errors = ''; SET plpgsql.extra_warnings = ''")
     raw.commit()
 
@@ -208,10 +212,10 @@ def log_notice(notice: psycopg.errors.Diagnostic) -> None:
 
 
 def explain(error: DBAPIError) -> str:
-    """Say in one line what the server or the driver objected to, without passwords or row values.
+    """Return the error of the server or the driver in one line, without passwords or row values.
 
-    DETAIL of a constraint violation and the message of a data exception quote the row: only what
-    the project's own RAISE statements say is passed on in full.
+    DETAIL of a constraint violation and the message of a data exception quote the row. Only
+    messages of the project's own RAISE statements are passed on in full.
     """
     original = error.orig
     if not isinstance(original, psycopg.Error) or not original.diag.message_primary:
@@ -226,11 +230,11 @@ def explain(error: DBAPIError) -> str:
 
 
 SHOWN = {"host", "hostaddr", "port", "sslmode", "service"}
-"""Parameters of a URL that a message may show; others may hold a secret."""
+"""Parameters of a URL that a message may show; others may be secrets."""
 
 
 def connect(engine: Engine) -> Connection:
-    """Open a connection; ConnectionProblem tells host and database where that fails."""
+    """Open a connection. ConnectionProblem names host and database if that fails."""
     try:
         connection = engine.connect()
     except DBAPIError as error:
@@ -254,10 +258,11 @@ def refuse_encoding(connection: Connection) -> None:
 
 
 def refuse_pooler(engine: Engine, connection: Connection) -> None:
-    """Raise ConnectionProblem behind a transaction pooler, where session locks and SET are lost.
+    """Raise ConnectionProblem behind a transaction pooler, which loses session locks and settings.
 
-    A second connection takes a session lock and ends. A server frees it with the session, a session
-    pooler before it hands the session on; a transaction pooler keeps it, or loses it at once.
+    A second connection takes a session lock and ends. A server frees the lock with the session; a
+    session pooler frees it before it reuses the session. A transaction pooler keeps it, or loses it
+    at once.
     """
     with connect(engine) as second:
         probe = second.scalar(text(TAKE_PROBE))

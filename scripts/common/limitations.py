@@ -1,10 +1,11 @@
-"""What this database does that docs/limitations.md names: views that 0007 cannot take, a stricter isolation."""
+"""Finds cases of docs/limitations.md in this database: statements that the views of 0007 refuse, strict isolation."""
 
 from sqlalchemy import Connection
 
 from scripts.common.database import run
 
-# Text is searched: a hint for a person. Views follow their table, and are no trouble until created anew.
+# A search in text gives hints only. Existing views follow their table and still work; creating them
+# anew fails.
 FOUND = r"""
 WITH legacy AS (
     SELECT c.oid, c.relname::text AS name, c.reltype, t.typarray
@@ -41,19 +42,19 @@ pattern(regex, says) AS (
 SELECT what || ' ' || says FROM (
     SELECT c.what,
            string_agg(DISTINCT p.says, ', ') || CASE WHEN c.is_view THEN
-               ' of a legacy table: it goes on working, and cannot be created anew under the old name after 0007'
-               ELSE ', which the view of a legacy name cannot take after 0007' END AS says
+               ' of a legacy table: it still works, but cannot be created anew with the legacy name after 0007'
+               ELSE ', which the view with the legacy name refuses after 0007' END AS says
     FROM code AS c JOIN pattern AS p ON c.body ~* format(p.regex, (SELECT string_agg(name, '|') FROM legacy))
     WHERE EXISTS (SELECT FROM legacy AS o WHERE c.body ~* ('\m' || o.name || '\M'))
     GROUP BY c.what, c.is_view
     UNION
     SELECT format('function %s', p.oid::regprocedure),
-           format('takes rows of %s, and will not take those of the view after 0007', o.name)
+           format('takes rows of %s, but not rows of the view after 0007', o.name)
     FROM pg_proc AS p JOIN legacy AS o ON p.proargtypes::oid[] && ARRAY[o.reltype, o.typarray]
     WHERE p.pronamespace::regnamespace::text <> 'bridge'
     UNION
     SELECT format('view %s', r.ev_class::regclass),
-           format('groups by the primary key of %s: it goes on working, and cannot be created anew under the old '
+           format('groups by the primary key of %s: it still works, but cannot be created anew with the legacy '
                   'name after 0007', o.name)
     FROM legacy AS o
     JOIN pg_constraint AS k ON k.conrelid = o.oid AND k.contype = 'p'
@@ -64,7 +65,7 @@ SELECT what || ' ' || says FROM (
 ORDER BY 1
 """
 
-# Whoever connects as this role has it, if nobody says otherwise.
+# Applies to every connection of this role that does not set the isolation itself.
 SERIALIZABLE = """
 SELECT coalesce('role ' || r.rolname, 'database ' || current_database())
 FROM pg_db_role_setting AS s LEFT JOIN pg_roles AS r ON r.oid = s.setrole
@@ -79,12 +80,12 @@ WHERE name = 'default_transaction_isolation' AND reset_val = 'serializable'
 
 
 def found(connection: Connection) -> list[str]:
-    """One line for each function or view; empty where the legacy names are views already."""
+    """Return one line for each function or view; none after the cut-over."""
     return [f"{line} (docs/limitations.md)" for line in run(connection, FOUND).scalars()]
 
 
 def serializable(connection: Connection) -> list[str]:
-    """One line where the default isolation is serializable, naming for whom; else empty."""
+    """Return one line that names roles and databases with a serializable default isolation; else none."""
     whose = list(run(connection, SERIALIZABLE).scalars())
     whose = whose or list(run(connection, SERVER_IS_SERIALIZABLE).scalars())
     if not whose:

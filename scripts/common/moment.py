@@ -1,10 +1,9 @@
-"""One moment of the database, copied into temporary tables without keeping anybody waiting.
+"""One moment of the database, copied into temporary tables without blocking the application.
 
-The old application runs ALTER TABLE on every save, and waits for any transaction that has read its
-table. So a table is read in ranges of pages, each in a transaction of its own that lasts some
-40 ms. All of them see the same moment: a second connection, which reads no table, exports its
-snapshot to them. While it does, VACUUM leaves what was deleted since, and CREATE INDEX CONCURRENTLY
-waits; the application notices nothing. Nothing stronger than ACCESS SHARE is taken on a table that is read.
+The legacy application runs ALTER TABLE on every save, and waits for any transaction that has read
+its table. So each range of pages is read in its own transaction of some 40 ms. All of them see one
+snapshot, exported by a second connection that reads no table. Meanwhile VACUUM keeps rows deleted
+since, and CREATE INDEX CONCURRENTLY waits. The strongest lock on a table is ACCESS SHARE.
 """
 
 import time
@@ -19,7 +18,7 @@ from scripts.common.connection import ConnectionProblem, connect, refuse_pooler
 from scripts.common.database import run
 
 TARGET = 0.04
-"""Seconds that a transaction may read a table."""
+"""Longest time in seconds that a transaction reads a table."""
 
 SESSION = """
 SET row_security = off;
@@ -39,7 +38,7 @@ LAST_PAGE = 4_294_967_295
 
 @dataclass
 class Moment:
-    """``schema`` is that of the temporary tables; ``say`` gets a line on how far it is."""
+    """``schema`` is the schema of the temporary tables; ``say`` gets a line of progress."""
 
     connection: Connection
     schema: str
@@ -49,9 +48,9 @@ class Moment:
     def copy(self, source: str, into: str, columns: Sequence[tuple[str, str]]) -> None:
         """Fill a temporary table from a permanent one.
 
-        ``source`` and ``into`` are names as SQL takes them; ``columns`` are pairs of a column of
-        ``into`` and the expression over ``source`` (alias t) that it gets. Raises ConnectionProblem
-        where somebody emptied or rewrote the table meanwhile.
+        ``source`` and ``into`` are names as SQL text. ``columns`` are pairs of a column of ``into``
+        and its expression over ``source`` (alias t). Raises ConnectionProblem if another session
+        emptied or rewrote the table meanwhile.
         """
         names = ", ".join(name for name, _ in columns)
         values = ", ".join(value for _, value in columns)
@@ -66,7 +65,7 @@ class Moment:
         file, pages = run(self.connection, look).one()
         first, size = 0, 16
         while first < LAST_PAGE:
-            # rows that came after the moment lie behind the last page, and are not seen anyway
+            # later rows are behind the last page, and the snapshot does not see them
             last = first + size if first + size < pages else LAST_PAGE
             began = time.monotonic()
             run(
@@ -79,22 +78,22 @@ class Moment:
             self.say(f"reading {source}: page {min(first, pages):,} of {pages:,}")
         if run(self.connection, look).one()[0] != file:
             raise ConnectionProblem(
-                f"somebody emptied or rewrote {source} while it was read; run this again"
+                f"another session emptied or rewrote {source} while it was read; run this again"
             )
 
 
 @contextmanager
 def moment(connection: Connection, say: Callable[[str], None]) -> Iterator[Moment]:
-    """Yield a ``Moment`` for a connection in AUTOCOMMIT, or in a transaction of the caller's.
+    """Yield a ``Moment`` for a connection in AUTOCOMMIT, or in the caller's transaction.
 
-    Inside a transaction each table is read at once: that one has its own moment, and its own locks.
-    Raises ConnectionProblem on a standby and behind a transaction pooler, where there are no
-    temporary tables.
+    Inside a transaction each table is read in one statement: the transaction has its own moment and
+    its own locks. Raises ConnectionProblem on a standby, which has no temporary tables, and behind
+    a transaction pooler, which loses them.
     """
     if run(connection, "SELECT pg_is_in_recovery()").scalar_one():
         raise ConnectionProblem(
-            "this server is a standby, where nobody can create temporary tables: name the primary; "
-            "reading there keeps nobody waiting either"
+            "this server is a standby, which cannot create temporary tables: name the primary; "
+            "reading there blocks no application either"
         )
     raw = connection.connection.dbapi_connection
     inside = raw is not None and raw.info.transaction_status == TransactionStatus.INTRANS

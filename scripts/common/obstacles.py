@@ -1,7 +1,7 @@
-"""What stands in the way of a run, looked for before its first step: online, offline and by the commands.
+"""Obstacles of a run, checked before its first step: online, offline and by the commands.
 
-``legacy_names.sql``: a legacy name is not what the bridge knows. ``98_dependents.sql``: a downgrade would
-drop what objects of others depend on.
+``legacy_names.sql``: a legacy name does not lead to the bridge's table. ``98_dependents.sql``:
+other objects depend on objects that a downgrade drops.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ BEGIN
 {legacy_names}) AS f;
         IF found IS NOT NULL THEN
             RAISE EXCEPTION 'a legacy name was changed by hand: %', found
-                USING HINT = 'Nothing was changed. "workshop status" says what that means. The way back, in '
+                USING HINT = 'Nothing was changed. "workshop status" shows the consequences. The way back, in '
                              'one transaction: ' || way;
         END IF;
     END IF;
@@ -44,7 +44,7 @@ BEGIN
     SELECT string_agg(f.what, '; ') INTO found FROM (
 {dependents}) AS f;
     IF found IS NOT NULL THEN
-        RAISE EXCEPTION 'other objects depend on what this downgrade drops: %', found
+        RAISE EXCEPTION 'other objects depend on objects that this downgrade drops: %', found
             USING HINT = 'Nothing was changed. Drop them, run the downgrade, create them again.';
     END IF;
 END
@@ -52,7 +52,7 @@ $dependents$"""
 
 
 def planned_steps(migration: MigrationContext) -> list[RevisionStep]:
-    """Return the steps that the command will run; a stamp has none."""
+    """Return the steps of the command; a stamp has none."""
     planned = (
         () if migration.purge else migration.opts["fn"](migration.get_current_heads(), migration)
     )
@@ -60,9 +60,9 @@ def planned_steps(migration: MigrationContext) -> list[RevisionStep]:
 
 
 def refusal(steps: Sequence[RevisionStep]) -> str:
-    """SQL that raises an error where something stands in the way of these steps; or none.
+    """Return SQL that raises an error if an obstacle blocks these steps; '' without a check.
 
-    The setting ``bridge.at`` is the revision of the database.
+    The setting ``bridge.at`` must be the revision of the database.
     """
     if not steps:
         return ""
@@ -73,7 +73,7 @@ def refusal(steps: Sequence[RevisionStep]) -> str:
 
 
 def misnamed(connection: Connection, revision: str | None) -> Sequence[RowMapping]:
-    """Legacy names that are not what the bridge knows; schema ``bridge`` is there."""
+    """Return the legacy names that do not lead to the bridge's tables; needs schema ``bridge``."""
     connection.execute(text(AT), {"at": revision or "", "target": ""})
     return (
         connection.exec_driver_sql(LEGACY_NAMES, execution_options={"no_parameters": True})
@@ -83,7 +83,7 @@ def misnamed(connection: Connection, revision: str | None) -> Sequence[RowMappin
 
 
 def dependents(connection: Connection, target: str) -> Sequence[str]:
-    """What depends on objects that a downgrade to ``target`` (``base``, or a revision) drops."""
+    """Return the objects that depend on objects that a downgrade to ``target`` drops (``base``, or a revision)."""
     below = "0000" if target == "base" else target[:4]
     connection.execute(text(AT), {"at": "", "target": below})
     return (

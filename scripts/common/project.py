@@ -11,7 +11,7 @@ SQL = ROOT / "alembic" / "sql"
 
 
 def configuration(url: str = "") -> Config:
-    """Return alembic.ini, for this database where one is given."""
+    """Return the configuration of alembic.ini, with this database URL if given."""
     config = Config(str(ROOT / "alembic.ini"))
     if url:
         config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
@@ -25,7 +25,7 @@ def project() -> ScriptDirectory:
 
 
 def known_revisions() -> list[str]:
-    """Return the ids of all of them, the first one first."""
+    """Return the ids of all revisions, the first one first."""
     return [script.revision for script in project().walk_revisions()][::-1]
 
 

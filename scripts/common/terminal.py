@@ -1,6 +1,6 @@
-"""What a command prints: tables, calculations, JSON, progress; and no secret.
+"""Output of the commands: tables, calculations, JSON, progress; never a secret.
 
-A command ends with 0 (fine), 1 (not fine) or 2 (it could not tell, or could not do it).
+Exit codes: 0 (fine), 1 (not fine) or 2 (unknown, or not possible).
 """
 
 import json
@@ -36,14 +36,14 @@ def finish(report: Any, show: Callable[[Any, Console], None], as_json: bool, cod
 
 
 def console() -> Console:
-    """A console on stdout, in colour only where that is a terminal."""
+    """Return a console on stdout, in colour only on a terminal."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show
     return Console(highlight=False)
 
 
 class _Table:
-    """A table that breaks lines between words: where its words need more room, a list of its rows."""
+    """A table that breaks lines between words; if words need more room, a list of its rows."""
 
     def __init__(self, title: str, columns: Sequence[str], rows: list[Sequence[str | int]]) -> None:
         self.title, self.columns, self.rows = title, columns, rows
@@ -54,14 +54,12 @@ class _Table:
         yield self._grid(widths) if widths else self._list()
 
     def _widths(self, console: Console, options: ConsoleOptions) -> list[int]:
-        """Return a width for each column, or nothing where a word would have to be broken."""
+        """Return a width for each column, or None if a word would have to be broken."""
         room = options.max_width - 3 * len(self.columns) + 1
         cells = [Text("\n").join(_text(row[place]) for row in [self.columns, *self.rows])
                  for place in range(len(self.columns))]  # fmt: skip
         sizes = [Measurement.get(console, options, cell) for cell in cells]
-        for most in range(
-            room, 0, -1
-        ):  # short columns have what they need, long ones the same width
+        for most in range(room, 0, -1):  # short columns get their width, long ones an equal share
             widths = [min(size.maximum, max(size.minimum, most)) for size in sizes]
             if sum(widths) <= room:
                 return widths
@@ -94,12 +92,12 @@ def _text(value: str | int) -> Text:
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str | int]]
 ) -> RenderableType:
-    """Return a table of text and numbers; text may have markup, numbers stand to the right."""
+    """Return a table of text and numbers; text may have markup, numbers are right-aligned."""
     return _Table(title, columns, list(rows))
 
 
 def calculation(title: str, *lines: tuple[str, int, str]) -> Table:
-    """Numbers that add up, ``(sign, number, what)`` a line; the result has the sign ``=``."""
+    """Return numbers that add up, ``(sign, number, what)`` in each line; the result has the sign ``=``."""
     made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False)
     made.add_column(justify="right")
     made.add_column(justify="right")
@@ -110,17 +108,17 @@ def calculation(title: str, *lines: tuple[str, int, str]) -> Table:
 
 
 def nonzero(*lines: tuple[str, int, str]) -> list[tuple[str, int, str]]:
-    """Return the lines of a calculation whose number is not 0."""
+    """Return the lines of a calculation with a number other than 0."""
     return [line for line in lines if line[1]]
 
 
 class _Progress(logging.Handler):
-    """Says what goes on, on stderr: one line that changes on a terminal, else one every 2 s."""
+    """Shows progress on stderr: one line that changes on a terminal, else one every 2 s."""
 
     def __init__(self, what: str) -> None:
         super().__init__(logging.INFO)
         out = Console(stderr=True, highlight=False)
-        # the time goes on where a long statement says nothing
+        # the clock runs on during a long statement without messages
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         self.bar = Progress(*columns, console=out, transient=True) if out.is_terminal else None
         self.task = self.bar.add_task(escape(what)) if self.bar else None
@@ -139,7 +137,7 @@ class _Progress(logging.Handler):
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[str], None]]:
-    """Show on stderr what goes on: what the block says, and the server's notices."""
+    """Show progress on stderr: messages of the block, and the server's notices."""
     shown = _Progress(what)
     log = logging.getLogger("workshop.server")
     level = log.level
@@ -161,7 +159,7 @@ SECRETS = (
 
 
 def masked(value: str) -> str:
-    """Free text without what looks like an API key, a password in a URL or a session token."""
+    """Mask API keys, passwords in URLs and session tokens in free text."""
     for pattern, instead in SECRETS:
         value = pattern.sub(instead, value)
     return value

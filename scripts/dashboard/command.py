@@ -13,23 +13,23 @@ from scripts.dashboard.page import check_target, render, write
 
 def main(
     url: Url = None,
-    out: Annotated[
-        Path, typer.Option(help="File to write; an earlier dashboard there is replaced.")
-    ] = Path("dashboard.html"),
+    out: Annotated[Path, typer.Option(help="File to write; replaces an earlier dashboard.")] = Path(
+        "dashboard.html"
+    ),
     serve: Annotated[
         bool, typer.Option("--serve", help="Serve it live behind ADMIN_PASSWORD instead.")
     ] = False,
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free port.")] = 8765,
 ) -> None:
     """Write the instructor's dashboard: one HTML page that needs no network.
 
-    The page holds names and addresses, but no key, no prompt and no whole token. Only you can read the
-    file (mode 0600). It replaces an earlier dashboard, and no other file. With --serve, a server shows
-    the database as it is at the moment, to users who know ADMIN_PASSWORD.
+    The page holds names and addresses, but no key, no prompt and no whole token. Only its owner can
+    read the file (mode 0600). It replaces an earlier dashboard, but no other file. With --serve, a
+    server shows the present state of the database to users with ADMIN_PASSWORD.
 
-    Exits with 0 (written, and every check holds), 1 (written, and it shows a check that does not) or
-    2 (not written).
+    Exits with 0 (written, and every check holds), 1 (written, and it shows a failed check) or 2
+    (not written).
 
     Example: workshop dashboard --out dashboard.html
 

@@ -1,4 +1,4 @@
-"""The dashboard's data: what the queries, ``workshop status`` and ``workshop verify`` find, as JSON."""
+"""The dashboard's data as JSON: results of the queries, ``workshop status`` and ``workshop verify``."""
 
 import json
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from scripts.dashboard import queries
 def read(
     url: str | None, *, verified: bool, say: Callable[[str], None] = lambda _: None
 ) -> tuple[str, dict[str, Any]]:
-    """Return the page's data as JSON text, and its facts; ``verified`` runs the checks, which takes longer.
+    """Return the page's data as JSON text, and its facts; ``verified`` also runs the checks, which takes longer.
 
     The unified tables are read in one transaction, at one moment. The legacy tables are read
-    afterwards, in short transactions: the legacy application would wait for a long one. A database
-    without reporting views, or one that cannot be read, ends the command.
+    afterwards, in short transactions, because the legacy application would wait for a long one.
+    Without reporting views, or on an error of the database, the command ends.
     """
     with database(url, "REPEATABLE READ") as connection:
         run(connection, "SET LOCAL search_path = public")
@@ -66,7 +66,7 @@ def _unified(connection: Connection) -> dict[str, Any]:
 
 
 def _step_of(flag: str) -> int:
-    """Return the step that a progress flag belongs to, 1 to 9."""
+    """Return the step of a progress flag, 1 to 9."""
     for step in STEPS:
         if flag in step.done_when or flag.startswith(f"step{step.number}_"):
             return step.number
@@ -91,7 +91,7 @@ def _migration(connection: Connection) -> dict[str, Any]:
         "pending": found.pending,
         "drift": found.drift,
         "kept": found.kept,
-        # names as regclass writes them, quoted where they have to be
+        # names as regclass writes them, quoted if needed
         "before": [_count(connection, name) for name in before],
     }
 
@@ -101,7 +101,7 @@ def _count(connection: Connection, table: str) -> tuple[str, int]:
 
 
 def verification(connection: Connection) -> dict[str, Any]:
-    """Return what ``workshop verify`` finds, or ``{"problem": why it could not}``."""
+    """Return the result of ``workshop verify``, or ``{"problem": reason}``."""
     try:
         report = verify.examine(connection)
     except ConnectionProblem as problem:

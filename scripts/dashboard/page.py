@@ -1,4 +1,4 @@
-"""The page: one HTML file with style, script and data in it, and its Content-Security-Policy."""
+"""The page: one HTML file with style, script and data, and its Content-Security-Policy."""
 
 import base64
 import hashlib
@@ -13,15 +13,15 @@ from markupsafe import Markup
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
 SCRIPTS = ("base", "tables", "lists", "charts", "migration", "student", "main")
-"""The files that are the page's script, in this order."""
+"""The files of the page's script, in this order."""
 MARK = b'<meta name="generator" content="workshop-dashboard">'
-"""Stands near the top of every page: a page may replace a page, and no other file."""
+"""Marks a page near its top: a page replaces only files with this mark."""
 
 Mode = Literal["file", "live"]
 
 
 def policy(style: str, script: str, mode: Mode) -> str:
-    """Return the Content-Security-Policy: the page's own style and script, by their hashes."""
+    """Return the Content-Security-Policy: it allows the page's own style and script, by their hashes."""
 
     def source(text: str) -> str:
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -61,18 +61,18 @@ def render(data: str, mode: Mode = "file", *, logged_in: bool = False) -> tuple[
 
 
 def check_target(path: Path) -> None:
-    """Raise OSError where no page may be written: an earlier page is replaced, any other file stays."""
+    """Raise OSError if the page may not be written: it replaces an earlier page, but no other file."""
     if path.exists():
         with path.open("rb") as file:
             if MARK not in file.read(1000):
-                raise FileExistsError(f"{path} exists, and is no dashboard")
+                raise FileExistsError(f"{path} exists, and is not a dashboard")
     elif not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is no folder")
+        raise FileNotFoundError(f"{path.parent} is not a folder")
 
 
 def write(path: Path, page: str) -> None:
-    """Write the page at once or not at all, readable for its owner only."""
-    # mkstemp makes it 0600
+    """Write the page completely or not at all, readable for its owner only."""
+    # mkstemp creates the file with mode 0600
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(handle, "w", encoding="utf-8") as file:

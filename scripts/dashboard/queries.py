@@ -1,4 +1,4 @@
-"""The dashboard's queries. They read the reporting views (revision 0006): no API key, no prompt, no token."""
+"""The dashboard's queries. They read the reporting views of revision 0006: no API key, no prompt, no token."""
 
 from models.steps import FLAGS
 
@@ -10,16 +10,17 @@ FROM unnest(ARRAY['session_overview', 'student_overview', 'step_funnel', 'progre
                   'stuck_sessions']) AS name
 """
 WHEN = "CASE WHEN isfinite(o.{0}) THEN floor(extract(epoch FROM o.{0}))::bigint END"
-# What links name a student by: as stable as the address, and not student_id, which the merge derives
-# from a token as well.
+# Identifies a student in links. It is as stable as the address; student_id is not, because the
+# backfill derives it from a token in some cases.
 ROW_ID = "left(encode(sha256(convert_to({0}.student_email, 'UTF8')), 'hex'), 16)"
-# Three states, because is_active says nothing about the time, and expires_at nothing about is_active.
+# Three states, because is_active does not depend on the time, and expires_at not on is_active.
 STATE = "CASE WHEN {0}.expires_at <= now() THEN 'expired' WHEN {0}.is_active THEN 'active' ELSE 'inactive' END"
-# People type long texts; the page need not hold all of them.
+# Students type long texts; the page shortens them.
 SHORT = "CASE WHEN length({0}) > {1} THEN left({0}, {1}) || ' ...' ELSE {0} END"
 TYPED = ("selected_phone_number", "selected_voice", "tts_provider", "call_direction")
-# One JSON array for each student: row id, address, name, GitHub account, and an array for each session
-# in the order of SESSION in base.js. PostgreSQL writes it, so that no row is taken apart here.
+# One JSON array for each student: row id, address, name, GitHub account, and an array for each
+# session in the order of SESSION in base.js. PostgreSQL writes the JSON, so Python handles no
+# single row.
 STUDENTS = f"""
 SELECT json_build_array(
     {ROW_ID.format("st")}, st.student_email, {SHORT.format("st.student_name", 200)},
@@ -66,8 +67,8 @@ DAYS = """
 SELECT day::text, sessions_started, steps_completed, sessions_last_active
 FROM progress_by_day ORDER BY day
 """
-# Where the data end. One session alone does not say so: its clock may have been wrong, or it was a visit
-# long after the workshop. It starts once, and completes nine steps at most.
+# End of the data. A single session does not count: its clock may be wrong, or it is a visit long
+# after the workshop. One session starts once, and completes nine steps at most.
 UNTIL = """
 SELECT coalesce(max(day) FILTER (WHERE started > 1 OR completed > 9), max(day))::text
 FROM (
@@ -92,13 +93,13 @@ FROM stuck_sessions
 ORDER BY is_active DESC, quiet_since DESC NULLS LAST
 LIMIT {STUCK_LISTED}
 """
-# What the sessions came from: the legacy tables, and an earlier attempt that was moved aside.
+# Sources of the sessions: the legacy tables, and the renamed tables of an earlier attempt.
 BEFORE = {
     "bridge.source": "SELECT relation::text FROM bridge.source ORDER BY legacy_name DESC",
     "public.prior_attempt": "SELECT relation::text FROM prior_attempt ORDER BY original_name",
 }
 AFTER = ("students", "sessions", "step_progress", "events")
-# Of the event the four counts only: whatever else an application may have written there.
+# Only the four counts of the event: an application may have added other values.
 MERGES = """
 SELECT
     floor(extract(epoch FROM e.created_at))::bigint,
@@ -110,8 +111,8 @@ FROM events AS e
 WHERE e.event_type = 'legacy_merge' AND isfinite(e.created_at)
 ORDER BY e.id
 """
-# As the dry run tells them, those of sessions deleted since as well: a note is {kind: true},
-# {kind: [column]} or {kind: {column: winner}}.
+# The merge decisions as in the dry run, including those of deleted sessions. A decision is {kind:
+# true}, {kind: [column]} or {kind: {column: winner}}.
 DECISIONS = """
 SELECT k.kind, d.detail, count(DISTINCT coalesce(e.session_token, e.id::text))
 FROM events AS e

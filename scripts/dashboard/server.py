@@ -1,7 +1,8 @@
-"""The dashboard served live: Starlette and uvicorn, behind ADMIN_PASSWORD.
+"""The dashboard as a server: Starlette and uvicorn, behind ADMIN_PASSWORD.
 
-A login with the password sets a signed cookie. Without it, no request gets a row. The key that signs
-is in this process's memory: a login ends after twelve hours, at a logout, and with the process.
+A login with the password sets a signed cookie; without it a request gets no row. The signing key is
+in the memory of this process, so a login ends after twelve hours, at a logout, and with the
+process.
 """
 
 import hmac
@@ -33,7 +34,7 @@ from scripts.dashboard.page import render
 HOURS = 12
 LONGEST_PASSWORD = 1000
 TRIES = RateLimitItemPerMinute(10)
-"""Logins of all clients together: behind a proxy they share an address."""
+"""Logins in a minute, of all clients together: behind a proxy they share an address."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 NO_TLS = (
     "warning: {host} is not this machine alone, and http does not hide the password: put a proxy with TLS "
@@ -50,18 +51,18 @@ HEADERS = {
 
 
 class Dashboard:
-    """The routes, and which login is valid."""
+    """The routes, and the valid login."""
 
     def __init__(self, url: str | None, password: str) -> None:
         self.url = url
         self.password = password.encode()
         self.login_id = (
             secrets.token_urlsafe()
-        )  # a logout makes another: old cookies are worth nothing
+        )  # a logout creates another key, so earlier cookies are invalid
         self.limiter = FixedWindowRateLimiter(MemoryStorage())
 
     def app(self, hosts: list[str]) -> Starlette:
-        """Return the application; ``hosts``: the names that a request may use for this server."""
+        """Return the application; ``hosts``: host names that a request may use."""
         return Starlette(
             routes=[
                 Route("/", self.page),
@@ -83,7 +84,7 @@ class Dashboard:
         )
 
     def logged_in(self, request: Request) -> bool:
-        """Return whether the cookie is of the login that is valid now."""
+        """Return whether the cookie belongs to the valid login."""
         return bool(request.session.get("login") == self.login_id)
 
     async def page(self, request: Request) -> Response:
@@ -118,7 +119,7 @@ class Dashboard:
         return JSONResponse({}, headers=HEADERS)
 
     async def data(self, request: Request) -> Response:
-        """Answer with everything that the page shows, from the database as it is."""
+        """Answer with the page's data, from the present state of the database."""
         return await self._answer(request, lambda: read(self.url, verified=False)[0])
 
     async def verification(self, request: Request) -> Response:
@@ -135,8 +136,8 @@ class Dashboard:
             return _refusal(401, "Log in first.")
         try:
             text = await run_in_threadpool(read_json)
-        except typer.Exit:  # the terminal says why: the reason may name the server
-            return _refusal(503, "The database could not be read; the terminal says why.")
+        except typer.Exit:  # the reason may name the server, so only the terminal shows it
+            return _refusal(503, "The database could not be read; the terminal shows the reason.")
         return Response(text, media_type="application/json", headers=HEADERS)
 
 
@@ -145,13 +146,13 @@ def _refusal(status: int, error: str) -> JSONResponse:
 
 
 def _of_this_page(request: Request) -> bool:
-    """Return False where a browser says that another site sends this."""
+    """Return False if the browser reports a request of another site."""
     origin = request.headers.get("origin")
     return origin is None or origin.split("://")[-1] == request.headers.get("host")
 
 
 def serve(url: str | None, host: str, port: int) -> None:
-    """Serve until interrupted. Without a password, or where the port is taken: exit code 2."""
+    """Serve until interrupted. Without a password, or if the port is taken: exit code 2."""
     password = os.environ.get("ADMIN_PASSWORD", "")
     if not password:
         advice = "Nothing is served; set the environment variable ADMIN_PASSWORD"
@@ -165,7 +166,7 @@ def serve(url: str | None, host: str, port: int) -> None:
     local = host in LOOPBACK
     if not local:
         typer.echo(NO_TLS.format(host=host), err=True)
-    # on this machine alone, another name in a request is an attack by DNS rebinding
+    # on a local address, another host name in a request is an attack by DNS rebinding
     hosts = [*LOOPBACK, "[::1]"] if local else ["*"]
     shown = f"[{host}]" if ":" in host else host
     typer.echo(f"http://{shown}:{listening.getsockname()[1]}/   (Ctrl-C stops it)")

@@ -1,1 +1,1 @@
-"""For developers and for a first look: sample data, demo, benchmark, diagram."""
+"""For developers and for a first try: sample data, demo, benchmark, diagram."""

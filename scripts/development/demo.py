@@ -1,7 +1,7 @@
-"""Demo: a made-up workshop database, migrated for real before your eyes.
+"""Demo: migrate a made-up workshop database step by step.
 
-Everything happens on a throw-away server in a temporary folder; no other database is touched,
-whatever the environment or alembic.ini names.
+Everything happens on a throw-away server in a temporary folder. It uses no other database, whatever
+the environment or alembic.ini names.
 """
 
 import json
@@ -37,7 +37,7 @@ COUNTED = (
     "events",
 )
 
-# One that shows as much as possible: steps done, JSON inside JSON, a conflict, an address and a key.
+# Selects a session that shows much: steps done, JSON inside JSON, a conflict, an address and a key.
 JOURNEY = """
 SELECT
     s.session_token AS token,
@@ -76,7 +76,7 @@ VOICE = "SELECT selected_voice FROM sessions WHERE session_token = %(token)s"
 
 
 def tour(server: EmbeddedServer, sessions: int, out: Console) -> bool:
-    """Build, rehearse, migrate, compare; True if every check holds."""
+    """Build, rehearse, migrate, compare; return True if every check holds."""
     url = server.url(DATABASE)
     with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {DATABASE}")
@@ -123,11 +123,11 @@ def tour(server: EmbeddedServer, sessions: int, out: Console) -> bool:
     with database(url, "REPEATABLE READ") as connection:
         journey = run(connection, JOURNEY).mappings().first()
     if journey is None:
-        out.print("No session is in both tables; ask for more of them.")
+        out.print("No session is in both tables; use a greater --sessions.")
     else:
         out.print(_journey(dict(journey)))
         out.print(f"and {journey['steps']} completed steps as rows of step_progress\n")
-        out.rule("7. The old names still work", align="left")
+        out.rule("7. The legacy names still work", align="left")
         _old_name(url, journey["token"], out)
     return verification.ok and as_predicted
 
@@ -141,7 +141,7 @@ def _rows(connection: Connection) -> dict[str, int]:
 
 
 def _migrate(url: str, out: Console) -> None:
-    """``alembic upgrade head``, with the log lines that the command shows."""
+    """Run ``alembic upgrade head``, with the log lines of the command."""
     handler = RichHandler(console=out, show_time=False, show_level=False, show_path=False)
     for name in ("workshop", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.INFO)
@@ -169,7 +169,7 @@ def _journey(journey: dict[str, Any]) -> RenderableType:
 
 
 def _shown(column: str, row: dict[str, Any]) -> str:
-    """A value for people: no secret, and JSON as it is stored, quotes of a wrapped one included."""
+    """Return a value for people: no secret; JSON as it is stored, with the quotes of a wrapped one."""
     value = row.get(column)
     if value is None:
         return "NULL" if column in row else ""
@@ -184,7 +184,7 @@ def _shown(column: str, row: dict[str, Any]) -> str:
 
 
 def _old_name(url: str, token: str, out: Console) -> None:
-    """Save as the old application does, and look at the unified schema."""
+    """Save as the legacy application does, and read the unified tables."""
     with psycopg.connect(url, autocommit=True) as connection:
         names = {"token": token, "voice": "en-US-Journey-F"}
         before = connection.execute(VOICE, names).fetchone()
@@ -198,27 +198,27 @@ def _go_on(server: EmbeddedServer) -> None:
     url = server.url(DATABASE)
     activate = Path(sys.prefix) / "bin" / "activate"
     typer.echo(f"""
-The server goes on running. To try more:
+The server keeps running. To try more:
 {f"{chr(10)}source {activate}" if activate.exists() else ""}
 export POSTGRES_URL_NON_POOLING='{url}'
 export POSTGRES_URL='{url}'
 workshop status
 alembic downgrade base
 
-and from there on docs/guide.md, from its step 1. To stop and remove it:
+Then follow docs/guide.md from step 1. To stop and remove the server:
 
 workshop server stop {server.data_dir}""")
 
 
 def main(
-    sessions: Annotated[int, typer.Option(min=1, help="How many sessions to make up.")] = MEASURED,
+    sessions: Annotated[int, typer.Option(min=1, help="Number of made-up sessions.")] = MEASURED,
     keep: Annotated[
-        bool, typer.Option(help="Leave the server running, and say how to go on.")
+        bool, typer.Option(help="Leave the server running, and show the next commands.")
     ] = False,
 ) -> None:
     """Migrate a made-up workshop database on a throw-away server, and show every step.
 
-    Touches no other database. Exits with 0 (every check holds), 1 (one does not) or 2 (broke off).
+    Uses no other database. Exits with 0 (every check holds), 1 (one does not) or 2 (failed).
 
     Example: workshop demo --keep
     """
@@ -235,6 +235,6 @@ def main(
         else:
             server.stop()
     except (ServerUnavailable, OSError, CommandError, psycopg.Error) as error:
-        typer.echo(f"error: the demo broke off: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"error: the demo failed: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from None
     raise typer.Exit(0 if ok else 1)

@@ -14,7 +14,7 @@ TYPES = {"TIMESTAMP WITH TIME ZONE": "timestamptz"}
 
 
 def diagram() -> str:
-    """Tables with columns, types and keys in the models' order, then one line for each foreign key."""
+    """Return tables with columns, types and keys in the models' order, then a line for each foreign key."""
     tables = Base.metadata.sorted_tables
     links = [
         f"    {key.column.table.name} {'|o' if key.parent.nullable else '||'}--o{{ {table.name} : "
@@ -50,20 +50,20 @@ def _attribute(column: Column[object]) -> str:
 
 
 def fenced(text: str) -> str:
-    """The text as a fenced block of a Markdown document."""
+    """Return the text as a fenced block of a Markdown document."""
     return f"```mermaid\n{text}```\n"
 
 
 def main(
     into: Annotated[
         Path | None,
-        typer.Option(help="Markdown file whose Mermaid block to replace.", exists=True),
+        typer.Option(help="Markdown file; its Mermaid block is replaced.", exists=True),
     ] = None,
 ) -> None:
-    """Print the diagram of the models, or put it into a document.
+    """Print the diagram of the models, or write it into a document.
 
-    Needs no database. Exits with 0, or with 1 where the document has not one Mermaid block: then
-    nothing was changed.
+    Needs no database. Exits with 0, or with 1 if the document has not exactly one Mermaid block;
+    then it was not changed.
 
     Example: workshop diagram --into docs/merge-rules.md
     """

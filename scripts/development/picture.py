@@ -1,6 +1,7 @@
 """Take the picture of the dashboard in README.md: ``python -m scripts.development.picture [FILE.png]``.
 
-A made-up database on a throw-away server, migrated, its dashboard, seen by Chromium.
+Migrates a made-up database on a throw-away server, and takes a screenshot of its dashboard with
+Chromium.
 """
 
 import shutil
@@ -23,7 +24,7 @@ OPTIONS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
 
 
 def take(into: Path) -> None:
-    """Write the picture; an error of one of the programs ends it."""
+    """Write the picture; an error of a program ends it."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         sys.exit("error: Chromium is not installed. No picture was taken; apt install chromium")

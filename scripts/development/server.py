@@ -16,9 +16,9 @@ app = typer.Typer(
 
 @app.command()
 def start(
-    major: Annotated[int | None, typer.Option(help="PostgreSQL version, for instance 18.")] = None,
+    major: Annotated[int | None, typer.Option(help="PostgreSQL version, for example 18.")] = None,
 ) -> None:
-    """Start a server that goes on running, and print its URL and how to stop it."""
+    """Start a server that keeps running, and print its URL and the command that stops it."""
     try:
         server = start_server(major=major, stop_at_exit=False)
     except ServerUnavailable as error:
@@ -30,9 +30,9 @@ def start(
 
 @app.command()
 def stop(
-    data_dir: Annotated[Path, typer.Argument(help="The server's folder, as its start named it.")],
+    data_dir: Annotated[Path, typer.Argument(help="The server's folder, as the start printed it.")],
 ) -> None:
-    """Stop a server and remove its folder with everything in it."""
+    """Stop a server and remove its folder with all files."""
     try:
         stop_server(data_dir)
     except (ServerUnavailable, OSError) as error:

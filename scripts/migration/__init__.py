@@ -1,1 +1,1 @@
-"""What ``alembic/env.py`` and the revisions need beside ``scripts.common``."""
+"""Modules of ``alembic/env.py`` and the revisions, beside ``scripts.common``."""

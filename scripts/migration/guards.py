@@ -1,6 +1,6 @@
-"""SQL that begins a run: who may migrate, where, and from where. One text, online and offline.
+"""SQL that begins a run: checks of role, server, database and revision, the same online and offline.
 
-Text only, without a connection: ``alembic/env.py`` executes it, or writes it into the script.
+Returns text only; ``alembic/env.py`` executes it or writes it into the script.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ NEW_SCRIPT = "Write the script for that revision: alembic upgrade <current>:<tar
 
 
 def literal(text: str | None) -> str:
-    """Return a string as SQL takes it."""
+    """Return a string as an SQL literal."""
     return "NULL" if text is None else "'" + text.replace("'", "''") + "'"
 
 
@@ -22,7 +22,7 @@ def array(texts: Iterable[str]) -> str:
 
 
 def alone(*, transaction: bool) -> str:
-    """Return the block that keeps a second migrator out, until the end of the transaction or the session."""
+    """Return the block that refuses a second migrator, until the end of the transaction or the session."""
     function = "pg_try_advisory_xact_lock" if transaction else "pg_try_advisory_lock"
     return f"""\
 DO $alone$ BEGIN
@@ -34,11 +34,12 @@ END $alone$"""
 
 
 def place(table: str, schema: str, known: Sequence[str], path: Sequence[str] = ()) -> str:
-    """Return the block that refuses a server, a database or a revision that this project is not for.
+    """Return the block that refuses an unsuitable server, database or revision.
 
-    ``table`` is the version table as SQL takes it, ``known`` are the revisions of this project, ``path`` those that
-    a script is for, from its start to its end ('' is base); none: a run that begins wherever the database is. The
-    block leaves the revision of the database in the setting ``bridge.at``.
+    ``table`` is the version table as SQL text; ``known`` are the revisions of this project.
+    ``path`` are the revisions of a script, from its start to its end ('' is base); empty for an
+    online run, which begins at any revision. The block sets ``bridge.at`` to the revision of the
+    database.
     """
     there = f"to_regclass({literal(table)})"
     return f"""\
@@ -76,12 +77,12 @@ $place$"""
 
 
 def _on_the_path(table: str, path: Sequence[str]) -> str:
-    """Return the part of ``place`` that a script has: it was written for some revisions, and runs nowhere else."""
+    """Return the part of ``place`` that refuses a script at any other revision than its own."""
     start, end = (revision or "(base)" for revision in (path[0], path[-1]))
     span = f"revision {start}" if start == end else f"revisions {start} to {end}"
     drop = f"""
     IF at = '' AND to_regclass({literal(table)}) IS NOT NULL THEN
-        DROP TABLE {table};  -- a downgrade to base leaves it behind, empty; the script creates it
+        DROP TABLE {table};  -- a downgrade to base leaves it, empty; the script creates it
     END IF;"""
     return f"""
     IF at <> ALL ({array(path)}) THEN
@@ -92,8 +93,8 @@ def _on_the_path(table: str, path: Sequence[str]) -> str:
 
 
 def may_create(schema: str) -> str:
-    """Return the block that refuses a role that cannot create the version table in a schema of its own; or none."""
-    if schema == "public":  # the preflight of 0001 asks for that
+    """Return the block that refuses a role that cannot create the version table in its schema; '' for public."""
+    if schema == "public":  # the preflight of 0001 checks that
         return ""
     return f"""\
 DO $may$ BEGIN
@@ -105,10 +106,10 @@ END $may$"""
 
 
 def expect(table: str, revision: str | None) -> str:
-    """Return the block that refuses a step, before it changes anything, unless the database is where it starts.
+    """Return the block that refuses a step, before its first change, at any other revision than its start.
 
-    A script that was cut, or a step run alone elsewhere, would change the schema and then find no row to update in
-    the version table, with exit status 0.
+    A truncated script, or a step run alone, would change the schema, update no row of the version
+    table, and end with exit status 0.
     """
     return f"""\
 DO $guard$ DECLARE at text := (SELECT string_agg(version_num, ', ') FROM {table}); BEGIN
@@ -121,12 +122,12 @@ END $guard$"""
 
 
 def stamped(revision: str) -> str:
-    """Return the block that refuses a stamp with a revision whose objects are not there."""
+    """Return the block that refuses to stamp a revision if its objects are missing."""
     return f"""\
 DO $stamp$
 DECLARE
     lacking text;
-    dropped CONSTANT boolean := to_regclass('public.sessions') IS NULL;  -- by hand, with all that was on it
+    dropped CONSTANT boolean := to_regclass('public.sessions') IS NULL;  -- by hand, with its indexes and triggers
 BEGIN
     SELECT string_agg(revision, ', ') INTO lacking
     FROM (VALUES
@@ -139,10 +140,10 @@ BEGIN
     ) AS made (revision, there)
     WHERE NOT there AND revision <= left({literal(revision)}, 4);
     IF lacking IS NOT NULL THEN
-        RAISE EXCEPTION 'this database cannot be stamped with %: what % creates is not there',
+        RAISE EXCEPTION 'this database cannot be stamped with %: objects of % are missing',
             {literal(revision)}, lacking
-            USING HINT = 'Nothing was changed. Run "alembic upgrade head"; "workshop status" tells the '
-                         'revision that a database is at.';
+            USING HINT = 'Nothing was changed. Run "alembic upgrade head"; "workshop status" shows the '
+                         'revision of a database.';
     END IF;
 END
 $stamp$"""

@@ -1,10 +1,10 @@
-"""Two operations for revisions, the same SQL text online and offline. Alembic and psycopg only.
+"""Two operations for revisions, with the same SQL text online and offline. Imports Alembic and psycopg only.
 
 ``op.expect_revision(revision)``
-    First statement of every step: refuses unless the database is at that revision.
+    Is the first statement of every step: refuses to run unless the database is at that revision.
 ``op.run_sql(revision, name, commits=False)``
-    Runs ``alembic/sql/<revision>/<name>.sql`` as it stands. ``commits=True`` is for a CALL whose
-    procedure commits chunk by chunk, and runs outside the step's transaction.
+    Runs ``alembic/sql/<revision>/<name>.sql`` unchanged. ``commits=True`` is for a CALL of a
+    procedure that commits chunk by chunk; it runs outside the step's transaction.
 """
 
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ from scripts.migration.guards import expect
 
 
 def ddl(text: str) -> sa.DDL:
-    """Wrap SQL so that no colon and no percent sign in it means anything to SQLAlchemy."""
+    """Wrap SQL so that SQLAlchemy interprets no colon and no percent sign in it."""
     return sa.DDL(text.replace("%", "%%"))
 
 
@@ -33,14 +33,14 @@ def sql_file(*parts: str) -> str:
 
 @Operations.register_operation("expect_revision")
 class ExpectRevision(MigrateOperation):
-    """Refuse the step, before it changes anything, unless the database is where it starts."""
+    """Refuse the step, before its first change, at any other revision than its start."""
 
     def __init__(self, revision: str | None) -> None:
         self.revision = revision
 
     @classmethod
     def expect_revision(cls, operations: Operations, revision: str | None) -> None:
-        """Raise in the database unless the version table holds ``revision`` (None: nothing)."""
+        """Raise in the database unless the version table has ``revision`` (None: no row)."""
         operations.invoke(cls(revision))
 
 
@@ -53,7 +53,7 @@ def _expect_revision(operations: Operations, operation: ExpectRevision) -> None:
 
 @Operations.register_operation("run_sql")
 class RunSql(MigrateOperation):
-    """Run one SQL file of a revision, the same text online and offline."""
+    """Run one SQL file of a revision, with the same text online and offline."""
 
     def __init__(self, revision: str, name: str, commits: bool) -> None:
         self.parts = (revision, name)

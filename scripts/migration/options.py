@@ -1,4 +1,4 @@
-"""Options of Alembic that are the same in every run, and what a command needs."""
+"""Options of Alembic for every run; which commands need a database."""
 
 import re
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from scripts.common.connection import version_table
 
 
 def options(config: Config, project: ScriptDirectory) -> dict[str, Any]:
-    """Return what ``context.configure()`` is given, online and offline."""
+    """Return the arguments of ``context.configure()``, online and offline."""
     table, schema = version_table(config)
 
     def name_revision(_context: Any, _revision: Any, directives: list[Any]) -> None:
@@ -36,23 +36,23 @@ def _include_name(
     ],
     _parents: Any,
 ) -> bool:
-    """Compare the four tables only: legacy tables, backups and the bridge are not the models'."""
+    """Compare the four tables only: the models do not describe legacy tables, backups and the bridge."""
     return kind != "table" or name in Base.metadata.tables
 
 
 def _revision_id(project: ScriptDirectory, new: Any) -> str:
-    """Name a new revision by the next number and its message, unless --rev-id has named it."""
+    """Name a new revision by the next number and its message, unless --rev-id names it."""
     if not re.fullmatch(r"[0-9a-f]{12}", new.rev_id):
         return str(new.rev_id)
     known = [script.revision[:4] for script in project.walk_revisions()]
     number = 1 + max((int(known) for known in known if known.isdigit()), default=0)
     slug = re.sub(r"[^a-z0-9]+", "_", (new.message or "").lower()).strip("_") or "revision"
-    # alembic_version takes 32 characters
+    # alembic_version has 32 characters
     return f"{number:04d}_{slug[:27].rpartition('_')[0] if len(slug) > 27 else slug}"
 
 
 def needs_database(command: Any) -> bool:
-    """Tell whether a command reads or changes the database; ``command`` is what was typed, None in-process."""
+    """Return whether a command needs the database; ``command`` is the command line's, None in-process."""
     match command and command.cmd[0].__name__:
         case "merge":
             return False

@@ -1,7 +1,7 @@
-"""Columns that a later revision adds to the unified tables, and drops: no value is lost on the way.
+"""Columns that a later revision adds to the unified tables and drops, without losing a value.
 
-``op.drop_column`` keeps the values aside in ``own_columns_backup_YYYYMMDD``, ``op.add_column`` of the same
-column brings them back. Importing this module makes the two operations do so, online and offline.
+``op.drop_column`` keeps the values in ``own_columns_backup_YYYYMMDD``; ``op.add_column`` of the
+same column restores them. Importing this module changes the two operations, online and offline.
 """
 
 from alembic.operations import Operations, ops, toimpl

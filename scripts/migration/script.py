@@ -1,4 +1,4 @@
-"""The script of ``--sql``, for psql: what comes before Alembic's SQL and after it, and how a step is skipped."""
+"""The script of ``--sql``, for psql: text around Alembic's SQL, and the conditions that skip a step."""
 
 import inspect
 import re
@@ -12,9 +12,9 @@ from scripts.common.project import ROOT
 from scripts.migration.guards import array
 
 TESTED = "15, 16 and 18"
-"""Versions of PostgreSQL that the tests run on."""
+"""Versions of PostgreSQL in the tests."""
 
-# Interactive psql gets its own settings back at the end.
+# At the end interactive psql gets its own settings back.
 HEADER = """\
 -- Run with: psql -X -f <this file> "$POSTGRES_URL_NON_POOLING"   (not with -1, not in a GUI: it commits in steps)
 -- It has ended well when its last line prints "Applied". After an interruption run it again: it skips what is done.
@@ -34,10 +34,10 @@ STEP = re.compile(
     r"^BEGIN;\n\n((?:CREATE TABLE [^;]*;\n\n)?)-- Running (upgrade|downgrade) (\S*) -> (\S*)\n",
     re.M,
 )
-"""How Alembic begins a step in a script; before the first one it creates the version table."""
+"""Start of a step in Alembic's script; the first step creates the version table."""
 
-# What scripts.common.connection.refuse_pooler does online. The answer is brought into a DO block by two settings: where
-# the one of the session is lost at once, so is everything that the script sets.
+# Offline counterpart of scripts.common.connection.refuse_pooler. Two settings pass the answer into
+# a DO block. If the session setting is lost at once, all settings of the script would be lost.
 NO_POOLER = f"""\
 {TAKE_PROBE} \\gset
 \\connect
@@ -51,8 +51,8 @@ DECLARE
     held boolean := lost;
 BEGIN
     IF probe IS NULL THEN
-        RAISE EXCEPTION 'this is a script for psql, and psql does not run it'
-            USING HINT = 'Nothing was changed. Run the whole file with psql, as its first line says.';
+        RAISE EXCEPTION 'this script is for psql, but another client runs it'
+            USING HINT = 'Nothing was changed. Run the whole file with psql, as in its first line.';
     END IF;
     FOR look IN 1 .. 60 LOOP
         EXIT WHEN lost;
@@ -61,9 +61,9 @@ BEGIN
         PERFORM pg_sleep(0.05);
     END LOOP;
     IF held THEN
-        RAISE EXCEPTION 'this is a transaction pooler, which loses session locks and settings'
+        RAISE EXCEPTION 'this address is a transaction pooler, which loses session locks and settings'
             USING HINT = 'Nothing was changed. Run the script at the direct address of the database, '
-                         'which belongs into {VARIABLES[0]}.';
+                         'for instance that of {VARIABLES[0]}.';
     END IF;
 END
 $pooler$;
@@ -73,7 +73,7 @@ SET application_name = 'workshop migration';
 
 
 def steps_done(path: Sequence[str]) -> str:
-    """Return the query that sets psql's variables ``done_1`` ...: true for a step that the database has behind it.
+    """Return the query that sets psql's variables ``done_1`` ...: true for a step that is done.
 
     ``path`` are the revisions from the start of the script to its end; '' is base.
     """
@@ -83,7 +83,7 @@ def steps_done(path: Sequence[str]) -> str:
 
 
 def unless_done(number: int, sql: str) -> str:
-    """Return what psql runs only where that step is not done yet; without steps (0) always."""
+    """Return SQL that psql runs only if that step is not done; ``number`` 0: always."""
     if not sql or not number:
         return f"{sql};\n" if sql else ""
     return f"\\if :done_{number}\n\\else\n{sql};\n\\endif\n"
@@ -92,8 +92,9 @@ def unless_done(number: int, sql: str) -> str:
 def readable(before: str, script: str, end: str, modules: Mapping[str, ModuleType]) -> str:
     """Return the whole script: contents, checks, the steps with the docstrings of their revisions, the end.
 
-    ``before`` are the checks, ``script`` is Alembic's output, ``end`` the revision that it leads to. ``modules`` are
-    the revisions' modules; ``legacy_locks`` of one is what upgrade and downgrade hold on the legacy tables.
+    ``before`` are the checks, ``script`` is Alembic's output, ``end`` its last revision.
+    ``modules`` are the modules of the revisions; their ``legacy_locks`` are the locks of upgrade
+    and downgrade on the legacy tables.
     """
     first, *found = STEP.split(script)
     parts, rows = [before + first], [("Checks, before anything is changed", "reads the catalog")]
@@ -112,7 +113,7 @@ def readable(before: str, script: str, end: str, modules: Mapping[str, ModuleTyp
             f"\\if :done_{number}\n\\echo Skipped, done already: {name}\n\\else\n\\echo Begins: {name}\n"
             f"BEGIN;\n\n{table}{text.strip()}\n\\echo Done: {name}\n\\endif\n\n"
         )
-    # the line of a section: after the header, whose length does not depend on what stands in it
+    # line of the section, after the header; the header's length does not depend on its text
     header = _header([(name, lock, 0) for name, lock in rows])
     lengths = accumulate((part.count("\n") for part in parts), initial=header.count("\n") + 1)
     located = [(name, lock, line) for (name, lock), line in zip(rows, lengths, strict=False)]
@@ -131,7 +132,7 @@ def _header(rows: list[tuple[str, str, int]]) -> str:
 
 
 def _end(revision: str) -> str:
-    """Return what gives an interactive session back as it was, and says that all went well."""
+    """Return SQL that restores the settings of an interactive session and reports success."""
     return f"""\
 DO $end$ BEGIN PERFORM pg_advisory_unlock_all(); END $end$;
 RESET ALL;

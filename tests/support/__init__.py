@@ -1,1 +1,1 @@
-"""What the tests use: databases, an oracle, writers, commands. No test is in here."""
+"""Helpers of the tests: databases, an oracle, writers, commands."""

@@ -1,4 +1,4 @@
-"""Backups in tests: made and restored by the commands, with secrets planted that no output may show."""
+"""Backups in tests: made and restored by the commands, with planted secrets that no output may show."""
 
 import json
 import re
@@ -14,12 +14,12 @@ TOKEN = "ws_canary_token_0123456789"
 
 
 def alike(database: Database) -> list[str]:
-    """The dump of a database, without what PostgreSQL words differently once it was restored."""
+    """The dump of a database, without the parts that PostgreSQL words differently after a restore."""
     return [re.sub(r"[()]| AS text\b", "", line) for line in dump(database)]
 
 
 def with_password(database: Database) -> str:
-    """The database's URL with a password, which the embedded server does not ask for."""
+    """The database's URL with a password, which the embedded server does not check."""
     if database.server.password:
         return database.url
     return database.url.replace("@", f":{PASSWORD}@", 1)

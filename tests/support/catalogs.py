@@ -1,8 +1,9 @@
-"""What a database is made of: ``catalog`` for comparisons, ``in_lines`` for the committed files.
+"""The objects of a database: ``catalog`` for comparisons, ``in_lines`` for the committed files.
 
-``tests/catalogs/`` has what each revision adds (+) and removes (-) in the sample database, and a
-fresh install at head. Bodies of functions and views and the columns of the bridge's views are in
-the SQL files, and PostgreSQL 15 and 16 print a view differently: they are left out. So are owners.
+``tests/catalogs/`` has the objects that each revision adds (+) and removes (-) in the sample
+database, and a fresh install at head. It leaves out owners, bodies of functions and views, and the
+columns of the bridge's views: they are in the SQL files, and PostgreSQL 15 and 16 print a view
+differently.
 """
 
 import re
@@ -17,7 +18,7 @@ OWNER = re.compile(r"^owner .*$", re.MULTILINE)
 
 
 def catalog(database: Database, *kinds: str) -> dict[str, str]:
-    """Every object of the database (of these kinds): its kind and name, and all that defines it."""
+    """Return every object of the database (of these kinds): its kind and name, and its definition."""
     return {
         f"{kind} {name}": definition
         for kind, name, definition in database.query(CATALOG)
@@ -26,7 +27,7 @@ def catalog(database: Database, *kinds: str) -> dict[str, str]:
 
 
 def in_lines(catalog: dict[str, str]) -> list[str]:
-    """One line an object, sorted, without bodies and owners, without the columns of bridge views."""
+    """Return one line for each object, sorted, without bodies and owners, without the columns of bridge views."""
     views = tuple(
         f"column {name.removeprefix('view ')}."
         for name in catalog
@@ -41,12 +42,12 @@ def in_lines(catalog: dict[str, str]) -> list[str]:
 
 def _line(name: str, definition: str) -> str:
     head = OWNER.sub("", BODY.sub("", "\n" + definition)).strip()
-    # what begins with CREATE says its kind and its name
+    # a line with CREATE has its kind and name already
     return " ".join((head if head.startswith("CREATE ") else f"{name} {head}").split())
 
 
 def difference(before: dict[str, str], after: dict[str, str]) -> str:
-    """What a revision changes: ``-`` what was there, ``+`` what is there, ordered by name."""
+    """Return the changes of a revision: ``-`` removed, ``+`` added, ordered by name."""
     old, new = set(in_lines(before)), set(in_lines(after))
     changed = [(line, "-") for line in old - new] + [(line, "+") for line in new - old]
     return "".join(f"{sign} {line}\n" for line, sign in sorted(changed))

@@ -1,4 +1,4 @@
-"""The project's commands as a person runs them: in a process of their own, or within this one."""
+"""The project's commands, in their own process or in this one."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def script(name: str, *args: str, url: str | None = None) -> "subprocess.Complet
 
 
 def run_command(name: str, *args: str, url: str) -> "subprocess.CompletedProcess[str]":
-    """``workshop <name> ...`` within this process, which is a second faster."""
+    """Run ``workshop <name> ...`` in this process, which is a second faster."""
     environ = {"POSTGRES_URL_NON_POOLING": url, "COLUMNS": "120"}
     done = CliRunner().invoke(app, [name.replace("_", "-"), *args], env=environ)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
@@ -36,6 +36,6 @@ def run_command(name: str, *args: str, url: str) -> "subprocess.CompletedProcess
 
 
 def predicted(target: Database) -> dry_run.Report:
-    """The dry run, in this process."""
+    """Run the dry run in this process."""
     with database(target.url, "AUTOCOMMIT") as connection:
         return dry_run.examine(connection)

@@ -1,8 +1,8 @@
-"""Databases for the tests: cloned in milliseconds, migrated, scripted, dumped and described.
+"""Databases for the tests: clone in milliseconds, migrate, script, dump and describe.
 
-Everything here works on a real server. Two ways to compare two databases: ``dump`` is pg_dump's
-whole text, rows included, without what belongs to the run that wrote them; ``catalogs.catalog``
-is one entry for each object, so that a difference names what differs.
+Everything runs on a real server. Two ways to compare two databases: ``dump`` is the whole text of
+pg_dump, with rows, without values of a single run. ``catalogs.catalog`` is one entry for each
+object, so that a difference names the object.
 """
 
 import io
@@ -35,7 +35,7 @@ HEAD = REVISIONS[-1]
 
 
 def copy_project(folder: Path) -> Path:
-    """Copy what belongs to the project, and nothing that somebody has made while using it."""
+    """Copy the files of the project, without files that its use has created."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         found = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout
@@ -87,7 +87,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Database:
-    """A database that a test may do anything to."""
+    """A database of one test, which may change it."""
 
     server: Server
     name: str
@@ -98,7 +98,7 @@ class Database:
         return self.server.url(self.name)
 
     def connect(self, autocommit: bool = True) -> psycopg.Connection[tuple[Any, ...]]:
-        """A new connection; to be closed, or used as a context manager, by the caller."""
+        """Return a new connection; the caller closes it, or uses it as a context manager."""
         return psycopg.connect(self.url, autocommit=autocommit)
 
     @contextmanager
@@ -108,7 +108,7 @@ class Database:
         yield create_engine(url, poolclass=NullPool)
 
     def query(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """The rows of a query."""
+        """Return the rows of a query."""
         with self.connect() as connection:
             return connection.execute(query.encode(), parameters or None).fetchall()
 
@@ -122,7 +122,7 @@ _numbers = count(1)
 
 
 Clone = Callable[[str], "Database"]
-"""What the fixture ``clone`` is: a database in a state, for one test."""
+"""Type of the fixture ``clone``: makes a database in a state, for one test."""
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def cloned(server: Server, template: str) -> Iterator[Database]:
 
 
 ADVISORY_LOCK = 5_283_017_740_012_345
-"""The migrator's lock, written a second time: databases that are in use know it by this number."""
+"""The migrator's lock, written a second time: databases in use know it by this number."""
 
 # --- Alembic --------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ def downgrade(database: Database, revision: str = "base") -> None:
 
 
 def hand_back(connection: psycopg.Connection[Any]) -> None:
-    """What the downgrade of 0004 does first; its functions belong to the session."""
+    """Run the first part of 0004's downgrade; its functions belong to the session."""
     functions = ROOT / "alembic" / "sql" / "hand_back" / "functions.sql"
     connection.execute(functions.read_bytes())
     connection.execute("CALL pg_temp.hand_back()")
@@ -203,7 +203,7 @@ def script_directory() -> ScriptDirectory:
 def psql(
     database: Database, script: str, folder: Path, name: str = "script.sql", *options: str
 ) -> subprocess.CompletedProcess[str]:
-    """Apply a script the way its first line says, with the real psql."""
+    """Apply a script as its first line shows, with the real psql."""
     file = folder / name
     file.write_text(script, encoding="utf-8")
     return subprocess.run(
@@ -215,7 +215,7 @@ def psql(
     )
 
 
-# What belongs to the run that wrote a row, and not to its content.
+# Columns with values of a single run.
 RUN_COLUMNS = {
     "public.students": {"updated_at"},
     "public.step_progress": {"created_at", "updated_at"},
@@ -227,7 +227,7 @@ NEUTRAL = "(of the run)"
 
 
 def dump(database: Database, *, without: tuple[str, ...] = ()) -> list[str]:
-    """pg_dump's output line by line: rows sorted, comments and what is of the run left out."""
+    """pg_dump's output line by line: rows sorted, without comments and values of a single run."""
     pg_dump = database.server.bin_dir / "pg_dump"
     options = ["--restrict-key=x"] if _knows_restrict_key(pg_dump) else []
     done = subprocess.run(
@@ -243,7 +243,7 @@ def dump(database: Database, *, without: tuple[str, ...] = ()) -> list[str]:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    # a vertical tab or a form feed in a value is no end of a line: not splitlines()
+    # not splitlines(): a vertical tab or a form feed in a value does not end a line
     return _normalised(done.stdout.split("\n"))
 
 
@@ -283,7 +283,7 @@ def _neutral_row(table: str, columns: list[str], line: str) -> str:
 
 
 def changes(before: list[str], after: list[str]) -> list[str]:
-    """What differs between two dumps, as the first lines of a diff; empty if nothing does."""
+    """Return the difference of two dumps, as the first lines of a diff; empty if they are equal."""
     lines = (line[:300] for line in unified_diff(before, after, "before", "after", "", "", 0, ""))
     return [line for line, _ in zip(lines, range(60), strict=False)]
 
@@ -292,7 +292,7 @@ def changes(before: list[str], after: list[str]) -> list[str]:
 
 
 def prediction_of(connection: psycopg.Connection[Any]) -> Prediction:
-    """What the oracle expects of the legacy tables as they are, wherever they are by now."""
+    """Return the oracle's prediction for the present legacy tables, under either name."""
     names = {PROGRESS: PROGRESS, CONFIG: CONFIG}
     if connection.execute("SELECT to_regclass('bridge.source') IS NOT NULL").fetchone() == (True,):
         rows = connection.execute("SELECT legacy_name, relation::text FROM bridge.source")
@@ -301,9 +301,9 @@ def prediction_of(connection: psycopg.Connection[Any]) -> Prediction:
 
 
 def deviations(database: Database) -> list[str]:
-    """Where the unified schema is not what the oracle expects of the legacy tables.
+    """Return the differences between the unified tables and the oracle's prediction.
 
-    A student whose sessions were all deleted stays, by design: such a one is no deviation.
+    A student without sessions stays, by design, and is no difference.
     """
     with database.connect() as connection:
         expected, actual = prediction_of(connection), read_v2(connection)
@@ -314,5 +314,5 @@ def deviations(database: Database) -> list[str]:
 
 
 def failed_checks(database: Database) -> list[tuple[Any, ...]]:
-    """The checks of bridge.verify() that do not hold."""
+    """Return the checks of bridge.verify() that do not hold."""
     return database.query("SELECT * FROM bridge.verify() WHERE ok IS NOT TRUE")

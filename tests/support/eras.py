@@ -1,11 +1,11 @@
-"""A legacy database of every era of the application, as data: what creates it, and its rows.
+"""A legacy database of every era of the application, as data: its DDL and its rows.
 
-The application changed its tables again and again, and each change left databases behind: tables
-without tokens, tables rebuilt or merged once, earlier attempts at the very tables that the
-revisions build. ``ERAS`` has one of each and some mixtures. The rows are drawn once, from a fixed
-seed, with the dirt of real ones: JSON inside JSON, addresses that are missing or disagree, flags
-that fell back to false, two ways to count steps. No two times are equal, so that what is the
-newest is certain. Persons, addresses, keys and URLs are made up.
+The application changed its tables repeatedly, and each change left databases behind. They are
+tables without tokens, tables rebuilt or merged once, and earlier attempts at the unified tables.
+``ERAS`` has one of each and some mixtures. The rows are drawn once, from a fixed seed, with the
+faults of real ones: JSON inside JSON, missing or differing addresses, flags reset to false, two
+ways to count steps. No two times are equal, so that the newest is certain. Persons, addresses, keys
+and URLs are made up.
 """
 
 import json
@@ -47,7 +47,7 @@ class Era:
 
 
 def load(connection: psycopg.Connection[Any], era: Era) -> None:
-    """Create the database of an era, in the caller's transaction. A column not given: default."""
+    """Create the database of an era, in the caller's transaction. A missing column gets its default."""
     with connection.cursor() as cursor:
         cursor.execute(era.ddl.encode())
         for table, rows in era.rows.items():
@@ -113,7 +113,7 @@ BUG = {"step": 4, "description": 'The button "Deploy" does nothing: 0% for 10 mi
 
 @dataclass(frozen=True)
 class Visit:
-    """What all rows of one session have in common. Times are UTC, without a zone."""
+    """The values that all rows of a session share. Times are UTC, without a zone."""
 
     number: int
     token: str
@@ -126,7 +126,7 @@ class Visit:
 def visits(
     rng: Random, count: int, people: Sequence[tuple[str, str | None]] = PEOPLE
 ) -> list[Visit]:
-    """So many sessions, the tokens of all kinds."""
+    """Sessions of this number, with tokens of all kinds."""
     drawn = []
     for number in range(count):
         began = FIRST_DAY + timedelta(hours=7 * number, microseconds=rng.randrange(10**10))
@@ -151,7 +151,7 @@ def utc(moment: datetime | None) -> datetime | None:
 
 
 def stored(rng: Random, value: Any, wrong: Any = None) -> str | None:
-    """A JSON column's value, as the text that is sent: mostly a JSON string that holds JSON."""
+    """A JSON column's value, as the application sends it: mostly a JSON string that holds JSON."""
     text = json.dumps(value, ensure_ascii=False)
     roll = rng.random()
     if roll < 0.72:
@@ -173,7 +173,7 @@ def stored(rng: Random, value: Any, wrong: Any = None) -> str | None:
 
 
 def exercises(rng: Random, visit: Visit) -> dict[str, Any]:
-    """What the application keeps of the steps that a session worked on."""
+    """The application's record of the steps that a session worked on."""
     keys = list(CURRENT_KEYS.values())
     if (roll := rng.random()) < 0.2:
         keys = [f"exercise-{number}" for number in range(1, 10)]
@@ -200,7 +200,7 @@ def exercises(rng: Random, visit: Visit) -> dict[str, Any]:
         entry = {"completed": False, "timestamp": None, "timeSpent": 77, "attempts": 1}
         entries[keys[visit.done]] = entry
         if rng.random() < 0.4:
-            # the keys changed midway: one step has two
+            # the keys changed: one step has two
             entries[f"exercise-{visit.done + 1}"] = {"completed": True, "attempts": "3"}
     if rng.random() < 0.1:
         entries["unknown"] = {"completed": True, "timestamp": None}
@@ -208,7 +208,7 @@ def exercises(rng: Random, visit: Visit) -> dict[str, Any]:
 
 
 def api_key(rng: Random) -> str | None:
-    """Of all forms, none of them a key."""
+    """Tokens of all forms, none of them a key."""
     digits = f"{rng.getrandbits(128):032x}"
     return (
         None,
@@ -235,7 +235,7 @@ def configuration(rng: Random) -> Row:
 
 
 def flags(rng: Random, visit: Visit) -> Row:
-    """Set up to the step reached, unless a save of the front end wiped them."""
+    """Flags up to the step reached, unless a save of the front end reset them."""
     wiped = rng.random() < 0.25
     reached = 21 * visit.done // 9
     unset = None if wiped and rng.random() < 0.5 else False
@@ -243,7 +243,7 @@ def flags(rng: Random, visit: Visit) -> Row:
 
 
 def numbers(rng: Random, visit: Visit) -> Row:
-    """Time spent and completion, now and then out of range."""
+    """Time spent and completion, sometimes out of range."""
     spent: int | None = rng.randrange(9000)
     if (roll := rng.random()) < 0.1:
         spent = None if roll < 0.05 else -5
@@ -299,7 +299,7 @@ def only(row: Row, *without: str) -> Row:
 
 
 def split(drawn: Sequence[Visit], pattern: str, letter: str) -> list[Visit]:
-    """The sessions that a table has: "wc w c" gives every third to both, to the one, to the other."""
+    """The sessions of a table: "wc w c" gives every third to both, to the first, to the second."""
     kinds = pattern.split()
     return [visit for visit in drawn if letter in kinds[visit.number % len(kinds)]]
 
@@ -382,7 +382,7 @@ CREATE INDEX idx_sessions_email ON student_configs (student_email);
 """
 
 
-# As early ones were, and as the application re-creates it where there is none.
+# As the early tables were, and as the application creates a missing table.
 EARLY_CONFIG_DDL = """
 CREATE TABLE student_configs (
     session_token text PRIMARY KEY,
@@ -413,7 +413,7 @@ LATER_CONFIG = (
     *FLAGS,
 )
 
-# Tables that hang on student_configs, and backups of earlier changes.
+# Tables with foreign keys to student_configs, and backups of earlier changes.
 AROUND_DDL = """
 CREATE TABLE conversation_sessions (
     id serial PRIMARY KEY,
@@ -440,7 +440,7 @@ AROUND = (
 
 
 def around_rows(drawn: Sequence[Visit]) -> dict[str, list[Row]]:
-    """Rows of the tables around, for these sessions of student_configs."""
+    """Rows of the dependent tables, for these sessions of student_configs."""
     return {
         "conversation_sessions": [
             {
@@ -459,7 +459,7 @@ def around_rows(drawn: Sequence[Visit]) -> dict[str, list[Row]]:
 
 
 def taken(*names: str) -> str:
-    """Backups of today's date: the names that the revisions would choose."""
+    """Backups with today's date: the names that the revisions would choose."""
     today = datetime.now(UTC).strftime("%Y%m%d")
     return "".join(f"CREATE TABLE {name}_{today} (nothing text);\n" for name in names)
 
@@ -579,13 +579,13 @@ EARLIEST_STEPS = (
 
 
 def own_people(count: int) -> list[tuple[str, str | None]]:
-    """As many addresses, no two the same with the same case."""
+    """Addresses of this number, no two equal even in the same case."""
     further = [(f"student{number}@example.com", f"Student {number}") for number in range(count)]
     return [*PEOPLE[:-2], *further][:count]
 
 
 def step_row(rng: Random, began: datetime) -> Row:
-    """What the two step tables have in common; time and state do not always agree."""
+    """The values that the two step tables share; time and state sometimes differ."""
     started = None if rng.random() < 0.1 else later(rng, began, 60)
     completed = None if rng.random() < 0.4 else later(rng, started or began, 60)
     return {
@@ -742,7 +742,7 @@ def rebuilt(rng: Random) -> dict[str, list[Row]]:
     }
 
 
-# --- the two tables as the guide draws them, and merged once ----------------------------------------
+# --- the two tables as in the guide, and merged once ----------------------------------------
 
 BEFORE_DDL = """
 CREATE TABLE workshop_students (
@@ -767,7 +767,7 @@ CREATE TABLE student_configs (
 
 
 def before(rng: Random) -> dict[str, list[Row]]:
-    # no time at all says who is newest: one name for each address
+    # without times no row is the newest: one name for each address
     named = {email.strip().lower(): name for email, name in PEOPLE}
     drawn = visits(rng, 20)
     progress, configs = [], []
@@ -802,7 +802,7 @@ AI_COLUMNS = """
 
 
 def ai_values(rng: Random, visit: Visit) -> Row:
-    """A value of its own for some of these columns; the others keep their default."""
+    """A distinct value for some of these columns; the others keep their default."""
     own = {
         "ai_system_prompt": ("Be brief: 100%.", None)[rng.randrange(2)],
         "ai_greeting": "",
@@ -841,9 +841,9 @@ CREATE TABLE student_configs_backup_1761155999000 (session_token text PRIMARY KE
 """
 )
 
-# --- earlier attempts at the new tables -------------------------------------------------------------
+# --- earlier attempts at the unified tables -------------------------------------------------------------
 
-# Which sessions are in workshop_students, student_configs and the attempt's sessions.
+# Sessions in workshop_students, student_configs and the attempt's sessions.
 THREE = "wca wc a wa ca w c wca"
 
 C1_DDL = (
@@ -879,7 +879,7 @@ CREATE INDEX idx_sessions_last_activity ON sessions (last_activity DESC);
 
 
 def addresses(rng: Random, drawn: Sequence[Visit]) -> list[Row]:
-    """An attempt's rows of `students`: the sessions' addresses as they are, and three of nobody's."""
+    """An attempt's rows of `students`: the sessions' addresses unchanged, and three without a session."""
     rows: list[Row] = []
     people = {visit.email: visit.name for visit in drawn}
     for place, (email, name) in enumerate(people.items()):
@@ -911,7 +911,7 @@ def first_attempt(rng: Random) -> dict[str, list[Row]]:
 
 
 def halfway_ddl(further: str = "") -> str:
-    """The two tables that a creation left behind which failed midway."""
+    """The two tables that a failed creation left behind."""
     return f"""
 CREATE TABLE students (
     student_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -995,12 +995,12 @@ FROM sessions s JOIN students t USING (student_id);
     )
 
 
-# The V2 writer's titles in the order in which it counts them: from 0.
+# The moved endpoint's titles in the order in which it counts them: from 0.
 TITLES = (*(title for title, _ in list(STEPS.values())[:8]), "Final Deployment")
 
 
 def second_steps(rng: Random, visit: Visit, student: UUID | None) -> list[Row]:
-    """The two ways to count, under one unique key: a title's number is one less than its step."""
+    """The two ways to count, under one unique key: a title's number is its step minus one."""
     rows = []
     for number in range(10):
         if rng.random() < 0.25 or number > visit.done + 2:
@@ -1041,7 +1041,7 @@ def second_attempt(rng: Random, drawn: Sequence[Visit]) -> dict[str, list[Row]]:
     ]
     for row in students:
         if row["student_email"] in ("Ada.Abebe@Example.com", PEOPLE[3][0], "unknown@example.com"):
-            # who has two rows has one account, and nobody has none
+            # a student with two rows has one account, a student without a row has none
             row["github_username"] = None
     ids = {row["student_email"]: row["student_id"] for row in students}
     sessions: list[Row] = []
@@ -1075,7 +1075,7 @@ def second_attempt(rng: Random, drawn: Sequence[Visit]) -> dict[str, list[Row]]:
 
 
 def everywhere(rng: Random) -> dict[str, list[Row]]:
-    """Flags, exercises and configuration in all three tables that can have them, never the same."""
+    """Flags, exercises and configuration in all three tables that can have them, never equal."""
     drawn = visits(rng, 32)
     tried = split(drawn, THREE, "a")
     rows = {**current(rng, drawn, THREE), **second_attempt(rng, tried)}
@@ -1091,7 +1091,8 @@ def later_attempt(rng: Random) -> dict[str, list[Row]]:
     return {**current(rng, drawn, THREE), **second_attempt(rng, split(drawn, THREE, "a"))}
 
 
-# After an earlier attempt's clean-up: the tables renamed, one re-created by the next save or none.
+# After an earlier attempt's clean-up: the tables renamed, one or none created again by the next
+# save.
 ALONE_DDL = (
     TOUCH
     + """

@@ -1,15 +1,14 @@
-"""The independent oracle of the tests: what the new tables must hold, in plain Python.
+"""The independent oracle of the tests: the expected unified tables, computed in plain Python.
 
-``predict`` reads the raw rows of the two legacy tables, and of what else a database may hold (the
-first step table, the tables of an earlier attempt), and applies the merge rules one row at a time.
-It shares nothing with the SQL that it judges: no query, no view, no cast. Where a rule refers to
-PostgreSQL (what jsonb can hold, what timestamptz can read, how to_jsonb writes a value), the
-behaviour is restated here.
+``predict`` reads the raw rows of the legacy tables and of other sources (the first step table, the
+tables of an earlier attempt). It applies the merge rules one row at a time. It shares nothing with
+the SQL that it judges: no query, no view, no cast. Rules that depend on PostgreSQL are restated
+here: values of jsonb and timestamptz, and the output of to_jsonb.
 
 The timestamp reader covers ISO 8601 as programs write it: a date, optionally a time with colons,
-optionally Z, UTC, GMT or a numeric offset. PostgreSQL reads more than that (zone names, AM/PM,
-BC); such strings count as unreadable here and have no place in generated data, nor has a moment
-outside the years 1 to 9999 (OverflowError).
+optionally Z, UTC, GMT or a numeric offset. PostgreSQL reads more (zone names, AM/PM, BC). Such
+strings count as unreadable here, and generated data must not have them. The same holds for years
+outside 1 to 9999 (OverflowError).
 """
 
 import json
@@ -29,7 +28,7 @@ from psycopg.rows import tuple_row
 
 PROGRESS = "workshop_students"
 CONFIG = "student_configs"
-# An earlier attempt at the new tables; its sessions are a third source, under this name.
+# An earlier attempt at the unified tables; its sessions are a third source, under this name.
 ATTEMPT = "sessions"
 ATTEMPT_STUDENTS = "students"
 
@@ -48,7 +47,7 @@ TEXT_COLUMNS = (
     "railway_url",
 )
 
-# Column -> (type that it must have, table that is asked first).
+# Column -> (required type, table with precedence).
 JSON_COLUMNS: dict[str, tuple[type, str]] = {
     "tools": (list, CONFIG),
     "voice_settings": (dict, CONFIG),
@@ -80,17 +79,17 @@ FLAGS = (
     "project_deployed",
 )
 
-# The earliest databases call three of the flags by other names, in workshop_students only.
+# The earliest databases have other names for three of the flags, in workshop_students only.
 EARLY_FLAGS = {
     "step4_deployed": "voice_handler_deployed",
     "step5_deployed": "websocket_handler_deployed",
     "project_deployed": "full_deployment_complete",
 }
 
-# The nine titles as the application's V2 writer had them, where they are not today's names.
+# The titles of the earlier moved endpoints that differ from today's names.
 EARLY_TITLES = {"Final Deployment": 9}
 
-# Step number -> (its name, the flags that must all be set for it to be done).
+# Step number -> (its name, the flags that finish it).
 STEPS: dict[int, tuple[str, tuple[str, ...]]] = {
     1: ("Connect Accounts", ("twilio_connected", "openai_connected")),
     2: ("Choose Use Case", ("call_direction_chosen",)),
@@ -146,7 +145,7 @@ HOMES = frozenset(
     }
 )
 
-# What only an attempt's own tables have, and the new ones have too.
+# Columns of an attempt's tables and of the unified tables that the legacy tables lack.
 ATTEMPT_HOMES = frozenset({"expires_at", "is_active", "student_id", "github_username"})
 
 BLANKS = " \t\r\n"
@@ -172,7 +171,7 @@ class Table:
 
 @dataclass
 class Further:
-    """What a database may hold beside the two legacy tables.
+    """The sources of a database beside the two legacy tables.
 
     ``progress_steps`` is workshop_step_progress; the others are the tables of an earlier attempt.
     """
@@ -186,10 +185,10 @@ class Further:
 
 @dataclass
 class Prediction:
-    """The mapped columns of the new tables, by key.
+    """The mapped columns of the unified tables, by key.
 
-    ``identities`` holds what only an attempt knows of a student: the ids that the student may have
-    (several, where several rows have the address) and the GitHub account.
+    ``identities`` has facts on a student that only an attempt knows: the possible ids (several if
+    several rows have the address) and the GitHub account.
     """
 
     students: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -231,7 +230,7 @@ def _refuse_constant(text: str) -> None:
 
 
 def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The last of several equal keys wins, but what the others hold must be valid as well."""
+    """The last of several equal keys wins, but the values of the others must be valid as well."""
     for key, value in pairs:
         _checked(key)
         _checked(value)
@@ -306,7 +305,7 @@ def to_text(value: Any) -> str | None:
 
 
 def to_number(value: Any) -> Decimal | None:
-    """A number or a string that holds one, else None. NaN is not a number."""
+    """A number, or a string that holds one; else None. NaN is not a number."""
     if isinstance(value, str):
         text = value.strip(BLANKS)
         if not re.fullmatch(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,9})?", text):
@@ -320,12 +319,12 @@ def to_number(value: Any) -> Decimal | None:
 
 
 def clamp(number: Decimal, greatest: int) -> int:
-    """The whole number from 0 to the greatest that is nearest, towards zero."""
+    """The nearest whole number from 0 to the greatest integer, rounded towards zero."""
     return int(min(max(number, Decimal(0)), Decimal(greatest)))
 
 
 def to_flag(value: Any) -> bool:
-    """True for true, a non-zero number, and what boolean input reads as true."""
+    """True for true, a non-zero number, and texts that boolean input reads as true."""
     if isinstance(value, str):
         text = value.strip(BLANKS).lower()
         return text in ("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1")
@@ -341,7 +340,7 @@ _TIMESTAMP = re.compile(
 
 
 def to_moment(value: Any) -> datetime | None:
-    """The moment that a timestamp, a date or a string names; without a zone it is UTC."""
+    """The moment of a timestamp, a date or a string; UTC without a zone."""
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     if isinstance(value, date):
@@ -386,12 +385,12 @@ def is_empty(value: Any) -> bool:
 
 
 def to_lower(text: str) -> str:
-    """The letters A to Z in lower case, whatever the locale; every other character stays."""
+    """Convert the letters A to Z to lower case, in any locale; every other character stays."""
     return "".join(c.lower() if c.isascii() else c for c in text)
 
 
 def clean_email(value: Any) -> str | None:
-    """The address in its clean form; None where there is none."""
+    """The address in its clean form; None without an address."""
     email = to_lower((to_text(value) or "").strip(BLANKS))
     return None if email in ("", "unknown@example.com") else email
 
@@ -401,7 +400,7 @@ def placeholder_email(token: str) -> str:
 
 
 def is_unreadable(column: str, value: Any) -> bool:
-    """Whether it says something that the column's home cannot hold: kept as it is, then."""
+    """Whether it has a value that its column cannot hold, so that it is kept unchanged."""
     if isinstance(value, str) and not value.strip(BLANKS):
         return False
     if column in NUMBERS:
@@ -443,7 +442,7 @@ class Source:
 
     @property
     def age(self) -> tuple[bool, timedelta]:
-        """Sorts the newest row first and those of unknown time last."""
+        """Sort key: the newest row first, rows of unknown time last."""
         times = (self.moment(column) for column in ("updated_at", "last_activity", "created_at"))
         moment = next((moment for moment in times if moment), None)
         return (True, timedelta()) if moment is None else (False, EPOCH - moment)
@@ -459,7 +458,7 @@ class Source:
         return to_flag(self.value(column)) or (early is not None and to_flag(self.value(early)))
 
     def original_json(self, column: str) -> Any:
-        """The value of a JSON column as it is in the table; text that is no JSON is a string."""
+        """The value of a JSON column in the table; text that is not JSON is a string."""
         value = self.value(column)
         if isinstance(value, str):
             try:
@@ -469,13 +468,13 @@ class Source:
         return None if value is None else to_json(self.columns[column], value)
 
     def json(self, column: str) -> Any:
-        """The content of a JSON column; None where it is empty or cannot be read."""
+        """The content of a JSON column; None if it is empty or unreadable."""
         value = unwrap(self.original_json(column))
         expected, _ = JSON_COLUMNS[column]
         return value if isinstance(value, expected) and value else None
 
     def extra(self) -> dict[str, Any]:
-        """What this row holds that no column of the new tables can take."""
+        """The values of this row that no column of the unified tables can hold."""
         own = {PROGRESS: EARLY_FLAGS.values(), ATTEMPT: ATTEMPT_HOMES}
         homes = HOMES.union(own.get(self.table, ()))
         extra = {}
@@ -498,9 +497,9 @@ class Source:
 def predict(
     progress: Table | None, config: Table | None, further: Further | None = None
 ) -> Prediction:
-    """What the new tables must hold, given the legacy tables (None: there is no such table).
+    """Predict the unified tables from the legacy tables (None: there is no such table).
 
-    With ``further``, a step has all its columns; without, those that `exercises` can give it.
+    With ``further``, a step has all its columns; without, only those that `exercises` has.
     """
     beside = further or Further()
     if beside.students is not None or beside.sessions is not None or beside.steps is not None:
@@ -530,7 +529,7 @@ def predict(
 
 
 def _combined(legacy: Prediction, beside: Further) -> Prediction:
-    """What the legacy tables say, combined once with the rows of an attempt that were there first."""
+    """The legacy tables, combined once with the rows of an attempt that were there first."""
     known: dict[str, list[Source]] = {}
     for source in _newest_first(ATTEMPT_STUDENTS, beside.students):
         if source.email:
@@ -590,7 +589,7 @@ def _combined_session(
     own: dict[str, Any],
     steps: dict[int, dict[str, Any]],
 ) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-    """A session of both, and its steps: the legacy value where there is one, else the row's own."""
+    """A session of both, and its steps: the legacy value if there is one, else the row's own."""
     session = dict(own)
     for column in TEXT_COLUMNS:
         session[column] = legacy[column] or own[column]
@@ -619,7 +618,7 @@ def _combined_session(
 
 
 def _with_students(beside: Further) -> Table | None:
-    """The sessions of an attempt, each with what its row of `students` says beside its times."""
+    """The sessions of an attempt, each with the values of its row of `students` beside its times."""
     if beside.sessions is None or beside.students is None:
         return beside.sessions
     key = "student_id" if "student_id" in beside.sessions.columns else "student_email"
@@ -636,7 +635,7 @@ def _with_students(beside: Further) -> Table | None:
 
 
 def _identity(rows: list[Source]) -> tuple[frozenset[str], str | None]:
-    """What an attempt's rows of `students` say of an address that no legacy table can."""
+    """The values of an attempt's rows of `students` for an address that no legacy table can have."""
     ids = (row.value("student_id") for row in rows)
     accounts = [row.text("github_username") for row in rows]
     return (
@@ -646,10 +645,10 @@ def _identity(rows: list[Source]) -> tuple[frozenset[str], str | None]:
 
 
 def _events(beside: Further) -> dict[tuple[str, datetime | None], dict[str, Any]]:
-    """The events of an attempt: what happened stays on record, its JSON unwrapped.
+    """The events of an attempt, with their JSON unwrapped.
 
-    The key is the type and the moment. Where the attempt does not know the student's address,
-    the prediction says nothing of the student.
+    The key is the type and the moment. If the attempt lacks the student's address, the prediction
+    has no student.
     """
     if beside.events is None:
         return {}
@@ -691,7 +690,7 @@ def _student(email: str, sources: list[Source]) -> dict[str, Any]:
 def _session(
     token: str, sources: list[Source], rows: list[tuple[int, dict[str, Any]]]
 ) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-    """The session of a token, and its steps, also those of the step tables' rows.
+    """The session of a token, and its steps, including those of the step tables.
 
     The sources are those of workshop_students first, then an attempt's, then student_configs'.
     """
@@ -761,13 +760,13 @@ def _greatest(sources: Iterable[Source], column: str) -> Decimal | None:
 
 
 def step_of(key: str) -> int | None:
-    """The step that a key of `exercises` stands for."""
+    """The step of a key of `exercises`."""
     match = re.fullmatch("exercise-([1-9])|step-([1-9])(?:-.*)?", key, re.DOTALL)
     return int(match.group(1) or match.group(2)) if match else EARLY_EXERCISES.get(key)
 
 
 def _parts(exercises: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """What each entry of `exercises` says of a step."""
+    """The progress of a step in each entry of `exercises`."""
     parts = []
     for key, value in exercises.items():
         number = step_of(key)
@@ -790,7 +789,7 @@ def _parts(exercises: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
 def _step_rows(
     sources: list[Source], beside: Further
 ) -> dict[str, list[tuple[int, dict[str, Any]]]]:
-    """What the rows of the step tables say of the steps of each session."""
+    """The steps of each session in the rows of the step tables."""
     tokens: dict[str, set[str]] = {}
     for source in sources:
         if source.table == PROGRESS and (student := to_text(source.value("student_id"))):
@@ -817,7 +816,7 @@ def _step_rows(
 
 
 def _step_of_row(row: dict[str, Any]) -> int | None:
-    """The step that a row of a step table is about: its name says it, else its number."""
+    """The step of a row of a step table: by its name, else by its number."""
     name, number = row.get("step_name") or "", row["step_number"]
     titles = {title: step for step, (title, _) in STEPS.items()} | EARLY_TITLES
     said = titles.get(name) or step_of(name)
@@ -827,7 +826,7 @@ def _step_of_row(row: dict[str, Any]) -> int | None:
 
 
 def _steps(parts: list[tuple[int, dict[str, Any]]]) -> dict[int, dict[str, Any]]:
-    """The steps of a session, each from all that is said of it."""
+    """The steps of a session, each from all its sources."""
     by_number: dict[int, list[dict[str, Any]]] = {}
     for number, part in parts:
         by_number.setdefault(number, []).append(part)
@@ -851,7 +850,7 @@ def _steps(parts: list[tuple[int, dict[str, Any]]]) -> dict[int, dict[str, Any]]
 
 
 def _following(exercises: dict[str, Any], steps: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """`exercises` where they say of each step what the step says; what already does, is kept."""
+    """`exercises` with each entry updated from its step, unless it already has the values."""
     followed = dict(exercises)
     said = _steps(_parts(exercises))
     for number, step in steps.items():
@@ -890,7 +889,7 @@ def _count(value: Any) -> int:
 
 
 def read_legacy(connection: psycopg.Connection[Any], table: str) -> Table | None:
-    """A legacy table as it is: its columns from the catalog, and its rows."""
+    """A legacy table: its columns from the catalog, and its rows."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute("SELECT to_regclass(%s::text) IS NOT NULL", (table,))
         if cursor.fetchone() != (True,):
@@ -930,7 +929,7 @@ def read_legacy(connection: psycopg.Connection[Any], table: str) -> Table | None
 
 
 def _is_constant(expression: str) -> bool:
-    """Whether a column's default is a literal, and no call such as now() or nextval()."""
+    """Whether a column's default is a literal, and not a call such as now() or nextval()."""
     bare = re.sub(r"E?'(?:[^']|'')*'", "0", expression)
     bare = re.sub(r'::[\w\s".]+(?:\([0-9, ]+\)[\w\s]*)?(?:\[\])*', "", bare)
     return re.fullmatch(r"[\s()0-9.+-]*|\s*(?:true|false|null)\s*", bare, re.IGNORECASE) is not None
@@ -952,13 +951,13 @@ SESSION_COLUMNS = (
     "last_activity",
 )
 STEP_COLUMNS = ("step_name", "completed_at", "time_spent", "attempts", "validation_passed")
-# What no entry of `exercises` can say.
+# Columns that an entry of `exercises` cannot have.
 STEP_DETAILS = ("started_at", "code_submitted", "deployment_url")
 EVENT_COLUMNS = ("event_type", "session_token", "event_data", "created_at")
 
 
 def read_further(connection: psycopg.Connection[Any]) -> Further:
-    """What a database holds beside the two legacy tables, before any revision touched it."""
+    """The other sources of a database, before the first revision."""
     return Further(
         read_legacy(connection, "workshop_step_progress"),
         read_legacy(connection, ATTEMPT_STUDENTS),
@@ -969,9 +968,10 @@ def read_further(connection: psycopg.Connection[Any]) -> Further:
 
 
 def read_v2(connection: psycopg.Connection[Any], details: bool = False) -> Prediction:
-    """The mapped columns of the new tables as they are, in the form of a prediction.
+    """The mapped columns of the unified tables, in the form of a prediction.
 
-    With ``details``, all of a prediction with ``further``; the merge's own events left out.
+    With ``details``, everything that a prediction with ``further`` has; without the merge's own
+    events.
     """
     students = _rows(connection, STUDENT_COLUMNS, "SELECT {} FROM students t")
     sessions = _rows(
@@ -1012,7 +1012,7 @@ def read_v2(connection: psycopg.Connection[Any], details: bool = False) -> Predi
 def _rows(
     connection: psycopg.Connection[Any], columns: Iterable[str], query: str, *further: str
 ) -> list[dict[str, Any]]:
-    """The rows of a query for these columns of table t, and further ones that it names itself."""
+    """The rows of a query for these columns of table t, and further columns of the query."""
     is_json = {*JSON_COLUMNS, "legacy_extra", "event_data"}
     selected = [f"t.{name}::text" if name in is_json else f"t.{name}" for name in columns]
     with connection.cursor(row_factory=tuple_row) as cursor:
@@ -1028,7 +1028,7 @@ def _rows(
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equality as jsonb has it: numbers by value, and true is no 1."""
+    """Equality of jsonb: numbers by value, and true is not 1."""
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
     if isinstance(left, dict) and isinstance(right, dict):
@@ -1039,7 +1039,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 def differences(expected: Prediction, actual: Prediction) -> list[str]:
-    """What differs, one line each: table, key, column, both values. Empty when all is equal."""
+    """The differences, one line each: table, key, column, both values. Empty if all is equal."""
     lines: list[str] = []
     tables: tuple[tuple[str, dict[Any, Any], dict[Any, Any]], ...] = (
         ("students", expected.students, actual.students),
@@ -1062,7 +1062,7 @@ def differences(expected: Prediction, actual: Prediction) -> list[str]:
 def _as_expected(
     expected: dict[Any, dict[str, Any]], actual: dict[Any, dict[str, Any]]
 ) -> dict[Any, dict[str, Any]]:
-    """The rows with those columns only of which something is expected."""
+    """The rows, with only those columns that have an expected value."""
     return {
         key: {name: value for name, value in row.items() if name in expected.get(key, row)}
         for key, row in actual.items()
@@ -1073,7 +1073,7 @@ def _identity_differences(
     expected: dict[str, tuple[frozenset[str], str | None]],
     actual: dict[str, tuple[frozenset[str], str | None]],
 ) -> list[str]:
-    """An id that an attempt gave out survives; every other is of version 8, made of a hash."""
+    """An id of an attempt stays; every other id is of version 8, made of a hash."""
     lines = []
     for email, (found, account) in sorted(actual.items()):
         ids, wanted_account = expected.get(email, (frozenset(), None))

@@ -1,11 +1,11 @@
-"""Load: both applications go on writing while upgrade, downgrade and upgrade run.
+"""Load: both applications write while upgrade, downgrade and upgrade run.
 
-``run`` is what the suite does for a minute; by hand, against a server of its own::
+The suite calls ``run`` for a minute; by hand, on a server of its own::
 
     python tests/support/soak.py --writes 1000000
 
-Nothing of the bridge judges the result: the oracle compares both sides, value by value, and plain
-queries count. Waits are the applications' own, lock times are sampled from ``pg_locks``.
+No code of the bridge judges the result: the oracle compares both sides, value by value, and plain
+queries count. Waits are those of the applications; lock times are sampled from ``pg_locks``.
 """
 
 import sys
@@ -30,7 +30,7 @@ from support.databases import Database, Server, downgrade, failed_checks, upgrad
 from support.oracle import CONFIG, PROGRESS, differences, predict, read_legacy, read_v2  # noqa: E402
 from support.writers import NewApplication, OldApplication, Writer  # noqa: E402
 
-# What an endpoint that has moved gets before the new tables are there, and while they go.
+# Errors of a moved endpoint before the unified tables exist, and while they are dropped.
 NOT_THERE = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedFunction,
@@ -38,7 +38,8 @@ NOT_THERE = (
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.ForeignKeyViolation,
 )
-# Granted locks of clients that are no writers, by transaction, on the legacy tables under either name.
+# Granted locks of clients other than writers, by transaction, on the legacy tables under either
+# name.
 HELD = """
 SELECT l.virtualtransaction, l.mode, c.relname::text
 FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
@@ -51,7 +52,7 @@ WHERE l.granted AND c.relkind = 'r' AND a.application_name <> 'writer' AND l.pid
 
 @dataclass
 class Load:
-    """What happened: requests by name, errors, waits in seconds, longest hold of each lock."""
+    """Results: requests by name, errors, waits in seconds, longest hold of each lock."""
 
     requests: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
@@ -117,7 +118,7 @@ class Traffic:
 
 
 def compare(database: Database) -> list[str]:
-    """Drain, then compare every value of every session, by the oracle."""
+    """Drain, then compare every value of every session with the oracle."""
     with database.connect() as connection:
         connection.execute("CALL bridge.drain()")
         names = dict(
@@ -128,8 +129,7 @@ def compare(database: Database) -> list[str]:
         )
         found = read_v2(connection)
     lines = [line for line in differences(expected, found) if line.startswith("session")]
-    # what only the unified tables can hold, and what stands in for a current_step that no legacy row has:
-    # see bridge.override
+    # differences by design: overrides, and the value for a current_step that no legacy row has
     known = (".legacy_extra", ".exercises", ".current_step")
     lines = [line for line in lines if not any(column in line for column in known)]
     return lines + [str(check) for check in failed_checks(database)]
@@ -160,7 +160,7 @@ def main(
     sessions: Annotated[int, typer.Option(help="Sessions to begin with.")] = 32_000,
     pause: Annotated[float, typer.Option(help="Milliseconds between a writer's requests.")] = 10,
 ) -> None:
-    """Write while upgrade, downgrade, upgrade run, then until there are enough; compare after each."""
+    """Write while upgrade, downgrade, upgrade run, then until the number is reached; compare after each."""
     writers = (OldApplication, OldApplication, NewApplication, NewApplication)
     with embedded_server() as embedded:
         server = Server(embedded.host, embedded.port, embedded.user, None, embedded.bin_dir)
@@ -184,7 +184,7 @@ def main(
                     f"    {len(found)} differences{''.join(f'; {line}' for line in found[:5])}"
                 )
                 wrong += found
-        # in step there is no drain that they could outrun
+        # with sync at once there is no drain that they could outrun
         with Traffic(database, *writers) as load:
             while done + sum(load.requests.values()) < writes:
                 time.sleep(1)

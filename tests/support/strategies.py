@@ -1,8 +1,8 @@
-"""Hypothesis strategies that generate whole small legacy databases, with the dirt of real ones.
+"""Hypothesis strategies for whole small legacy databases, with the faults of real ones.
 
 A shape is data: for each table a list of columns, each with its SQL type, its constraint and the
-strategy of its values. ``legacy_databases`` draws a database of such a shape, ``load`` creates it.
-Values are valid for their column's type; JSON is generated as text, the way it is sent.
+strategy of its values. ``legacy_databases`` draws a database of a shape, ``load`` creates it.
+Values are valid for their column's type; JSON is generated as text, as the application sends it.
 """
 
 import json
@@ -48,7 +48,7 @@ class LegacyTable:
 
 @dataclass(frozen=True)
 class LegacyDatabase:
-    """A generated database. A table that the shape lacks is not there."""
+    """A generated database. Tables that the shape lacks do not exist."""
 
     shape: str
     tables: dict[str, LegacyTable]
@@ -150,7 +150,7 @@ STEP_NUMBERS = st.sampled_from((None, -2147483648, -1, 0, 1, 4, 9, 10, 214748364
 SECONDS = st.sampled_from((None, -2147483648, -5, 0, 1, 3600, 2147483647))
 RATES = st.sampled_from((None, 0, 11, 56, 100, -1, 101))
 
-# A few moments come back often: equal times are where an order has to be decided.
+# A few moments repeat: equal times need a rule for the order.
 MOMENTS = st.sampled_from(
     (
         datetime(2025, 10, 22, 17, 3, 47),
@@ -166,7 +166,7 @@ TIMESTAMPS_TZ = nullable(MOMENTS.map(lambda moment: moment.replace(tzinfo=UTC)))
 
 
 def wrapped(texts: SearchStrategy[str]) -> SearchStrategy[str]:
-    """JSON texts, most of them encoded once more, some twice: the normal case, not the odd one."""
+    """JSON texts, most of them encoded once more, some twice, as in real databases."""
 
     def wrap(text: str, times: int) -> str:
         for _ in range(times):
@@ -176,7 +176,7 @@ def wrapped(texts: SearchStrategy[str]) -> SearchStrategy[str]:
     return st.builds(wrap, texts, st.sampled_from((1, 1, 1, 0, 0, 2)))
 
 
-# What stands in a JSON column but is no array or object of use, as text that jsonb accepts.
+# Values of a JSON column that are no usable array or object, as text that jsonb accepts.
 JSON_DIRT = st.sampled_from(
     (
         "null",
@@ -413,7 +413,7 @@ EXERCISES = wrapped(st.dictionaries(EXERCISE_KEYS, EXERCISE, max_size=6).map(jso
 
 
 def dirty(values: SearchStrategy[str], *often: str) -> SearchStrategy[str | None]:
-    """A JSON column's values: mostly what belongs there, else NULL and all that strayed there."""
+    """Values of a JSON column: mostly valid ones, else NULL and values of other types."""
     return st.one_of(values, values, st.sampled_from((None, *often)), JSON_DIRT)
 
 
@@ -494,7 +494,7 @@ BEFORE_CONFIG = (
     _flag("step5_deployed"),
 )
 
-# The two tables merged once: workshop_students has the configuration as well, and more.
+# The two tables merged once: workshop_students also has the configuration and more.
 _NAMES_OF_PROGRESS = {column.name for column in CURRENT_PROGRESS}
 MERGED_PROGRESS = (
     *CURRENT_PROGRESS,
@@ -504,7 +504,7 @@ MERGED_PROGRESS = (
     _column("memory_retention_days", "integer", st.sampled_from((None, 7, 30)), "DEFAULT 30"),
 )
 
-# Tokens came later: most rows have one, no row has to.
+# Tokens came later: most rows have one, but not all.
 SERIAL_PROGRESS = (
     _column("id", "integer", st.integers(1, 99), "PRIMARY KEY"),
     _column("student_email", "varchar(255)", EMAILS, "NOT NULL"),
@@ -534,7 +534,7 @@ EARLIEST_PROGRESS = (
     _column("updated_at", "timestamp", TIMESTAMPS, "DEFAULT now()"),
 )
 
-# No key at all: rows may share a token. Which is the latest has to be certain.
+# No key at all: rows may share a token, and the latest must be certain.
 _LATEST = _column("updated_at", "timestamptz", TIMESTAMPS_TZ.filter(bool), "UNIQUE")
 KEYLESS_PROGRESS = (
     _column("session_token", "text", nullable(TOKENS)),
@@ -562,7 +562,7 @@ SHAPES: dict[str, Shape] = {
 
 
 def _key_of(name: str) -> Callable[[dict[str, Any]], object]:
-    """What must be distinct in a key column; no NULL equals another."""
+    """Return the key's value for comparison; two NULLs differ."""
 
     def key(row: dict[str, Any]) -> object:
         return object() if row[name] is None else row[name]
@@ -590,7 +590,7 @@ def _database(shape: str, max_rows: int) -> SearchStrategy[LegacyDatabase]:
 def legacy_databases(
     shapes: Sequence[str] = tuple(SHAPES), max_rows: int = 12
 ) -> SearchStrategy[LegacyDatabase]:
-    """Whole legacy databases of these shapes, with up to so many rows in each table."""
+    """Draw whole legacy databases of these shapes, with up to this number of rows in each table."""
     return st.one_of([_database(shape, max_rows) for shape in shapes])
 
 

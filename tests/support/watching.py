@@ -1,4 +1,4 @@
-"""A command watched from outside: how long it keeps the application waiting, and which secrets it sees."""
+"""Watch a command from outside: the waits of the application, and the secrets in its output."""
 
 import threading
 import time
@@ -17,14 +17,14 @@ WHERE a.backend_type = 'client backend' AND l.pid <> pg_backend_pid() AND l.pid 
   AND c.relpersistence = 'p' AND c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
 """
 LONGEST = 0.4
-"""Seconds that a statement of the application may wait: 250 ms, and what a busy machine adds."""
+"""Longest wait of an application's statement in seconds: 250 ms, and a reserve for a busy machine."""
 
 
 @contextmanager
 def watched(
     target: Database, *tables: str
 ) -> Iterator[tuple[list[float], Counter[tuple[str, str]]]]:
-    """The application's ALTER TABLE over and over, how long each took, and all locks by others."""
+    """Run the application's ALTER TABLE repeatedly; record its times and the locks of other sessions."""
     waits: list[float] = []
     locks: Counter[tuple[str, str]] = Counter()
     ended = threading.Event()
@@ -32,7 +32,7 @@ def watched(
     application.execute("SET lock_timeout = '10s'")
     pid = application.info.backend_pid
     for table in tables:
-        # one would be waited for as well, for a second on a busy machine
+        # autovacuum would be waited for as well, for a second on a busy machine
         application.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)".encode())
 
     def alter() -> None:
@@ -67,7 +67,7 @@ CANARY = "canaryCANARYcanary"
 
 
 def planted(target: Database) -> None:
-    """A secret in every place where one may stand."""
+    """Plant a secret in every place that may hold one."""
     with target.connect() as connection:
         connection.execute(
             f"""

@@ -1,8 +1,8 @@
-"""The two applications, as writers: the old one's statements and the V2 one's, drawn at random.
+"""The two applications as writers: statements of legacy and moved endpoints, drawn at random.
 
-A writer holds one connection and one random generator; ``act()`` runs one request, a statement or
-a transaction of several, and returns its name. Statements fit the columns that the database really
-has, so that a writer works on every era, at every revision, through tables and views alike.
+A writer has one connection and one random generator. ``act()`` runs one request, a statement or a
+transaction of several, and returns its name. Statements fit the columns of the database, so that a
+writer works on every era, at every revision, on tables and views.
 """
 
 import json
@@ -33,7 +33,7 @@ FLAGS = (
     "project_deployed",
     "demo_mode",
 )
-TITLES = (  # counted from 0 by the V2 application
+TITLES = (  # moved endpoints count them from 0
     "Connect Accounts",
     "Choose Use Case",
     "Provision Services",
@@ -53,12 +53,12 @@ KEYS = (
     "step-6-conversation-relay",
 )
 REFUSALS = (psycopg.errors.IntegrityError, psycopg.errors.DataError)
-"""What an application gets for its own fault: the same with and without the migration."""
+"""Errors that an application causes itself: the same with and without the migration."""
 ONE_AT_A_TIME = threading.Lock()
 
 
 class Writer:
-    """Common to both: a connection in autocommit mode, random values, the tokens there are."""
+    """Common to both: a connection in autocommit mode, random values, the existing tokens."""
 
     def __init__(self, url: str, seed: int, tokens: list[str] | None = None) -> None:
         self.connection = psycopg.connect(url, autocommit=True)
@@ -67,17 +67,17 @@ class Writer:
         self.made = 0
         self.seconds = 0.0
         self.tokens = tokens if tokens is not None else []
-        """Tokens to write to; shared between writers where they are to meet."""
+        """Tokens to write to; shared between writers that must meet."""
 
     def actions(self) -> list[tuple[int, Callable[[], object]]]:
-        """What it does, and how often."""
+        """Its requests, and their frequencies."""
         raise NotImplementedError
 
     ALONE: frozenset[str] = frozenset()
-    """Actions that lock several rows in no fixed order: two of them would deadlock without us."""
+    """Requests that lock several rows in no fixed order: two of them would deadlock without the bridge."""
 
     def act(self) -> str:
-        """One request, drawn at random; its name. ``seconds``: how long it took."""
+        """Run one request, drawn at random; return its name. ``seconds``: its duration."""
         weights, actions = zip(*self.actions(), strict=True)
         action: Callable[[], object] = self.random.choices(actions, weights)[0]
         name = action.__name__
@@ -113,7 +113,7 @@ class Writer:
         return self.random.choice(self.tokens) if self.tokens else self.new_token()
 
     def email(self) -> str:
-        # some three sessions each, however long the writers write
+        # some three sessions each, for any duration
         return f"Student{self.random.randrange(max(40, len(self.tokens) // 3))}@Example.edu"
 
     def text(self, column: str) -> str | None:
@@ -150,7 +150,7 @@ def assignments(columns: list[str]) -> sql.Composed:
 
 
 class NewApplication(Writer):
-    """Endpoints that have moved: they write to students, sessions, step_progress and events."""
+    """Moved endpoints: they write to students, sessions, step_progress and events."""
 
     def actions(self) -> list[tuple[int, Callable[[], object]]]:
         return [
@@ -204,7 +204,7 @@ class NewApplication(Writer):
             if self.random.random() < 0.3:
                 columns.append(column)
                 value = self.json(column)
-                # its driver sends JSON that was stringified before
+                # the moved endpoints' driver stringifies JSON again
                 values.append(Jsonb(json.dumps(value) if self.random.random() < 0.5 else value))
         if self.random.random() < 0.3:
             columns.append("current_step")
@@ -300,7 +300,7 @@ class NewApplication(Writer):
         )
 
     def move(self) -> None:
-        """A session to another student."""
+        """Move a session to another student."""
         self.execute(
             "UPDATE sessions SET student_id = %s WHERE session_token = %s",
             self.student(self.email()),
@@ -309,7 +309,7 @@ class NewApplication(Writer):
 
 
 class OldApplication(Writer):
-    """Endpoints that have not moved: they write to workshop_students and student_configs."""
+    """Legacy endpoints: they write to workshop_students and student_configs."""
 
     ALONE = frozenset({"delete_student", "change_token", "touch_several", "give_up"})
 
@@ -337,7 +337,7 @@ class OldApplication(Writer):
         ]
 
     def upsert(self, table: str, token: str, values: dict[str, object]) -> None:
-        """INSERT or UPDATE, as the row is there or not; columns that there are."""
+        """INSERT or UPDATE, depending on whether the row exists, with the existing columns."""
         known = self.columns[table]
         if "session_token" not in known:
             return
@@ -442,7 +442,7 @@ class OldApplication(Writer):
             )
 
     def give_up(self) -> None:
-        """A transaction that is aborted."""
+        """A transaction that rolls back."""
         with self.connection.transaction(force_rollback=True):
             self.save()
             self.progress()

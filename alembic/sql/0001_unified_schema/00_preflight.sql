@@ -124,7 +124,7 @@ BEGIN
     END IF;
 
     IF current_setting('is_superuser')::boolean THEN
-        RAISE NOTICE 'role % is a superuser, and the triggers of the bridge will run as this role; '
+        RAISE NOTICE 'role % is a superuser, and the triggers of the bridge will run as this role. '
                      'docs/dba-review.md lists the rights that a role of its own needs', current_user;
     END IF;
 

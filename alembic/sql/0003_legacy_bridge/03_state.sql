@@ -20,7 +20,7 @@ CREATE TABLE bridge.state (  -- State of the migration; one row.
 INSERT INTO bridge.state DEFAULT VALUES;
 
 -- Append-only: writers never wait for each other here, and an aborted transaction leaves nothing.
-CREATE TABLE bridge.change_log (  -- Changes of an application on one side that are not applied to the other side yet.
+CREATE TABLE bridge.change_log (  -- Changes of an application, on the legacy or the unified side, that are not applied yet.
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     side text NOT NULL CHECK (side IN ('legacy', 'unified')),  -- Tables that the application wrote.
     token text COLLATE "C" NOT NULL,
@@ -30,7 +30,7 @@ CREATE TABLE bridge.change_log (  -- Changes of an application on one side that 
 );
 CREATE INDEX ON bridge.change_log (token);
 
--- Stored, so that a student can be worked out without a look at the legacy tables.
+-- Stored, so that a student can be computed without reading the legacy tables.
 CREATE TABLE bridge.student_source (  -- Name, address and times of a student in each legacy row.
     token text COLLATE "C" NOT NULL,  -- Token of the row.
     legacy_name text NOT NULL,  -- Legacy table of the row.

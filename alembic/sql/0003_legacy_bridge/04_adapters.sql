@@ -1,7 +1,7 @@
 -- Adapters: bridge.legacy_progress (over workshop_students) and bridge.legacy_config (over student_configs) show
 -- every legacy table as one fixed list of clean columns. Nothing else knows the history of the legacy schema.
 
--- The columns that the adapters read, each with the type of the NULL that stands in for a missing one.
+-- The columns that the adapters read, each with the type of the NULL that replaces a missing one.
 CREATE TYPE bridge.known_columns AS (
     session_token text, student_email text, student_name text, selected_phone_number text, selected_voice text,
     tts_provider text, call_direction text, use_case_description text, openai_api_key text, system_prompt text,
@@ -21,7 +21,7 @@ COMMENT ON TYPE bridge.known_columns IS 'Legacy columns that the adapters read; 
 CREATE FUNCTION bridge.unread(name text, raw text, missing boolean) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN missing AND btrim(raw COLLATE "C", E' \t\r\n\f\x0B') <> '' THEN name END;
-COMMENT ON FUNCTION bridge.unread(text, text, boolean) IS 'Name of a column whose value could not be read, else NULL.';
+COMMENT ON FUNCTION bridge.unread(text, text, boolean) IS 'Returns the name of a column with an unreadable value, else NULL.';
 
 CREATE FUNCTION bridge.columns_of(relation regclass)
     RETURNS TABLE (name text, type text, not_null boolean, is_number boolean, constant_default text)
@@ -52,7 +52,7 @@ $$;
 COMMENT ON FUNCTION bridge.signature_of(regclass) IS 'Columns and types, to notice a change.';
 
 -- The column itself where every row has a token, so that an index serves it. Else a row without a token becomes a
--- session of its own, named after the key of the row; built-in functions only, because an index of the bridge
+-- session of its own, named after the key of the row. Built-in functions only, because an index of the bridge
 -- evaluates this in the application's statement.
 CREATE FUNCTION bridge.token_of(relation regclass) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -180,7 +180,7 @@ COMMENT ON FUNCTION bridge.create_adapter(text, regclass, text) IS 'Creates or r
 
 -- Stubs, so that the mapping can be created before a legacy table is touched.
 CREATE VIEW bridge.no_legacy_table AS SELECT (NULL::bridge.known_columns).* WHERE false;
-COMMENT ON VIEW bridge.no_legacy_table IS 'Stands in for a legacy table until its adapter is built.';
+COMMENT ON VIEW bridge.no_legacy_table IS 'Replaces a legacy table until its adapter is built.';
 SELECT bridge.create_adapter(n, 'bridge.no_legacy_table', 't.session_token') FROM unnest(ARRAY['progress', 'config']) AS n;
 
 CREATE FUNCTION bridge.keep_first(kept anyelement, next anyelement) RETURNS anyelement
@@ -192,8 +192,8 @@ COMMENT ON AGGREGATE bridge.first(anyelement) IS 'First value that is not NULL.'
 CREATE AGGREGATE bridge.merge_objects(jsonb) (SFUNC = jsonb_concat, STYPE = jsonb, INITCOND = '{}');
 COMMENT ON AGGREGATE bridge.merge_objects(jsonb) IS 'One object of many; the last value of a key wins.';
 
--- One row for each token, also where no key forbids a second one: flags by OR, the earliest start, the greatest
--- numbers and times, everything else from the newest row that has a value.
+-- One row for each token, also without a unique key: flags by OR, the earliest start, the greatest numbers and times.
+-- Everything else comes from the newest row that has a value.
 DO $merged$
 DECLARE
     stem text;

@@ -32,7 +32,7 @@ AS $$
     FROM jsonb_each(m) AS e
     WHERE e.value IS DISTINCT FROM u -> e.key
 $$;
-COMMENT ON FUNCTION bridge.columns_that_differ(jsonb, jsonb) IS 'Keys of the second object whose value differs in the first one.';
+COMMENT ON FUNCTION bridge.columns_that_differ(jsonb, jsonb) IS 'Lists the keys of the second object with another value in the first one.';
 
 -- Compares whole rows first. Only rows that differ become JSON.
 CREATE FUNCTION bridge.diff(first_token text, last_token text)
@@ -366,7 +366,7 @@ COMMENT ON FUNCTION bridge.insert_students(text[]) IS 'Inserts the missing stude
 --   legacy only   the mapped value is the override's            nowhere: the unified value stays
 --   legacy only   else                                          to the unified schema
 --   unified only  any                                           to the legacy tables
---   both          changed on one side only                      to the other side
+--   both          changed on one side only                      to where it did not change
 --   both          changed on both sides                         the later change wins
 --   both          changed on neither: an override               nowhere
 --   neither       the bridge itself changed the mapping         nowhere
@@ -486,7 +486,7 @@ COMMENT ON FUNCTION bridge.apply_student(text, text, bigint, boolean) IS 'Decide
 
 -- --- apply ----------------------------------------------------------------------------------------
 
--- A key that one side changed goes to the other side. The later change wins for a key that both sides changed.
+-- Copies each key that changed on one side only. The later change wins for a key that changed on both sides.
 CREATE FUNCTION bridge.merge_keys(before jsonb, unified jsonb, mapped jsonb, unified_wins boolean) RETURNS jsonb
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$

@@ -3,8 +3,8 @@
 
 -- --- rows that were there first --------------------------------------------------------------------
 
--- A session of an earlier attempt, or of an endpoint that moved early, is combined once: the mapped value if there is one,
--- else the value of the row; flags OR; the greater number and last activity; the earlier start. A value that an
+-- A session of an earlier attempt, or of an endpoint that moved early, is combined once. The mapped value wins, else the
+-- value of the row. Flags are combined by OR. The greater number, the later activity and the earlier start win. A value that an
 -- application has written since 0003 stays, and the drain applies it to the legacy tables.
 CREATE FUNCTION bridge.combined(name text, unified jsonb, mapped jsonb, written boolean) RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
@@ -253,7 +253,7 @@ END
 $$;
 COMMENT ON FUNCTION bridge.restore_students() IS 'Restores the kept values of students.';
 
--- Restores events with their ids, before the backfill writes its own. An event whose id is taken gets a new one.
+-- Restores events with their ids, before the backfill writes its own. An event gets a new id if its own is taken.
 CREATE FUNCTION bridge.restore_events() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -321,7 +321,7 @@ BEGIN
         WHERE NOT EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'students' AND o.key = e AND o.column_name = '(row)' OFFSET 0)));
 END
 $$;
-COMMENT ON FUNCTION bridge.backfill_students(text[]) IS 'Inserts students, and combines those who were there first.';
+COMMENT ON FUNCTION bridge.backfill_students(text[]) IS 'Inserts students, and combines those that were there first.';
 
 CREATE FUNCTION bridge.backfill_sessions(first_token text, last_token text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -439,7 +439,7 @@ BEGIN
         SELECT 'prior students', st.student_email, '(row)', to_jsonb(st) FROM public.students AS st
         WHERE to_regclass('public.prior_attempt') IS NOT NULL
         ON CONFLICT DO NOTHING;
-        -- students of an earlier attempt whose address was changed before the downgrade
+        -- students of an earlier attempt with an address that was changed before the downgrade
         UPDATE public.students AS st SET student_email = o.key
         FROM bridge.override AS o
         WHERE o.table_name = 'kept students' AND o.column_name = 'student_id'

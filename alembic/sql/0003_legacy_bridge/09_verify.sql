@@ -383,7 +383,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON PROCEDURE bridge.log_differences(text) IS 'Logs every session that differs, as changed on the side whose values win.';
+COMMENT ON PROCEDURE bridge.log_differences(text) IS 'Logs every session that differs, as changed on the side that wins.';
 
 CREATE PROCEDURE bridge.bring_over()
     LANGUAGE plpgsql

@@ -111,4 +111,4 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE bridge.refresh_adapters(boolean) IS
-    'Rebuilds the adapters of tables whose columns changed; compare: and logs the sessions that differ then.'
+    'Rebuilds the adapters of tables with changed columns; compare: also logs the sessions that differ then.'

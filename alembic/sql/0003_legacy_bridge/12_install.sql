@@ -57,8 +57,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.detach() IS 'Drops the capture triggers.';
 
--- Table grants, column grants and, if asked, the owner, for a relation that stands in for another one. An
--- owner that may create nothing in the schema cannot be given one: it may do with it what it did before.
+-- Copies table grants, column grants and, if asked, the owner to the relation that replaces another one. An owner
+-- without CREATE in the schema cannot own it, and gets all rights instead.
 CREATE FUNCTION bridge.copy_access(original regclass, stand_in regclass, with_owner boolean)
     RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -104,9 +104,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.copy_access(regclass, regclass, boolean) IS 'Copies grants and owner.';
 
--- Puts the bridge on the legacy tables that there are. Where only one exists, the other is created
--- empty in its latest shape, so that the old application's first write to it is captured. Where
--- neither exists (a fresh install) there is nothing to bridge, and nothing of it stays.
+-- Attaches the bridge to the legacy tables. If only one exists, the other is created empty in its latest shape, so that
+-- triggers log the first write to it. If neither exists (a fresh install), the bridge is dropped again.
 DO $$
 DECLARE
     odd text;
@@ -186,7 +185,7 @@ BEGIN
             'SELECT ''kept '' || table_name, key, step_number, column_name, value, over FROM %s', kept);
         GET DIAGNOSTICS rows = ROW_COUNT;
         EXECUTE format('DROP TABLE %s', kept);
-        RAISE NOTICE '% values taken up again from %', rows, kept;
+        RAISE NOTICE '% values were restored from %', rows, kept;
     END IF;
 
     -- LEGACY TABLES: SHARE ROW EXCLUSIVE, while triggers are created

@@ -29,7 +29,7 @@ BEGIN
         WHERE s.session_token = OLD.session_token;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        -- Before 0005 no foreign key refuses a step whose session is deleted at the same time. An early step has no session yet.
+        -- Before 0005 no foreign key refuses a step if its session is deleted at the same time. An early step has no session yet.
         IF EXISTS (SELECT FROM public.sessions AS s WHERE s.session_token = NEW.session_token) THEN
             PERFORM FROM public.sessions AS s WHERE s.session_token = NEW.session_token FOR NO KEY UPDATE;
             IF NOT FOUND THEN

@@ -1,4 +1,4 @@
--- Before 0005 no foreign key refuses orphaned rows. The drain has repaired those whose session is in the legacy tables.
+-- Before 0005 no foreign key refuses orphaned rows. The drain has repaired those with a session in the legacy tables.
 -- The others are refused by name, because only the operator knows their value.
 CREATE OR REPLACE FUNCTION pg_temp.refuse_orphans() RETURNS void
     LANGUAGE plpgsql

@@ -113,9 +113,9 @@ WITH happened AS (
 )
 SELECT
     (h.at AT TIME ZONE 'UTC')::date AS day,  -- Day in UTC.
-    sum(h.started) AS sessions_started,  -- Sessions whose started_at is on that day.
+    sum(h.started) AS sessions_started,  -- Sessions with started_at on that day.
     sum(h.completed) AS steps_completed,  -- Rows of step_progress passed on that day, by completed_at.
-    sum(h.last_active) AS sessions_last_active  -- Sessions whose last_activity is on that day: each counts once.
+    sum(h.last_active) AS sessions_last_active  -- Sessions with last_activity on that day: each counts once.
 FROM happened AS h
 WHERE isfinite(h.at)
 GROUP BY (h.at AT TIME ZONE 'UTC')::date;

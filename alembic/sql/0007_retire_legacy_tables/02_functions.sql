@@ -27,7 +27,7 @@ BEGIN
             CALL bridge.drain(rounds => 3);
             PERFORM set_config('bridge.single_transaction', before, true);
             IF EXISTS (SELECT FROM unnest(last_written) AS t CROSS JOIN LATERAL bridge.differences(t, t)) THEN
-                RAISE EXCEPTION 'verification failed for what was written last'
+                RAISE EXCEPTION 'verification failed for the last writes'
                     USING HINT = 'Nothing was renamed. SELECT * FROM bridge.verify() shows what differs.';
             END IF;
         END IF;
@@ -43,10 +43,10 @@ BEGIN
                                           WHERE a.attrelid = src.relation AND a.attacl IS NOT NULL),
                            backup);
             EXECUTE format('COMMENT ON VIEW public.%I IS %L', src.legacy_name,
-                           'Stands in for the table of this name, now ' || backup
-                           || '; what is written here reaches the unified schema.');
+                           'Replaces the table of this name, now ' || backup
+                           || '. Triggers apply its writes to the unified tables.');
             PERFORM bridge.copy_access(src.relation, to_regclass(format('public.%I', src.legacy_name)), true);
-            RAISE NOTICE '% is now %, and a view under its old name', src.legacy_name, backup;
+            RAISE NOTICE '% is now %, and a view has its name', src.legacy_name, backup;
         END LOOP;
     END
     $$;

@@ -15,7 +15,7 @@ BEGIN
     JOIN pg_rewrite AS r ON r.oid = d.objid
     JOIN pg_class AS v ON v.oid = r.ev_class AND v.oid <> d.refobjid;
     IF built_on IS NOT NULL THEN
-        RAISE EXCEPTION 'views were built on the stand-in views: %', built_on
+        RAISE EXCEPTION 'other views depend on the views with the legacy names: %', built_on
             USING HINT = 'Nothing was changed. Drop them, run the downgrade, create them again.';
     END IF;
     FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP

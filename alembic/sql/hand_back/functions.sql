@@ -108,7 +108,7 @@ BEGIN
     UNION ALL
     SELECT 'students', m.student_email, 0, '(row)', 'false', NULL
     FROM bridge.students AS m
-    -- a placeholder only where the legacy rows cannot name the student whom the session has; an earlier attempt names it
+    -- a placeholder only where the legacy rows cannot name the student of the session; an earlier attempt names it
     WHERE (m.student_email NOT LIKE 'anonymous+%@workshop.invalid' OR EXISTS (
                SELECT FROM public.sessions AS v WHERE v.session_token = m.first_token AND NOT EXISTS (
                    SELECT FROM bridge.override AS p WHERE p.table_name = 'prior sessions' AND p.key = v.session_token)))

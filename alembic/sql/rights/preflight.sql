@@ -30,7 +30,7 @@ DECLARE
             "timestamp with time zone": "started_at completed_at created_at updated_at"},
         "events": {"bigint": "id", "uuid": "student_id", "text": "session_token event_type", "jsonb": "event_data",
             "timestamp with time zone": "created_at"}}';
-    -- the rows whose key 0001 copies unchanged (04_copy_prior.sql)
+    -- the rows with a key that 0001 copies unchanged (04_copy_prior.sql)
     survivors CONSTANT text := 'SELECT DISTINCT ON (e.address) o.student_id, o.student_email, e.address FROM public.students AS o, '
         'LATERAL (SELECT lower(btrim(o.student_email, E'' \t\r\n\f\x0B'')) AS address) AS e '
         'WHERE e.address NOT IN ('''', ''unknown@example.com'') ORDER BY e.address, o.student_id';

@@ -1,5 +1,5 @@
--- Grants the rights on a table of an earlier attempt on the unified table, if the role has the right on each legacy
--- table or row security limits it. The policies must then check columns of the row, because the unified table also has
+-- Copies rights on a table of an earlier attempt to the unified table. Condition: the role has the right on each legacy
+-- table, or row security limits it. The policies must then check columns of the row, because the unified table also has
 -- the rows of the legacy tables.
 DO $$
 DECLARE
@@ -54,8 +54,8 @@ BEGIN
         END IF;
     END LOOP;
     IF kept <> '' THEN
-        RAISE NOTICE 'rights on the tables of an earlier attempt that are not granted on the unified tables, because they would open '
-            'rows of the legacy tables: %; if a role needs them, GRANT and CREATE POLICY', substr(kept, 3);
+        RAISE NOTICE 'rights of an earlier attempt that are not granted on the unified tables, because they would open '
+            'rows of the legacy tables: %. If a role needs them, GRANT and CREATE POLICY', substr(kept, 3);
     END IF;
 END
 $$

@@ -1,9 +1,9 @@
-"""Dry run: what ``alembic upgrade head`` would make of the legacy tables, changing nothing.
+"""Dry run: what ``alembic upgrade head`` would do with the legacy tables, without a change.
 
-The merge is done, and verified, on temporary copies, by the SQL text of the revisions (``shadow``): so
-this is what the migration will do, not a second opinion on it. The tables themselves are only read,
-in transactions of some 40 ms, so that it is safe while the application is in use. ``--rehearse`` goes
-further: the revisions themselves, on the real tables, in one transaction that is rolled back.
+``shadow`` merges and verifies temporary copies with the SQL text of the revisions, so the result is
+that of the migration. The tables are only read, in transactions of some 40 ms, so that it is safe
+while the application is in use. ``--rehearse`` then runs the revisions on the real tables, in one
+transaction that is rolled back.
 """
 
 from scripts.commands.dry_run.command import main

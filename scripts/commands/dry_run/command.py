@@ -1,4 +1,4 @@
-"""The command: examine, rehearse where that is asked for, and print."""
+"""The command: examine, rehearse if asked, and print."""
 
 import sys
 from typing import Annotated
@@ -19,16 +19,16 @@ def main(
         bool,
         typer.Option(
             "--rehearse",
-            help="Then run the whole migration for real, in one transaction that is rolled back, and "
-            "verify it. Locks the old tables for as long as it takes: for a copy, or a quiet moment.",
+            help="Then run the whole migration on the tables, in one transaction that is rolled back, and "
+            "verify it. Locks the legacy tables for that time: use a copy, or a quiet moment.",
         ),
     ] = False,
 ) -> None:
-    """Show what the migration would do: how many students and sessions, from where, what is odd.
+    """Show what the migration would do: numbers of students and sessions, their sources, and problems.
 
-    Changes nothing, and keeps nobody waiting: the tables are read in transactions of some 40 ms,
-    and merged as temporary copies, which need about three times their space until the end.
-    Exits with 0 (go), 1 (no-go) or 2 (could not tell).
+    Changes nothing, and blocks no application: the tables are read in transactions of some 40 ms,
+    and merged as temporary copies, which need about three times their space until the end. Exits
+    with 0 (go), 1 (no-go) or 2 (unknown).
 
     Example: workshop dry-run --url postgresql://localhost/workshop
 
@@ -39,9 +39,9 @@ def main(
             report = examine(connection, say)
         if with_rehearsal and report.go and left(report):
             seconds = report.expected.get("seconds")
-            expected = f"some {seconds:,.0f} s" if seconds else "for as long as it takes"
+            expected = f"some {seconds:,.0f} s" if seconds else "for an unknown time"
             typer.echo(REHEARSAL.format(database=report.database, seconds=expected), err=True)
-            if not sys.stdin.isatty() or typer.confirm("Go on?", err=True):
+            if not sys.stdin.isatty() or typer.confirm("Continue?", err=True):
                 with progress("rehearsal") as say:
                     rehearse(connection, report, say)
         elif with_rehearsal:

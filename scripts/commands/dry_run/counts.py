@@ -1,4 +1,4 @@
-"""What the merge on temporary tables came to: rows, decisions, sizes."""
+"""Results of the merge on temporary tables: rows, decisions, sizes."""
 
 from sqlalchemy import Connection
 
@@ -52,8 +52,8 @@ WHERE NOT s.created_here
 GROUP BY s.legacy_name, s.relation
 ORDER BY s.legacy_name DESC
 """
-# Encrypted: initialisation vector, tag and ciphertext in base64. further: of an earlier attempt, of the
-# new tables, or kept from before a downgrade; gone: deleted there, though a legacy row goes on telling.
+# Encrypted: initialisation vector, tag and ciphertext in base64. further: from an earlier attempt,
+# the unified tables, or an earlier downgrade. gone: deleted there, although a legacy row remains.
 TOTALS = """
 WITH raw AS MATERIALIZED (
     SELECT source, token, bridge.known_email(student_email) AS email
@@ -122,7 +122,8 @@ WHERE public.step_number_of(k.key) IS NULL
 GROUP BY 1
 ORDER BY entries DESC, key
 """
-# A note is {kind: true}, {kind: [column]} or {kind: {column: which source wins, or a value}}.
+# A merge decision is {kind: true}, {kind: [column]} or {kind: {column: winning source, or a
+# value}}.
 DECIDED = """
 SELECT k.kind, d.detail AS column, count(DISTINCT session_token) AS sessions
 FROM public.events
@@ -148,7 +149,7 @@ FROM unnest(ARRAY[{}]) AS name WHERE to_regclass('{}.' || name) IS NOT NULL
 
 
 def count(connection: Connection, report: Report, shadow: Shadow) -> None:
-    """Fill the report with what is there now, and was not before."""
+    """Fill the report with the rows that are there after the merge and were not before."""
     for counted in shadow.run(TABLES).mappings():
         entry = dict(counted)
         found = entry.pop("columns")
@@ -174,7 +175,7 @@ def count(connection: Connection, report: Report, shadow: Shadow) -> None:
     unified = "'students', 'sessions', 'step_progress', 'events'"
     seconds = shadow.seconds
     report.expected = {
-        # what temporary tables are spared: the write-ahead log; what 0007 does: verify again
+        # temporary tables write no write-ahead log; 0007 verifies again
         "seconds": round(
             1.5 * (seconds["merge"] + seconds["indexes"]) + 2 * seconds["verify"] + 1, 1
         ),

@@ -39,7 +39,7 @@ ORDER BY relname
 """
 NAMED_BY_TRIGGERS = r"""
 SELECT format('trigger %s of %s: its function %s uses the name of its table, which 0007 changes; '
-              'docs/dba-review.md says what to do', t.tgname, c.relname, t.tgfoid::regprocedure)
+              'see docs/dba-review.md', t.tgname, c.relname, t.tgfoid::regprocedure)
 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS p ON p.oid = t.tgfoid
 WHERE c.oid IN (to_regclass('public.workshop_students'), to_regclass('public.student_configs'))
   AND c.relkind = 'r' AND NOT t.tgisinternal
@@ -60,8 +60,7 @@ SELECT (SELECT count(*) FROM students) AS students, (SELECT count(*) FROM sessio
 def examine(connection: Connection, say: Callable[[str], None] = lambda _: None) -> Report:
     """Find out what the migration would do. The connection is in AUTOCOMMIT.
 
-    Raises ConnectionProblem where that cannot be found out: on a standby, behind a transaction
-    pooler, while a migration runs.
+    Raises ConnectionProblem on a standby, behind a transaction pooler, and while a migration runs.
     """
     apply_settings(connection)
     has = run(connection, HAS).mappings().one()
@@ -72,7 +71,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
         *limitations.found(connection),
         *limitations.serializable(connection),
     ]
-    if revision and has["bridge"]:  # else the schema is somebody else's
+    if revision and has["bridge"]:  # else the schema is not this project's
         refuse_damage(connection)
     merged = run(connection, MERGED).mappings().first() if revision and has["bridge"] else None
     bridged = has["bridge"] and revision == "0003_legacy_bridge"
@@ -88,7 +87,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     else:
         report.reasons = list(run(connection, NOT_OWNED).scalars())
 
-    # event triggers see the temporary tables as well; hidden rows cannot be copied
+    # event triggers also fire for temporary tables; hidden rows cannot be copied
     if any(
         cause in r for r in report.reasons for cause in ("event triggers", "row security hides")
     ):
@@ -98,7 +97,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
         report.go = not report.reasons
         report.reasons = report.reasons or [
             f"neither legacy table exists in database {report.database}: a fresh install has nothing to "
-            "merge; did you mean another database?"
+            "merge; check that this is the right database"
         ]
         return report
     _merge_copies(connection, report, say)
@@ -106,10 +105,10 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
 
 
 def _merge_copies(connection: Connection, report: Report, say: Callable[[str], None]) -> None:
-    """Merge temporary copies, and judge the result."""
+    """Merge temporary copies, and report go or no-go."""
     shadow = build(connection, report.revision, say)
     if revision_of(connection) != report.revision:
-        raise ConnectionProblem("a migration ran meanwhile; run this again when it has ended")
+        raise ConnectionProblem("a migration ran meanwhile. Run this again when it has ended")
     report.reasons += shadow.refused
     if not shadow.refused:
         count(connection, report, shadow)
@@ -122,16 +121,16 @@ def _merge_copies(connection: Connection, report: Report, say: Callable[[str], N
     report.go = not report.reasons
     if report.go:
         report.reasons = [
-            f"every row has a place, and the merge passes all of its {len(report.checks)} checks"
+            f"every row is merged, and all {len(report.checks)} checks of the merge hold"
         ]
         if not any(entry["rows"] for entry in report.tables) and not report.earlier_attempt:
             report.warnings.insert(
-                0, f"database {report.database} has no row to merge: is it the right one?"
+                0, f"database {report.database} has no row to merge: check that it is the right one"
             )
 
 
 def _preflight(connection: Connection, report: Report) -> None:
-    """Run what 0001 runs first: its errors are reasons, its notices on rights are warnings."""
+    """Run the preflight of 0001: its errors become reasons, its notices on rights warnings."""
     raw: Any = connection.connection.driver_connection
 
     def hear(notice: psycopg.errors.Diagnostic) -> None:
@@ -157,7 +156,7 @@ def _has_prior(connection: Connection) -> bool:
 def _after(connection: Connection, report: Report, has: Any, merged: Any) -> None:
     if not merged and has["bridge"]:
         report.reasons = [
-            "a downgrade has begun: alembic downgrade base goes on with it, alembic upgrade head returns"
+            "a downgrade has begun: alembic downgrade base continues it, alembic upgrade head undoes it"
         ]
         return
     if not merged and has["legacy"]:
@@ -174,8 +173,8 @@ def _after(connection: Connection, report: Report, has: Any, merged: Any) -> Non
     if merged:
         report.reasons = [
             f"merged already, at {merged['merged_at']} UTC",
-            "'workshop verify' compares what has arrived",
+            "'workshop verify' compares every value",
             "'workshop merge' merges again",
         ]
         if merged["pending"]:
-            report.reasons.append(f"{merged['pending']:,} sessions wait to be carried over")
+            report.reasons.append(f"{merged['pending']:,} sessions are logged and not applied yet")

@@ -1,4 +1,4 @@
-"""The rehearsal: the revisions themselves, in one transaction that is rolled back."""
+"""The rehearsal: the revisions on the real tables, in one transaction that is rolled back."""
 
 import time
 from collections.abc import Callable
@@ -19,14 +19,13 @@ from scripts.common.project import configuration, known_revisions
 
 REHEARSAL = """
 The rehearsal runs the revisions themselves on the tables of database {database}, in one transaction, and
-takes all of it back. Until then ({seconds}) it holds locks on the old tables: the application can neither
-save nor, towards the end, read. It is meant for a copy of the database, or for a quiet moment.
-Ctrl+C takes it back as well. Nothing stays but unused space in tables that it wrote to, and numbers
-of events that are skipped."""
+rolls it back. Until then ({seconds}) it holds locks on the legacy tables: the application cannot save and,
+towards the end, cannot read. Use a copy of the database, or a quiet moment. Ctrl+C rolls back as well.
+Only unused space in the written tables and skipped numbers of events remain."""
 
 
 def left(report: Report) -> list[str]:
-    """The revisions that an upgrade to head would run."""
+    """Return the revisions of an upgrade to head."""
     revisions = known_revisions()
     done = revisions.index(report.revision) + 1 if report.revision in revisions else 0
     return revisions[done:]
@@ -35,7 +34,7 @@ def left(report: Report) -> list[str]:
 def rehearse(connection: Connection, report: Report, say: Callable[[str], None]) -> None:
     """Upgrade to head in one transaction, verify, and roll it back; ``report`` gets the result.
 
-    Raises ConnectionProblem where it could not be done: a lock was not free, another migration runs.
+    Raises ConnectionProblem if a lock was not free or another migration runs.
     """
     config = configuration()
     config.stdout = StringIO()

@@ -1,4 +1,4 @@
-"""The answer, and how it is printed."""
+"""The report of a dry run, and its print."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,28 +11,28 @@ from rich.markup import escape
 from scripts.common.terminal import calculation, nonzero, size_of, table
 
 WHY = {
-    "conflicts": "both rows say something else; configuration: student_configs wins, progress and "
+    "conflicts": "both rows have different values; configuration: student_configs wins, progress and "
     "address: workshop_students",
-    "placeholder_address": "no row of the session has an address: a student of its own",
-    "unreadable": "not the JSON or number that its column is for: kept in legacy_extra as it is",
-    "clamped": "out of range: the nearest number that is allowed",
-    "row_without_token": "a session of its own, named after the row's key, not active",
+    "placeholder_address": "no row of the session has an address: a placeholder student",
+    "unreadable": "neither JSON nor a number as the column needs: kept unchanged in legacy_extra",
+    "clamped": "out of range: replaced by the nearest allowed number",
+    "row_without_token": "becomes an inactive session named after the row's key",
     "token_shared_by_many_browsers": "the literal text null or undefined: kept, as one session",
-    "written_on_both_sides": "written in the new tables as well: later values win, flags add up",
+    "written_on_both_sides": "written in the unified tables as well: later values win, flags add up",
 }
-"""Kinds of ``merge_note``, as the mapping, the backfill and apply write them, for people."""
+"""Kinds of ``merge_note`` of mapping, backfill and apply, in words."""
 
 
-FURTHER = "only in an earlier attempt, or in the new tables"
+FURTHER = "only in an earlier attempt, or in the unified tables"
 
 
 @dataclass
 class Report:
-    """The answer: the verdict, and what the merge will read and write.
+    """The report: the verdict, and what the merge will read and write.
 
-    ``warnings`` do not stop the migration, and need a person; ``checks`` are the bridge's, of the merge on
-    temporary tables; ``expected`` holds seconds, bytes
-    and what they are based on; ``rehearsal`` is None unless it was asked for.
+    ``warnings`` do not stop the migration, but need a decision of the operator. ``checks`` are the
+    bridge's checks on the temporary tables. ``expected`` has seconds, bytes and their basis.
+    ``rehearsal`` is None unless requested.
     """
 
     database: str
@@ -54,13 +54,13 @@ class Report:
 def show(report: Report, out: Console) -> None:
     """Print the report for people."""
     out.print(f"Database {escape(report.database)}, revision {report.revision or '(base)'}")
-    out.print("A dry run: nothing is changed.\n")
+    out.print("A dry run: it changes nothing.\n")
     parts = _parts(report) if report.expected else _arrived(report)
     for part in (*parts, *_rehearsed(report)):
         out.print(part)
         out.print()
     for warning in report.warnings:
-        out.print(f"[yellow]MIND:[/] {escape(warning)}")
+        out.print(f"[yellow]NOTE:[/] {escape(warning)}")
     verdict = "[green]GO[/]" if report.go else "[red]NO-GO[/]"
     out.print(f"{verdict}: {escape('; '.join(report.reasons))}")
 
@@ -95,10 +95,10 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         ),
     )
     if len(tables) == 1:
-        yield "The other legacy table does not exist: it will be created, empty."
+        yield "The other legacy table does not exist: 0003 will create it, empty."
     if report.earlier_attempt:
         yield table(
-            "An earlier attempt: moved aside as ..._prior_backup_YYYYMMDD, its rows are merged in",
+            "An earlier attempt: renamed to ..._prior_backup_YYYYMMDD, its rows are merged",
             ("Table", "Rows"),
             list(report.earlier_attempt.items()),
         )
@@ -115,7 +115,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     )
     yield _content(report)
     yield table(
-        f"Decided in {n['decided']:,} sessions, each noted in an event",
+        f"Decided in {n['decided']:,} sessions, each recorded in an event",
         ("What", "Sessions", "Why"),
         (
             (
@@ -135,12 +135,12 @@ def _sessions(
     return calculation(
         "Sessions",
         *(("+", t["with_token"], f"rows of {t['name']} with a session_token") for t in tables),
-        ("+", total["rows"] - total["with_token"], "rows without one: a session each"),
+        ("+", total["rows"] - total["with_token"], "rows without one: each becomes a session"),
         ("-", total["repeated"], "rows that repeat a token of their own table"),
         ("-", n["in_both"], "tokens in both tables: two rows become one"),
         *nonzero(
             ("+", n["further_sessions"], FURTHER),
-            ("-", n["sessions_gone"], "deleted in the new tables"),
+            ("-", n["sessions_gone"], "deleted in the unified tables"),
         ),
         ("=", n["sessions"], "sessions will result"),
         *(("", n[f"only_{t['name']}"], f"of them only in {t['name']}") for t in tables),
@@ -155,12 +155,12 @@ def _students(
         "Students",
         *(("+", t["addresses"], f"COUNT(DISTINCT student_email) of {t['name']}") for t in tables),
         ("-", spellings, "differ in case or white space only"),
-        ("-", total["not_addresses"], "are none: empty, or unknown@example.com"),
-        ("-", total["clean_addresses"] - n["addresses"], "stand in both tables"),
+        ("-", total["not_addresses"], "are no address: empty, or unknown@example.com"),
+        ("-", total["clean_addresses"] - n["addresses"], "are in both tables"),
         ("+", n["placeholders"], "placeholders, one for each session without any address"),
         *nonzero(
             ("+", n["further_students"], FURTHER),
-            ("-", n["students_gone"], "deleted or given another address in the new tables"),
+            ("-", n["students_gone"], "deleted or given another address in the unified tables"),
         ),
         ("=", n["students"], "students will result"),
     )
@@ -171,7 +171,7 @@ def _content(report: Report) -> RenderableType:
     other = n["sessions"] - n["keys_none"] - n["keys_encrypted"] - n["keys_plaintext"]
     return calculation(
         "Content",
-        ("", n["steps"], "rows of step_progress will result"),
+        ("", n["steps"], "rows of step_progress"),
         ("", n["steps_completed"], "of them completed"),
         ("", sum(unknown.values()), "exercises under an unknown key, which stay in exercises"),
         *(("", entries, escape(f"  {key}")) for key, entries in list(unknown.items())[:10]),
@@ -186,12 +186,12 @@ def _expected(report: Report) -> Iterator[str]:
     expected, measured = report.expected, report.expected["measured"]
     yield (
         f"Expected: about {expected['seconds']:,.0f} s for all revisions, "
-        f"{size_of(expected['bytes'])} for the new tables with their indexes "
-        f"(the old ones have {size_of(expected['legacy_bytes'])}, and stay)."
+        f"{size_of(expected['bytes'])} for the unified tables with their indexes "
+        f"(the legacy tables have {size_of(expected['legacy_bytes'])}, and stay)."
     )
     yield (
         f"Measured just now, on temporary copies of all rows: merge {measured['merge']:.1f} s, indexes "
         f"{measured['indexes']:.1f} s, verification {measured['verify']:.1f} s. Temporary tables write no "
-        "log: merge and indexes are counted 1.5 times, verification twice, because 0007 repeats it, "
-        "and a second for the rest."
+        "write-ahead log, so merge and indexes count 1.5 times. Verification counts twice, because 0007 "
+        "repeats it. One second is for the rest."
     )

@@ -1,11 +1,10 @@
-"""The merge, done for real on temporary tables: what a dry run counts.
+"""The merge on temporary tables, which a dry run counts.
 
-The legacy tables, and what else the merge reads, are copied as they were at one moment (``moment``).
-Over the copies run the SQL files of 0001 to 0003, the step triggers of 0004 and the procedures that 0004
-calls: the same text that an upgrade runs. The session's temporary schema replaces the schemas ``public``
-and ``bridge``; the two views of the mapping that have the name of a table get another name.
-After the copy no transaction of it touches a table of anybody else. All of it goes when the
-connection ends.
+Copies the legacy tables and the other sources of the merge, at one moment (``moment``). Runs the
+SQL files of 0001 to 0003, the step triggers of 0004 and the procedures of 0004 over the copies.
+The session's temporary schema replaces the schemas ``public`` and
+``bridge``; two views of the mapping get another name, because tables have theirs. After the copy
+its transactions use no permanent table. PostgreSQL drops all of it when the connection ends.
 """
 
 import re
@@ -28,7 +27,7 @@ from scripts.common.project import SQL
 LEGACY = ("workshop_students", "student_configs")
 MERGE = SQL / "0004_merge_legacy_data"
 UNIFIED = ("students", "sessions", "step_progress", "events")
-# of 0003, which creates them before the bridge; the others come with 0005
+# of 0003, which creates them before the bridge; 0005 creates the others
 EARLY_INDEXES = ("ix_sessions_student_id", "ix_events_session_token")
 OF_0001 = ("02_make_way.sql", "03_tables.sql", "04_copy_prior.sql")
 FUNCTIONS = re.compile(r"CREATE (?:OR REPLACE )?FUNCTION (?:public\.)?(\w+)\(")
@@ -66,14 +65,14 @@ SELECT EXISTS (SELECT FROM pg_trigger
                WHERE tgrelid = to_regclass('public.sessions') AND tgname = 'read_only')
 """
 MEMORY = ("state", "change_log", "student_source", "override")
-"""Tables of the bridge that a merge needs to continue where an earlier one stopped."""
+"""Tables of the bridge that a merge needs to continue an interrupted one."""
 
 
 @dataclass
 class Shadow:
-    """``refused``: why an upgrade would break off; there is nothing to count then.
+    """``refused``: the reason why an upgrade would fail; then there are no counts.
 
-    ``checks`` are those of ``bridge.run_checks``; ``seconds`` tell how long each part took.
+    ``checks`` are those of ``bridge.run_checks``; ``seconds`` is the duration of each part.
     """
 
     moment: Moment
@@ -83,14 +82,14 @@ class Shadow:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, sql: str) -> CursorResult[*tuple[Any, ...]]:
-        """Execute SQL about ``public`` and ``bridge`` on the temporary tables."""
+        """Execute SQL for ``public`` and ``bridge`` on the temporary tables."""
         return run(self.moment.connection, self.moved(sql))
 
     def moved(self, sql: str) -> str:
-        """The SQL, with the temporary schema in the place of ``public`` and ``bridge``."""
+        """Return the SQL with the temporary schema instead of ``public`` and ``bridge``."""
         schema = self.moment.schema
         sql = OF_SCHEMA.sub("", sql).replace("CREATE UNLOGGED TABLE", "CREATE TABLE")
-        # pg_temp is never searched for a function: each is named with it
+        # PostgreSQL never searches pg_temp for a function, so each name is qualified
         sql = re.sub(rf"(?<![\w.])({self.functions})(?=\(| IS\b)", rf"{schema}.\1", sql)
         sql = re.sub(rf"\bbridge\.({'|'.join(UNIFIED)})\b", rf"{schema}.bridge_\1", sql)
         sql = re.sub(r"\bbridge\.", f"{schema}.", sql)
@@ -135,7 +134,8 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
             if not _succeeds(shadow, path.read_text("utf-8")):
                 return shadow
         if bridge:
-            # the log is copied as it is: an old snapshot does not see that the state forbids a sync
+            # the log is copied unchanged: an old snapshot does not see that the state forbids a
+            # sync
             shadow.run("SET bridge.applying = 'on'")
             for name in MEMORY:
                 shadow.run(f"DELETE FROM bridge.{name}")
@@ -148,7 +148,7 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
 
 
 def _succeeds(shadow: Shadow, sql: str) -> bool:
-    """Run one step of the migration; what it refuses, or stumbles over, an upgrade would as well."""
+    """Run one step of the migration; an error here is an error of the upgrade."""
     try:
         shadow.run(sql)
     except DBAPIError as error:
@@ -185,7 +185,7 @@ def _copy_unified(shadow: Shadow) -> None:
 
 
 def _create_unified(shadow: Shadow) -> None:
-    """The four tables as the models describe them; a test holds the models to the revisions."""
+    """Create the four tables from the models; a test compares the models with the revisions."""
     dialect = postgresql.dialect()
     for table in Base.metadata.sorted_tables:
         ddl = str(CreateTable(table, include_foreign_key_constraints=[]).compile(dialect=dialect))

@@ -1,7 +1,7 @@
-"""Where the migration stands: what is done, what waits, who locks what, and what to do next.
+"""Status of the migration: what is done, what is logged, locks, and the next command.
 
-Reads in short transactions, and changes nothing without ``--drain``. Copes with what was dropped,
-renamed or stamped by hand, and names the commands that lead back on track.
+Reads in short transactions, and changes nothing without ``--drain``. Also handles tables that were
+dropped, renamed or stamped by hand, and names the commands that repair it.
 """
 
 from scripts.commands.status.command import main

@@ -1,4 +1,4 @@
-"""The command: look, drain where that is asked for, and print."""
+"""The command: drain if asked, read, and print."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from scripts.common.database import Url, database, run
 from scripts.common.terminal import Json, finish, progress
 
 PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
-# Who writes and has not committed: a row lock itself is to be seen in no catalog.
+# Sessions that have written and not committed: no catalog shows a row lock itself.
 WRITERS = """
 SELECT public.lock_holders(ARRAY(
     SELECT c.oid::regclass FROM pg_class AS c
@@ -27,14 +27,14 @@ SELECT public.lock_holders(ARRAY(
 
 
 def carry_over(connection: Connection, say: Callable[[str], None]) -> tuple[str, bool]:
-    """Drain; why something is still pending, and whether that is for a person to mend."""
+    """Drain; return the reason if sessions are still logged, and whether the operator has to act."""
     with ThreadPoolExecutor(1) as worker, connection.engine.connect() as observer:
         observer = observer.execution_options(isolation_level="AUTOCOMMIT")
         draining = worker.submit(run, connection, "CALL bridge.drain()")
         while not draining.done():
             try:
                 time.sleep(0.2)
-                say(f"{run(observer, PENDING).scalar():,} sessions are still to be carried over")
+                say(f"{run(observer, PENDING).scalar():,} sessions are still logged")
             except KeyboardInterrupt:
                 connection.connection.driver_connection.cancel()  # type: ignore[union-attr]
                 raise
@@ -49,22 +49,22 @@ def carry_over(connection: Connection, say: Callable[[str], None]) -> tuple[str,
             who = observer.execute(text(WRITERS), tables).scalar_one()
             return f"{left:,} sessions were locked for too long. Held by: {who}", False
         if isinstance(error, (DataError, IntegrityError)):
-            # the server quotes the value that it objects to, which may be a secret
+            # the server quotes the refused value, which may be a secret
             reason = f"the server refused a value ({type(error.orig).__name__}); its log says which"
         else:
             reason = explain(error)
-        return f"{left:,} sessions could not be carried over: {reason}", True
+        return f"{left:,} sessions could not be applied: {reason}", True
 
 
 def main(
     url: Url = None,
     as_json: Json = False,
-    drain: bool = typer.Option(False, help="Carry over what is pending, before looking."),
+    drain: bool = typer.Option(False, help="Apply the logged sessions first."),
 ) -> None:
-    """Tell where the migration stands, and what to do next.
+    """Show the state of the migration, and the next command.
 
-    Changes nothing without --drain. Exits with 0 (done, nothing waits), 1 (more to do) or 2 (needs a
-    person, or could not tell).
+    Changes nothing without --drain. Exits with 0 (done, nothing waits), 1 (more to do) or 2 (the
+    operator has to act, or unknown).
 
     Example: workshop status --drain
     """
@@ -77,7 +77,5 @@ def main(
                 status.problems.append(reason)
                 status.next, status.commands = reason, []
             elif reason:
-                status.next = (
-                    f"{reason}. Everything else is carried over; when that has ended: {DRAIN}"
-                )
+                status.next = f"{reason}. All others are applied. When that has ended: {DRAIN}"
     finish(status, show, as_json, status.exit_code)

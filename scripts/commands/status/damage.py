@@ -1,4 +1,4 @@
-"""What was dropped, renamed or stamped by hand, and the commands that lead back on track."""
+"""Tables that were dropped, renamed or stamped by hand, and the commands that repair it."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from scripts.common.database import VERSION_TABLE
 from scripts.common.obstacles import misnamed
 
 AFTERWARDS = (
-    ". What stands there gets the name ..._stray_<number>. Rows that only it has are copied; compare the others, "
+    ". The present object gets the name ..._stray_<number>. Its own rows are copied; compare the others, "
     "then drop it"
 )
 
 
 def _psql(*statements: str) -> str:
-    """A shell command; more statements than one are one transaction."""
+    """Return a shell command; several statements run in one transaction."""
     return f"""psql "$POSTGRES_URL_NON_POOLING" -c '{"; ".join(statements)}'"""
 
 
@@ -30,7 +30,7 @@ def find_damage(
     bridge: RowMapping | None,
     sources: Any,
 ) -> None:
-    """Say what was dropped, renamed or stamped by hand, and how to get back on track from there."""
+    """Report what was dropped, renamed or stamped by hand, and the commands that repair it."""
     whole = not has["missing"]
     possible = _revisions_of(has, bridge)
     is_at = possible[0 if whole else -1] or "base"
@@ -52,15 +52,15 @@ def find_damage(
         _legacy_dropped(status, said, gone, stamp, names_back if len(gone) < len(sources) else None)
     elif said and has["dropped"] and has["legacy"]:
         status.problems.append(
-            f"{' and '.join(has['legacy'])} came after the old tables were dropped for good: an old endpoint "
-            "still creates and fills them, and nothing carries that over. Move that endpoint, take over by "
-            "hand what they hold, and drop them"
+            f"{' and '.join(has['legacy'])} came after the legacy tables were dropped for good: a legacy endpoint "
+            "still creates and fills them, and nothing applies these writes. Move that endpoint, copy their "
+            "rows by hand, and drop them"
         )
     elif said and said >= "0003" and not bridge and has["legacy"]:
         status.problems.append(
-            f"nothing keeps {' and '.join(has['legacy'])} in step with the new tables: schema bridge was "
-            "dropped by hand, or the old tables came later. Merging anew: where the two differ the old "
-            "tables win, and what either of them still has comes back"
+            f"writes to {' and '.join(has['legacy'])} are not applied to the unified tables: schema bridge was "
+            "dropped by hand, or the legacy tables came later. A new merge restores "
+            "rows that one side lacks; where the two differ the legacy tables win"
         )
         status.commands = [*stamp, *names_back, "alembic downgrade 0002", UPGRADE]
     elif stamp:
@@ -70,7 +70,7 @@ def find_damage(
 
 
 def _unknown_revision(status: Status, is_at: str) -> None:
-    """It may be another project's: never deleted."""
+    """It may belong to another project, so it is never deleted."""
     status.problems.append(
         f"{VERSION_TABLE} holds revision {status.revision}, which this project does not have. "
         f"{VERSION_TABLE_ADVICE}"
@@ -83,26 +83,26 @@ def _unknown_revision(status: Status, is_at: str) -> None:
 
 def _wrong_revision(status: Status, is_at: str) -> None:
     status.problems.append(
-        f"{VERSION_TABLE} says {status.revision or 'nothing'}, but what is there is of revision "
-        f"{is_at}: somebody changed it by hand"
+        f"{VERSION_TABLE} has {status.revision or 'no revision'}, but the objects are those of revision "
+        f"{is_at}: it was changed by hand"
     )
     if is_at == LAST_STAGE and status.head[:4] > LAST_STAGE:
         status.problems[-1] += (
-            f". A later revision, up to {status.head}, may be there as well: stamp that one instead"
+            f". If a later revision, up to {status.head}, was applied as well, stamp that one instead"
         )
 
 
 def _unified_dropped(status: Status, missing: list[str], first: list[str]) -> None:
     problem = (
-        f"{', '.join(missing)} dropped by hand; what only they held is gone, the old tables are as they "
-        "were. To start over"
+        f"{', '.join(missing)} dropped by hand. Values that only they held are lost; the legacy tables are "
+        "unchanged. To start over"
     )
     back = "alembic downgrade base"
     if len(missing) == 4:
         problem += f": {back}, then {UPGRADE}"
     else:
         problem += (
-            " from these, the rest of the new tables has to go as well: take a "
+            " from these, the other unified tables have to be dropped as well. Take a "
             "copy first (pg_dump) if an application has written to them"
         )
         back = "alembic -x drop_existing=true downgrade base"
@@ -113,20 +113,20 @@ def _unified_dropped(status: Status, missing: list[str], first: list[str]) -> No
 def _legacy_dropped(
     status: Status, said: str, gone: list[str], stamp: list[str], names_back: list[str] | None
 ) -> None:
-    """``names_back`` is for the table that is left; None: both are gone."""
+    """``names_back`` is for the remaining table; None: both are gone."""
     status.problems.append(
-        f"the table behind {' and '.join(gone)} was dropped by hand: nothing keeps it in step any "
-        "more, and only a backup can bring back what the new tables do not hold. The bridge has to go"
+        f"the table behind {' and '.join(gone)} was dropped by hand: no writes are applied to it "
+        "any more. Only a backup can restore values that the unified tables lack. The bridge has to be dropped"
     )
     status.commands = [*stamp, _psql("DROP SCHEMA bridge CASCADE")]
     if names_back is not None:
-        status.problems[-1] += ", and can be built anew with the table that is left"
+        status.problems[-1] += ", and can be built anew with the remaining table"
         status.commands += [*names_back, "alembic downgrade 0002", UPGRADE]
     elif said != "0007":
         status.commands.append(UPGRADE)
     if said == "0007":
         status.problems[-1] += (
-            ". Or, for good: 'workshop drop-backups' shows what is left, and takes it off"
+            ". Or, for good: 'workshop drop-backups' lists the remaining objects, and drops them"
         )
 
 
@@ -140,14 +140,14 @@ def _misnamed(connection: Connection, status: Status) -> None:
 
 
 def _revisions_of(has: RowMapping, bridge: RowMapping | None) -> list[str | None]:
-    """The revisions that the database may be at, by what is there; the lowest one first."""
+    """Return the revisions that fit the existing objects; the lowest one first."""
     if not has["of_0001"]:
         return [None]
     if not has["of_0002"]:
         return ["0001"]
-    # with a bridge the view of a legacy name may be somebody's own
+    # with a bridge the view of a legacy name may belong to another project
     cut_over = has["of_0007"] or (has["names_back"] and not bridge)
-    # the indexes of 0005 go with the tables, the state of the bridge does not
+    # the indexes of 0005 are dropped with the tables, the state of the bridge is not
     if not (bridge["sync"] if bridge and has["missing"] else has["of_0005"]):
         if bridge:
             return ["0003", "0004"] if bridge["merged"] or bridge["handed_back"] else ["0003"]
@@ -155,7 +155,7 @@ def _revisions_of(has: RowMapping, bridge: RowMapping | None) -> list[str | None
             return ["0007"] if cut_over else ["0004", "0005", "0006"]
         if has["missing"]:
             return ["0002", "0003"]
-        # without legacy tables nothing tells these two apart
+        # without legacy tables these two have the same objects
         return ["0003", "0004"] if has["of_0003"] else ["0002"]
     if has["missing"]:
         return ["0007"] if cut_over else ["0005", "0006"]

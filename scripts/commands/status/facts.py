@@ -1,8 +1,9 @@
-"""What can be known about a database, and the queries that find it out."""
+"""Facts about a database, and their queries."""
 
 from scripts.common.connection import ADVISORY_LOCK
 
-# What is there, whatever the version table says. A view of a legacy name stands over its backup.
+# The existing objects, whatever the version table has. A view with a legacy name stands over its
+# backup.
 FACTS = """
 SELECT
     current_database()::text AS database,
@@ -34,7 +35,7 @@ SELECT
     to_regprocedure('bridge.cut_over()') IS NOT NULL AS of_0007
 """
 DROPPED = """
-SELECT format('the old tables were dropped on %s; %s', (dropped_at AT TIME ZONE 'UTC')::date,
+SELECT format('the legacy tables were dropped on %s; %s', (dropped_at AT TIME ZONE 'UTC')::date,
               coalesce('they are in the dump ' || dump, 'no dump of them was named'))
 FROM public.legacy_tables_dropped ORDER BY dump IS NULL, dropped_at DESC LIMIT 1
 """
@@ -71,7 +72,7 @@ SELECT s.relation::text FROM bridge.source AS s JOIN pg_class AS c ON c.oid = s.
 WHERE s.signature IS DISTINCT FROM bridge.signature_of(s.relation)
 ORDER BY s.legacy_name DESC
 """
-# A large table takes long to count: what the last ANALYZE saw.
+# Counting a large table takes long: this is the estimate of the last ANALYZE.
 ROWS = """
 SELECT n.name, c.oid IS NOT NULL AS is_there,
        CASE WHEN pg_relation_size(c.oid) > 200000000 AND c.reltuples > 0 THEN c.reltuples::bigint END AS estimate
@@ -85,7 +86,7 @@ SELECT r.last_token AS last, r.sessions, r.sessions AS total
 FROM bridge.next_range(CAST(:after AS text), :size) AS r
 WHERE r.last_token IS NOT NULL
 """
-# Sessions by their tokens alone: what one schema has and the other one lacks, logged ones left out.
+# Sessions by their tokens alone: those missing on one side, without logged ones.
 DRIFT = """
 SELECT r.last_token AS last, r.sessions, d.*
 FROM bridge.next_range(CAST(:after AS text), :size) AS r
@@ -127,13 +128,13 @@ LIMIT 20
 """
 STAGES = {
     None: "not migrated",
-    "0001": "the new tables are there, and empty",
-    "0002": "the new tables are there, and empty",
-    "0003": "writes to the old tables are noted; nothing is merged yet",
-    "0004": "merged; what is written now is carried over by the next revision",
-    "0005": "merged, and in step at once, both ways",
-    "0006": "merged, and in step at once, both ways",
-    "0007": "all done: the old names are views over dated backups",
+    "0001": "the unified tables exist, and are empty",
+    "0002": "the unified tables exist, and are empty",
+    "0003": "writes to the legacy tables are logged; nothing is merged yet",
+    "0004": "merged; the next revision applies the writes logged since",
+    "0005": "merged; writes are applied at once, in both directions",
+    "0006": "merged; writes are applied at once, in both directions",
+    "0007": "all done: the legacy names are views over dated backups",
 }
 LAST_STAGE = "0007"
 MERGING = "the merge has begun, and is not finished"
@@ -141,5 +142,5 @@ NOT_VERIFIED = "merged; not verified yet"
 
 
 def stage_of(revision: str | None) -> str | None:
-    """The stage of the migration: a revision after the last one changes nothing of it."""
+    """Return the stage of the migration; a revision after 0007 does not change it."""
     return revision and min(revision[:4], LAST_STAGE)

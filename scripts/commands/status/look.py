@@ -1,4 +1,4 @@
-"""Look at a database: everything that ``Status`` tells."""
+"""Read a database: every field of ``Status``."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -33,9 +33,9 @@ from scripts.common.project import known_revisions, project
 
 
 def examine(connection: Connection, say: Callable[[str], None] = lambda _: None) -> Status:
-    """Look at everything that ``Status`` tells; ``say`` hears how far it is."""
+    """Read every field of ``Status``; ``say`` gets lines of progress."""
     head = str(project().get_current_head())
-    # a table that is locked is told of, not waited for
+    # a locked table is reported; the command does not wait for it
     run(connection, "SET lock_timeout = '200ms'")
     has = run(connection, FACTS).mappings().one()
     found = revisions_in(connection)
@@ -57,7 +57,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
             status.stage = NOT_VERIFIED if bridge["merged"] else MERGING
     sources = run(connection, SOURCES).mappings().all() if has["bridge"] else []
     status.tables = {source["name"]: source["relation"] for source in sources}
-    # a step that is under way is seen in part, and is nothing to be mended
+    # a running step is visible only in part, and its objects are no damage
     if status.migrator is None:
         find_damage(connection, status, unknown, has, bridge, sources)
     try:
@@ -69,7 +69,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
         if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
             raise
         status.problems.append(
-            "the sessions could not be counted: somebody holds a lock on a table. Look again when "
+            "the sessions could not be counted: another session holds a lock on a table. Run this again when "
             "that has ended"
         )
     if status.problems:
@@ -77,7 +77,7 @@ def examine(connection: Connection, say: Callable[[str], None] = lambda _: None)
     else:
         what_next(status, has)
         if status.revision == status.head and not has["bridge"]:
-            status.stage = "all done: there are no old tables"
+            status.stage = "all done: there are no legacy tables"
         if has["dropped"]:
             status.next += f": {run(connection, DROPPED).scalar_one()}"
     return status
@@ -94,19 +94,19 @@ def _count_rows(connection: Connection) -> Iterator[tuple[str, int | None]]:
 def _read_tables(
     connection: Connection, status: Status, bridge: RowMapping, say: Callable[[str], None]
 ) -> None:
-    """What is found out from the old tables themselves, which may be locked."""
+    """Read the legacy tables themselves, which may be locked."""
     if bridge["merging"]:
         status.merge = {
             "done": bridge["done"],
             **_add_up(connection, TOTAL, ("total",), say, "counted"),
         }
-        # sessions that were deleted meanwhile are done, and no longer there
+        # sessions deleted meanwhile are done, but no longer counted
         status.merge["done"] = min(status.merge["done"], status.merge["total"])
     elif bridge["merged"]:
         names = ("not_in_unified", "not_in_legacy")
         status.drift = _add_up(connection, DRIFT, names, say, "compared")
     status.columns_changed = changed = [*run(connection, CHANGED).scalars()]
-    # the revisions on the way read new columns by themselves
+    # the next revisions read new columns by themselves
     if changed and status.revision == status.head and status.migrator is None:
         status.problems.append(
             f"columns of {' and '.join(changed)} changed, and the bridge does not read the new ones yet: "
@@ -122,7 +122,7 @@ def _add_up(
     say: Callable[[str], None],
     what: str,
 ) -> dict[str, int]:
-    """Sums over all tokens, in ranges that take some 40 ms: the application may have to wait."""
+    """Sum a query over all tokens, in ranges of some 40 ms, because the application may have to wait."""
     sums, after, size, seen = dict.fromkeys(names, 0), "", 500, 0
     while True:
         began = time.monotonic()

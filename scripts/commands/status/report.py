@@ -1,4 +1,4 @@
-"""The answer, and how it is printed."""
+"""The status report, and its print."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ from scripts.common.terminal import table
 
 @dataclass
 class Status:
-    """``problems`` need a person; ``commands`` are what ``next`` says, in order, for a shell.
+    """``problems`` need the operator; ``commands`` are those of ``next``, in order, for a shell.
 
-    ``columns_changed`` names legacy tables with columns that the bridge does not read yet. ``rows`` counts
-    the legacy tables while nothing is migrated; None: there is no such table.
+    ``columns_changed`` names legacy tables with columns that the bridge does not read yet. ``rows``
+    counts the legacy tables before 0001; None: there is no such table.
     """
 
     database: str
@@ -41,7 +41,7 @@ class Status:
 
     @property
     def exit_code(self) -> int:
-        """0: done; 1: more to do; 2: a person is needed."""
+        """0: done; 1: more to do; 2: the operator has to act."""
         if self.problems:
             return 2
         waiting = any(self.pending.values()) or any(self.drift.values())
@@ -49,7 +49,7 @@ class Status:
 
 
 def _pids(waits_for: list[int]) -> str:
-    """The sessions that are waited for; 0 stands for a prepared transaction."""
+    """Return the pids of the blocking sessions; 0 is a prepared transaction."""
     return ", ".join(str(pid) if pid else "a prepared transaction" for pid in waits_for)
 
 
@@ -67,24 +67,24 @@ def _facts(status: Status) -> Iterator[tuple[str, str | int]]:
     for name, rows in status.rows.items():
         yield name, "not there" if rows is None else f"{rows:,} rows"
     for name, relation in status.tables.items():
-        gone = relation.isdigit()  # the number is all that is left of it
+        gone = relation.isdigit()  # only its oid is left
         view = "dropped by hand" if gone else f"a view over {escape(relation)}"
         if name in status.misnamed:
-            view = f"not what the bridge knows, which is {escape(relation)}"
+            view = f"not the table that the bridge knows, which is {escape(relation)}"
         yield name, "in use" if relation == name else view
     if status.pending:
         mode = "at once" if status.syncs_at_once else "with the next revision"
-        yield "Writes are carried over", mode
-        yield "Pending: written to the old tables", status.pending["legacy"]
-        yield "Pending: written to the new tables", status.pending["unified"]
+        yield "Writes are applied", mode
+        yield "Logged: written to the legacy tables", status.pending["legacy"]
+        yield "Logged: written to the unified tables", status.pending["unified"]
     if status.drift:
-        yield "Sessions that only the old tables have", status.drift["not_in_unified"]
-        yield "Sessions that only the new tables have", status.drift["not_in_legacy"]
+        yield "Sessions that only the legacy tables have", status.drift["not_in_unified"]
+        yield "Sessions that only the unified tables have", status.drift["not_in_legacy"]
     if status.tables:
         # a downgrade adds those of students and events: rollback_check counts them
-        yield "Values that the bridge keeps now", status.kept
+        yield "Overrides", status.kept
     if status.read_only:
-        yield "New tables", "read-only: a downgrade has begun"
+        yield "Unified tables", "read-only: a downgrade has begun"
 
 
 def show(status: Status, out: Console) -> None:
@@ -97,7 +97,7 @@ def show(status: Status, out: Console) -> None:
     if status.locks:
         out.print(
             table(
-                "Locks on the old tables",
+                "Locks on the legacy tables",
                 ("Table", "Mode", "Held", "Pid", "Application", "User", "Seconds"),
                 (
                     (
@@ -116,12 +116,12 @@ def show(status: Status, out: Console) -> None:
         out.print()
         for ended_by in sorted({k["ended_by"] for k in status.locks if k["ended_by"]}):
             out.print(
-                f"[red]MIND:[/] a prepared transaction keeps its locks until somebody ends it. {escape(ended_by)} "
+                f"[red]NOTE:[/] a prepared transaction keeps its locks until it is ended. {escape(ended_by)} "
                 "undoes it, COMMIT PREPARED keeps it",
                 soft_wrap=True,
             )
     for warning in status.warnings:
-        out.print(f"[red]MIND:[/] {escape(warning)}", soft_wrap=True)
+        out.print(f"[red]NOTE:[/] {escape(warning)}", soft_wrap=True)
     for problem in status.problems:
         out.print(f"[red]PROBLEM:[/] {escape(problem)}")
     if status.problems and status.commands:

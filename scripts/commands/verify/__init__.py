@@ -1,9 +1,8 @@
-"""Verification: whether the unified schema holds what the legacy tables say.
+"""Verification: compare the unified tables with the legacy tables.
 
-The checks are the bridge's own, ``bridge.run_checks``: every mapped value of every row, and counts
-taken from the raw tables. Beside them the migration guide's queries of step 5, reconciled, and its six
-success criteria, as far as a database can tell them. ``--differences`` opens what differs. Reads only, in
-short transactions.
+The checks are those of ``bridge.run_checks``: every mapped value of every row, and counts from the
+raw tables. The report adds the queries of step 5 of the migration guide, reconciled, and its six
+success criteria. ``--differences`` shows the values. Reads only, in short transactions.
 """
 
 from scripts.commands.verify.checks import examine

@@ -1,4 +1,4 @@
-"""The bridge's checks, the guide's criteria, and their result."""
+"""The bridge's checks, the guide's criteria, and their results."""
 
 from collections.abc import Callable
 
@@ -52,9 +52,9 @@ SELECT (SELECT count(*) FROM session_overview) AS shown, (SELECT count(*) FROM s
 def examine(
     connection: Connection, say: Callable[[str], None] = lambda _: None, differences: int = 0
 ) -> Report:
-    """Run every check, in AUTOCOMMIT or in the caller's transaction; open so many differences.
+    """Run every check, in AUTOCOMMIT or in the caller's transaction; list at most ``limit`` differences.
 
-    NotApplicable says what comes first where there is nothing to check.
+    NotApplicable names the command to run first if there is nothing to check.
     """
     apply_settings(connection)
     has = run(connection, HAS).mappings().one()
@@ -73,7 +73,7 @@ def examine(
         report.rights = beyond(connection)
         report.checks.append(
             {
-                "check_name": "rights that the legacy tables do not give",
+                "check_name": "rights that the legacy tables do not grant",
                 "expected": 0,
                 "actual": len(report.rights),
                 "ok": not report.rights,
@@ -83,8 +83,8 @@ def examine(
         raise NotApplicable(f"the database is not migrated; next: {STATUS}")
     elif has["legacy"]:
         raise NotApplicable(
-            f"at revision {revision} nothing connects {' and '.join(has['legacy'])} with the "
-            f"unified schema; next: {STATUS}"
+            f"at revision {revision} no bridge connects {' and '.join(has['legacy'])} with the "
+            f"unified tables; next: {STATUS}"
         )
     report.counts = {name: run(connection, sql).scalar_one() for name, sql in COUNTS.items()}
     report.guide[" ".join(ORPHANS.split())] = report.counts["orphaned_sessions"]
@@ -99,7 +99,7 @@ def examine(
 
 
 def _judge(connection: Connection, report: Report) -> None:
-    """The six criteria, by the guide's names."""
+    """Return the six criteria, with the names of the guide."""
     counts, missing = report.counts, report.reconciled
 
     def hold(*subjects: str) -> bool:
@@ -111,16 +111,16 @@ def _judge(connection: Connection, report: Report) -> None:
     )
     wrong = run(connection, WRONG_RATES).scalar_one()
     shown: bool | None = None
-    note = "comes with revision 0006; then look at the page yourself as well"
+    note = "comes with revision 0006; then check the page by eye as well"
     if run(connection, "SELECT to_regclass('public.session_overview') IS NOT NULL").scalar():
         seen = run(connection, OVERVIEW).mappings().one()
         shown = seen["shown"] == seen["sessions"]
         note = (
             f"session_overview answers, with {seen['shown']:,} rows for {seen['sessions']:,} sessions; "
-            "look at the page yourself as well"
+            "check the page by eye as well"
         )
     elif report.revision is not None and report.revision >= "0006":
-        shown, note = False, "the view session_overview is not there"
+        shown, note = False, "there is no view session_overview"
     told = (
         ("All students migrated", hold("students", "cells: students")
             and not missing.get("students_missing"), f"{counts['students']:,} students"),
@@ -128,11 +128,11 @@ def _judge(connection: Connection, report: Report) -> None:
             and not missing.get("sessions_missing"), f"{counts['sessions']:,} sessions"),
         ("No orphaned sessions: foreign keys intact", not counts["orphaned_sessions"] and constrained,
             f"{counts['orphaned_sessions']:,} orphans"
-            + ("" if constrained else "; the foreign key is not there, or not validated")),
+            + ("" if constrained else "; the foreign key is missing, or not validated")),
         ("Instructor dashboard loads and shows correct data", shown, note),
         ("Progress percentages calculated correctly", wrong == 0,
-            f"{wrong:,} sessions whose completion_rate is not what their flags and steps say"),
-        ("No API errors in production logs", None, "no database can tell: look at them yourself"),
+            f"{wrong:,} sessions with a completion_rate that differs from their flags and steps"),
+        ("No API errors in production logs", None, "the database does not know: check the logs by hand"),
     )  # fmt: skip
     report.criteria = {name: met for name, met, _ in told}
     report.notes = {name: more for name, _, more in told}

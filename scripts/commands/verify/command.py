@@ -15,17 +15,15 @@ def main(
     as_json: Json = False,
     differences: Annotated[
         bool,
-        typer.Option(
-            help="Show what differs: whose session, which value, and what both sides say."
-        ),
+        typer.Option(help="Show the differences: student, session, column, and both values."),
     ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="So many differences at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Number of differences at most.")] = 50,
 ) -> None:
     """Check that nothing was lost: students, sessions, every value, orphans, percentages.
 
-    Changes nothing, and keeps nobody waiting. A session is shown as its student and the last four
-    characters of its token; keys are masked, and of other columns of the old tables only the names are shown.
-    Exits with 0 (every check holds), 1 (one does not) or 2 (could not tell).
+    Changes nothing, and blocks no application. A session is shown as its student and the last four
+    characters of its token; keys are masked, and other columns of the legacy tables appear by name
+    only. Exits with 0 (every check holds), 1 (one does not) or 2 (unknown).
 
     Example: workshop verify --url postgresql://localhost/workshop
 

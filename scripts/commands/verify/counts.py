@@ -1,4 +1,4 @@
-"""The guide's counts, of one moment, and what reconciles them: taken from copies of what they are about."""
+"""The guide's counts, of one moment, and the numbers that reconcile them; taken from copies of the tables."""
 
 from scripts.commands.verify.report import Report
 from scripts.common.database import run
@@ -27,7 +27,7 @@ SELECT
     count(DISTINCT bridge.known_email(student_email)) AS clean_addresses
 FROM pg_temp.told WHERE source = '{}'
 """
-# What the new tables lack is explained where it is noted, or was deleted or changed there since.
+# A difference is explained by a merge decision, or by a deletion or change in the unified tables.
 RECONCILED = """
 WITH tokens AS MATERIALIZED (
     SELECT token, count(DISTINCT source) > 1 AS in_both FROM pg_temp.told GROUP BY token
@@ -77,7 +77,7 @@ FROM (
 
 
 def count(now: Moment, report: Report) -> None:
-    """The guide's counts and what reconciles them, of one moment."""
+    """Return the guide's counts and the numbers that reconcile them, of one moment."""
     connection = now.connection
     run(connection, COPIES)
     sources = run(connection, SOURCES).mappings().all()

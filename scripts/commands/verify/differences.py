@@ -1,4 +1,4 @@
-"""What differs, value by value: whose session, and what both sides say. No secret is shown."""
+"""The differences, value by value: student, session and both values. No secret is shown."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -41,12 +41,12 @@ WIDTH = 60
 
 
 def differing(connection: Connection, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """One entry for each value that differs, the secrets masked."""
+    """Return one entry for each value that differs, the secrets masked."""
     after, looked = "", 0
     while found := connection.execute(text(DIFFERENCES), {"after": after}).mappings().all():
         after = found[0]["last"]
         looked += found[0]["sessions"]
-        say(f"looked for differences in {looked:,} sessions")
+        say(f"compared {looked:,} sessions")
         for cell in found:
             if cell["token"] is not None:
                 yield from _opened(
@@ -90,7 +90,7 @@ def _opened(connection: Connection, name: str, column: str, token: str) -> Itera
 
 
 def _shown(column: str, old: Any, new: Any) -> tuple[str, str]:
-    """Both values for people: no secret, and of long ones the part where they begin to differ."""
+    """Return both values for people: no secret, and of long values the part where they begin to differ."""
     if column.startswith("("):
         return ("there" if old else "not there"), ("there" if new else "not there")
     if column == "openai_api_key":
@@ -101,7 +101,7 @@ def _shown(column: str, old: Any, new: Any) -> tuple[str, str]:
         masked(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for v in (old, new)
     ]
     if texts[0] == texts[1]:
-        return ("(differs in what is masked)",) * 2
+        return ("(differs in the masked part)",) * 2
     same = next(
         (i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts))
     )
@@ -124,7 +124,7 @@ def _key(value: str | None) -> str:
 
 
 def _names(value: dict[str, Any] | None, other: dict[str, Any] | None) -> str:
-    """Names of the legacy columns whose values the other one has not."""
+    """Return the names of the legacy columns with values that the other object lacks."""
     names = [
         f"{source}.{column}"
         for source, columns in (value or {}).items()

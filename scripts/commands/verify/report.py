@@ -1,4 +1,4 @@
-"""The answer, and how it is printed."""
+"""The report of a verification, and its print."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from scripts.common.terminal import calculation, nonzero, table
 
 @dataclass
 class Report:
-    """``criteria`` says yes, no, or (None) that the database cannot tell; ``notes`` say more on each.
+    """``criteria``: True, False, or None if the database does not know; ``notes`` explain each.
 
-    ``guide`` holds the guide's queries with their results, ``reconciled`` what makes them add up;
-    ``differences`` are filled where they are asked for, at most as many as asked for; ``rights`` are those
-    that no role should have.
+    ``guide`` has the guide's queries with their results, ``reconciled`` the numbers that make them
+    add up. ``differences`` are filled on request, up to the limit; ``rights`` are rights that no
+    role should have.
     """
 
     database: str
@@ -45,11 +45,11 @@ def show(report: Report, out: Console) -> None:
     else:
         opened = "" if report.differences else "'workshop verify --differences' shows them; "
         out.print(
-            f"[red]NOT OK: see above.[/] {opened}'workshop merge' brings what the new tables lack"
+            f"[red]NOT OK: see above.[/] {opened}'workshop merge' merges what the unified tables lack"
         )
 
 
-ONLY_NEW = "only in the new tables: written there, or an earlier attempt's"
+ONLY_NEW = "only in the unified tables: written there, or in an earlier attempt"
 MARKS = {True: "[green]yes[/]", False: "[red]NO[/]", None: "look for yourself"}
 
 
@@ -65,7 +65,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         )
         if report.rights:
             yield "\n".join(escape(line) for line in report.rights)
-        yield f"{report.pending:,} sessions written meanwhile, left out until carried over"
+        yield f"{report.pending:,} sessions written meanwhile, left out until applied"
     else:
         yield "No legacy table to compare with: a fresh install, or they were dropped for good."
     yield table(
@@ -86,7 +86,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     if report.differences:
         yield table(
             f"Differences, the first {len(report.differences)}",
-            ("Student", "Session", "Value", "Old tables say", "New tables hold"),
+            ("Student", "Session", "Value", "Legacy tables", "Unified tables"),
             (
                 (
                     escape(d["student"] or "-"),
@@ -119,7 +119,7 @@ def _sessions(tables: dict[str, dict[str, int]], n: dict[str, int]) -> Renderabl
             for name, t in tables.items()
         ),
         *nonzero(
-            ("+", rows - with_token, "rows without one: a session each"),
+            ("+", rows - with_token, "rows without one: each became a session"),
             ("-", repeated, "rows that repeat a token of their own table"),
         ),
         ("-", n["in_both"], "tokens in both tables: two rows became one"),
@@ -128,7 +128,7 @@ def _sessions(tables: dict[str, dict[str, int]], n: dict[str, int]) -> Renderabl
             (
                 "-",
                 n["sessions_gone"] - n["sessions_missing"],
-                "deleted there, or about to be carried over",
+                "deleted there, or logged and not applied yet",
             ),
             ("-", n["sessions_missing"], "MISSING"),
         ),
@@ -148,15 +148,15 @@ def _students(tables: dict[str, dict[str, int]], n: dict[str, int]) -> Renderabl
             for name, t in tables.items()
         ),
         ("-", addresses - not_addresses - clean, "differ in case or white space only"),
-        *nonzero(("-", not_addresses, "are none: empty, or unknown@example.com")),
-        ("-", clean - n["addresses"], "stand in both tables"),
+        *nonzero(("-", not_addresses, "are no address: empty, or unknown@example.com")),
+        ("-", clean - n["addresses"], "are in both tables"),
         ("+", n["placeholders"], "placeholders, one for each session without any address"),
         *nonzero(
             ("+", n["further_students"], ONLY_NEW),
             (
                 "-",
                 n["students_gone"] - n["students_missing"],
-                "changed there, or about to be carried over",
+                "changed there, or logged and not applied yet",
             ),
             ("-", n["students_missing"], "MISSING"),
         ),

@@ -1,7 +1,8 @@
-"""Rights: what a role can do through an object of the migration and could not through the legacy tables.
+"""Rights: what a role may do with an object of the migration, but not with the legacy tables.
 
-Table rights are compared, those of the legacy tables that were there before the migration. A grant on a table
-with row security is left to its policies. A role for reports may get SELECT on a view of 0006 by name.
+Compares the table rights with those on the legacy tables that existed before the migration. On a
+table with row security the policies decide. A role for reports may get SELECT on a view of 0006 by
+name.
 """
 
 from sqlalchemy import Connection
@@ -84,5 +85,5 @@ ORDER BY 1
 
 
 def beyond(connection: Connection) -> list[str]:
-    """Return one line for each role and object of the migration with a right too many."""
+    """Return one line for each role and object of the migration with an excess right."""
     return list(run(connection, BEYOND).scalars())

@@ -1,6 +1,6 @@
 "use strict";
-// Elements, numbers, times, and the data. What people typed reaches the page as text only: h() makes
-// elements, and no script parses HTML. The files of this folder are one script, in the order of page.py.
+// Elements, numbers, times, and the data. Texts of students become text nodes only: h() creates elements, and no script
+// parses HTML. The files of this folder are one script, in the order of page.py.
 
 const $ = (id) => document.getElementById(id);
 
@@ -37,7 +37,7 @@ function time(seconds) {
   return Number.isNaN(date.getTime()) ? "out of range" : date.toISOString().slice(0, 16).replace("T", " ");
 }
 const when = (seconds) => h("span", { class: "nowrap" }, time(seconds));
-// 0 seconds: the time is not known.
+// 0 seconds: the time is unknown.
 function duration(seconds) {
   if (!seconds) return "-";
   const minutes = Math.round(seconds / 60);
@@ -48,7 +48,7 @@ function duration(seconds) {
 
 // --- the data -------------------------------------------------------------------------------------
 
-// In the order in which queries.py writes them.
+// In the order of queries.py.
 const SESSION = ["token", "rate", "at", "spent", "done", "flags", "steps", "started", "last", "expires",
   "state", "demo", "key", "prompt", "tools", "phone", "voice", "provider", "direction", "useCase"];
 

@@ -1,4 +1,4 @@
-// The totals, the funnel of the nine steps, and the days.
+// Totals, the funnel of the nine steps, and the days.
 
 function drawTotals() {
   const rates = sessions.reduce((sum, session) => sum + session.rate, 0);

@@ -50,7 +50,7 @@ const STATES = {
   untouched: (s) => s.rate === 0,
   demo: (s) => s.demo,
 };
-// The search looks at the student alone: name, address, GitHub account.
+// The search covers only the student: name, address, GitHub account.
 function filter() {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const named = (student) => words.every((word) => student.text.includes(word));
@@ -80,7 +80,7 @@ function showIdle() {
   $("state").focus({ preventScroll: true });
 }
 $("filter").addEventListener("input", (event) => {
-  // to list sessions again ends the filter that has none
+  // a list of sessions drops the filter for students without a session
   if (event.target.value === "sessions" && $("state").value === "idle") $("state").value = "all";
   filter();
 });

@@ -1,4 +1,4 @@
-// Which part is shown; and, where the page is served live, login and loading.
+// Shows one section; if the page is served, login and loading.
 
 const live = document.documentElement.dataset.mode === "live";
 
@@ -7,10 +7,10 @@ function say(text) {
   $("message").hidden = !text;
 }
 
-// #student/<id> is a student, #student/<id>/<number> one of the sessions in the order of their start;
-// everything else is a section.
+// #student/<id> is a student, #student/<id>/<number> a session in the order of their start; any other hash is a
+// section.
 let lastHash = location.hash;
-let left = null; // what was shown before a student: hash, scroll position, focus
+let left = null; // the section before a student: hash, scroll position, focus
 function route() {
   if (!facts) return;
   const [, id, number] = location.hash.match(/^#student\/([^/]+)(?:\/(\d+))?$/) || [];
@@ -35,7 +35,7 @@ function route() {
 }
 addEventListener("hashchange", route);
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // a student stays
+  event.preventDefault(); // a student stays shown
   $("main").focus();
 });
 
@@ -64,7 +64,7 @@ function loggedIn(yes) {
   $("logout").hidden = !yes;
   say(yes ? "Load Sessions shows the dashboard." : "Admin Login, then Load Sessions.");
 }
-// What the server says, or why it does not: [answer, error].
+// Returns the server's answer or an error: [answer, error].
 async function ask(path, options) {
   try {
     const answer = await fetch(path, options);

@@ -25,8 +25,8 @@ function verification(report) {
 function migrationFacts() {
   const m = facts.migration;
   const bridged = [
-    ["Writes are carried over", m.syncs_at_once ? "at once" : "with the next revision"],
-    ["Waiting to be carried over", `${n(m.pending.legacy)} from the legacy tables, ${n(m.pending.unified)} from the unified ones`],
+    ["Writes are applied", m.syncs_at_once ? "at once" : "with the next revision"],
+    ["Logged, not applied yet", `${n(m.pending.legacy)} from the legacy tables, ${n(m.pending.unified)} from the unified ones`],
     ["Sessions on one side only", `${n(m.drift.not_in_unified || 0)} in the legacy tables, ${n(m.drift.not_in_legacy || 0)} in the unified ones`],
     ["Kept aside", `${many(m.kept, "value", "values")} that the legacy tables cannot hold`],
   ];
@@ -54,12 +54,12 @@ function drawMigration() {
         : h("p", { class: "muted" }, "A fresh install: there are no legacy tables."),
       plainTable("Unified tables", ["Table", "Rows now"], facts.after, [1])),
     merges.length
-      ? plainTable("Rows after each merge", ["Merged", "Students", "Sessions", "Steps", "Notes"], merges, [1, 2, 3, 4]) : [],
+      ? plainTable("Rows after each merge", ["Merged", "Students", "Sessions", "Steps", "Decisions"], merges, [1, 2, 3, 4]) : [],
     h("h3", {}, "Decisions"),
     decisions.length
       ? plainTable(`Where the legacy tables left a choice, in ${many(facts.decided, "session", "sessions")}`,
-        ["What was decided", "Sessions"], decisions, [1])
-      : h("p", { class: "muted" }, "Nothing had to be decided."),
+        ["Decision", "Sessions"], decisions, [1])
+      : h("p", { class: "muted" }, "There was nothing to decide."),
     h("h3", {}, "Verification"),
     h("div", { id: "verification", "aria-live": "polite" }, verification(m.verification)),
   ].flat());

@@ -1,5 +1,5 @@
-// Tables. A column is {title, cell(row), sort(row), number, down, class}; down: the first click sorts
-// downwards. Roles are written out because narrow screens lay the rows out as blocks.
+// Tables. A column is {title, cell(row), sort(row), number, down, class}; down: the first click sorts downwards. Roles
+// are explicit because narrow screens lay the rows out as blocks.
 
 const names = new Intl.Collator("en", { sensitivity: "base", numeric: true });
 
@@ -18,7 +18,7 @@ function tableOf(caption, columns, heads, body) {
     body);
 }
 
-// A small table, whole; cells are text, numbers or elements.
+// A small table without pages; cells are text, numbers or elements.
 function plainTable(caption, titles, rows, numeric = []) {
   const columns = titles.map((title, place) => ({ title, number: numeric.includes(place) }));
   return h("div", { class: "scroll plain" }, tableOf(h("caption", {}, caption), columns, titles,
@@ -83,7 +83,7 @@ class PagedTable {
     this.host.scrollIntoView({ block: "nearest" });
     if (document.activeElement === document.body || document.activeElement.disabled) other.focus();
   }
-  // prints up to 1000 rows; of a longer table the page that is shown
+  // prints up to 1000 rows; of a longer table the page shown
   print(begins) {
     if (this.rows.length > 1000) return;
     this.size = begins ? 1000 : this.page;

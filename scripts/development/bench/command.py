@@ -1,4 +1,4 @@
-"""The command: measure each size, print, and write the files that are asked for."""
+"""The command: measure each size, print, and write the requested files."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from scripts.development.bench.report import budgets, plot, rows
 def main(
     sessions: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="How many sessions; may be given several times."),
+        typer.Option(min=1, help="Number of sessions; repeat it for several sizes."),
     ] = None,
     major: Annotated[int | None, typer.Option(help="PostgreSQL version, for instance 18.")] = None,
     json_file: Annotated[
@@ -27,7 +27,7 @@ def main(
         typer.Option("--plot", help="Draw time against sessions (.svg; extra [bench])."),
     ] = None,
 ) -> None:
-    """Migrate throw-away databases there and back, and measure it against two baselines.
+    """Migrate throw-away databases up and down, and compare the times with two baselines.
 
     Example: workshop bench --sessions 10000 --sessions 100000 --json bench.json
     """
@@ -49,7 +49,7 @@ def main(
                 out.print(table("Budgets", ("", "Measured", "Budget", "Within"), budgets(figures)))
                 out.print(
                     f"a write: {figures['a write without the bridge, ms']:.2f} ms without the bridge, "
-                    f"{figures['a write carried over, ms']:.2f} ms carried over; session_overview of one "
+                    f"{figures['a write carried over, ms']:.2f} ms applied at once; session_overview of one "
                     f"student: {figures['session_overview of one student, ms']:.2f} ms; temporary files: "
                     f"{figures['upgrade head: temporary bytes'] / 1e6:.0f} MB\n"
                 )

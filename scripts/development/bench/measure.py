@@ -1,4 +1,4 @@
-"""One database, measured on the whole way there and back, and the two baselines beside it."""
+"""Measures one database up and down, and the two baselines."""
 
 import statistics
 import subprocess
@@ -20,9 +20,9 @@ from scripts.development.sample_data import fill
 
 TABLES = ("students", "sessions", "step_progress", "events")
 WRITES = 300
-"""Single writes that a median is taken of."""
+"""Number of single writes for a median."""
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
-"""As on any server whose data matter; the floor pays for its commits as well."""
+"""As on a server with real data; the floor pays for its commits as well."""
 
 OBJECTS = """
 SELECT format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid))
@@ -38,7 +38,7 @@ SELECT format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.conrelid::regclass, c.
 FROM pg_constraint AS c
 WHERE c.conrelid = ANY (%(tables)s::regclass[]) AND c.contype = 'f'
 """
-"""Keys, indexes and foreign keys of the new tables, in this order."""
+"""Keys, indexes and foreign keys of the unified tables, in this order."""
 
 ONE_SHOT = Path(__file__).with_name("one_shot.sql")
 COUNTS = """
@@ -57,7 +57,7 @@ Figures = dict[str, float]
 class Bench:
     """One database of ``sessions`` sessions; ``figures`` has seconds, bytes and rows by name.
 
-    ``jit``: whether the server compiles queries, as a distribution's does and the embedded one cannot.
+    ``jit``: the server compiles queries, as those of distributions do; the embedded one cannot.
     """
 
     def __init__(self, server: EmbeddedServer, sessions: int, say: Callable[[str], None]) -> None:
@@ -77,7 +77,7 @@ class Bench:
             connection.execute("VACUUM ANALYZE student_configs")
 
     def connect(self, name: str | None = None) -> psycopg.Connection[Any]:
-        """A connection in autocommit mode, to the benchmark's database unless named."""
+        """Return a connection in autocommit mode, by default to the benchmark's database."""
         return psycopg.connect(self.server.url(name or self.database), autocommit=True)
 
     def _create(self, name: str, template: str) -> None:
@@ -90,12 +90,12 @@ class Bench:
             )
 
     def fresh(self) -> None:
-        """Begin again with the legacy tables alone."""
+        """Start again with the legacy tables only."""
         self._create(self.database, self.legacy)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Measure what happens meanwhile: ``<name>``, and WAL and temporary files beside it."""
+        """Measure the block: ``<name>``, and its WAL and temporary files."""
         self.say(f"{self.sessions:,} sessions: {name}")
         with self.connect("postgres") as admin:
             before = self._written(admin)
@@ -117,7 +117,7 @@ class Bench:
         return float(row[0]), float(row[1])
 
     def alembic(self, *command: str) -> None:
-        """The command itself, as a process; its start is part of the time."""
+        """Run the command as a process; its start is part of the time."""
         subprocess.run(
             [sys.executable, "-m", "alembic", "-x", "drop_existing=false", *command],
             cwd=ROOT,
@@ -127,17 +127,17 @@ class Bench:
         )
 
     def step(self, revision: str) -> None:
-        """Upgrade in this process: without the start of Python."""
+        """Upgrade in this process, without the start of Python."""
         command.upgrade(configuration(self.server.url(self.database)), revision)
 
     def call(self, procedure: str) -> None:
-        """``CALL`` a procedure that commits as it goes."""
+        """``CALL`` a procedure that commits chunk by chunk."""
         with self.connect() as connection:
             connection.execute(f"CALL {procedure}".encode())
 
     @contextmanager
     def _beside(self, schema: str) -> Iterator[tuple[psycopg.Connection[Any], list[str]]]:
-        """A schema for a baseline, dropped at the end; with the keys and indexes that it has to build."""
+        """Create a schema for a baseline and drop it at the end; yield its keys and indexes."""
         with self.connect() as connection:
             connection.execute("SET search_path = public")
             found = connection.execute(OBJECTS.encode(), {"tables": list(TABLES)}).fetchall()
@@ -148,7 +148,7 @@ class Bench:
             connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
 
     def floor(self) -> float:
-        """Seconds for copying the finished rows and building everything that is built on them."""
+        """Return the seconds for copying the finished rows and building keys and indexes."""
         with self._beside("floor") as (connection, objects):
             began = time.perf_counter()
             for name in TABLES:
@@ -162,7 +162,7 @@ class Bench:
             return time.perf_counter() - began
 
     def one_shot(self) -> float:
-        """Seconds for the hand-written script. Raises AssertionError unless it finds as many rows."""
+        """Return the seconds of the script by hand. Raises AssertionError if its row counts differ."""
         with self._beside("one_shot") as (connection, objects):
             began = time.perf_counter()
             with connection.transaction():
@@ -178,7 +178,7 @@ class Bench:
             return seconds
 
     def write(self, name: str | None = None) -> float:
-        """Median milliseconds of one saved configuration, in a transaction of its own."""
+        """Return the median milliseconds of one saved configuration, in a transaction of its own."""
         with self.connect(name) as connection:
             tokens = connection.execute(
                 "SELECT session_token FROM student_configs ORDER BY md5(session_token) LIMIT %s",
@@ -195,7 +195,7 @@ class Bench:
         return statistics.median(taken) * 1000
 
     def overview(self) -> float:
-        """Median milliseconds of ``session_overview`` for one student."""
+        """Return the median milliseconds of ``session_overview`` for one student."""
         with self.connect() as connection:
             addresses = connection.execute(
                 "SELECT student_email FROM students ORDER BY md5(student_email) LIMIT %s", (WRITES,)
@@ -210,7 +210,7 @@ class Bench:
         return statistics.median(taken) * 1000
 
     def run(self) -> Figures:
-        """Everything, and the floor before and after."""
+        """Measure everything, with the floor before and after."""
         f = self.figures
         self.fresh()
         with self.timed("upgrade head"), self._memory():
@@ -246,7 +246,7 @@ class Bench:
         return f
 
     def _count(self) -> None:
-        """Count what a reader of the script has before him."""
+        """Count the lines of the script and the objects of the bridge."""
         script = subprocess.run(
             [sys.executable, "-m", "alembic", "upgrade", "head", "--sql"],
             cwd=ROOT,
@@ -272,7 +272,7 @@ class Bench:
 
     @contextmanager
     def _memory(self) -> Iterator[None]:
-        """Peak of what one backend of the database holds for itself alone (RssAnon), sampled."""
+        """Sample the peak of the private memory of a backend of the database (RssAnon)."""
         stop, peak = threading.Event(), [0.0]
 
         def sample() -> None:
@@ -283,7 +283,7 @@ class Bench:
                     ):
                         try:
                             status = Path(f"/proc/{pid}/status").read_text()
-                        except OSError:  # gone, or no Linux
+                        except OSError:  # the process has ended, or this is not Linux
                             continue
                         for line in status.splitlines():
                             if line.startswith("RssAnon:"):

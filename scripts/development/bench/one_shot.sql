@@ -1,12 +1,12 @@
--- The baseline of the benchmark: the same legacy rows in the same four tables, by hand, in one transaction that locks the
--- application out. No bridge, no checks, no way back. It knows only what the generated data hold (workshop sample-data).
+-- Baseline of the benchmark: the same rows in the same four tables, by hand, in one transaction that locks the
+-- application out. Without bridge, checks and downgrade. It handles only the generated data (workshop sample-data).
 LOCK TABLE public.workshop_students, public.student_configs IN ACCESS EXCLUSIVE MODE;
 CREATE TABLE students (LIKE public.students INCLUDING DEFAULTS);
 CREATE TABLE sessions (LIKE public.sessions INCLUDING DEFAULTS);
 CREATE TABLE step_progress (LIKE public.step_progress INCLUDING DEFAULTS);
 CREATE TABLE events (LIKE public.events INCLUDING DEFAULTS INCLUDING IDENTITY);
 
--- JSON that was stored as a string; NULL for what cannot be read. Before PostgreSQL 17 that needs a subtransaction.
+-- Unwraps JSON that was stored as a string; NULL if unreadable. Before PostgreSQL 17 that needs a subtransaction.
 CREATE FUNCTION parsed(v jsonb, type text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     content jsonb := v;

@@ -1,4 +1,4 @@
-"""What was measured, against what is aimed for: tables and a plot."""
+"""Figures and aims of a benchmark: tables and a plot."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ TARGETS = {
     "second merge": 0.5,
     "downgrade base": 1.0,
 }
-"""What is aimed for, as multiples of the floor."""
+"""Aims, as multiples of the floor."""
 
 
 BUDGETS = {
@@ -25,11 +25,11 @@ BUDGETS = {
     "its tables": 6,
     "memory of a backend, bytes": 150e6,
 }
-"""What must not be exceeded."""
+"""Upper limits."""
 
 
 def budgets(figures: Figures) -> Iterator[tuple[str, str, str, str]]:
-    """For the table: name, figure, budget, and whether the figure is within it."""
+    """Yield rows of the table: name, figure, budget, and whether the figure is within it."""
     for name, budget in BUDGETS.items():
         found = figures[name]
         measured, most = (f"{n / 1e6:,.0f} MB" if n > 1e6 else f"{n:,.1f}" for n in (found, budget))
@@ -38,7 +38,7 @@ def budgets(figures: Figures) -> Iterator[tuple[str, str, str, str]]:
 
 
 def rows(figures: Figures) -> Iterator[tuple[str, str, str, str, str, str]]:
-    """For the table: name, seconds, multiple of the floor, aim, sessions a second, WAL."""
+    """Yield rows of the table: name, seconds, multiple of the floor, aim, sessions a second, WAL."""
     figures["merge, keys and indexes"] = figures["merge alone"] + figures["keys and indexes"]
     for name in BASELINES:
         yield name, f"{figures[name]:.2f}", f"{figures[name] / figures['floor']:.1f}", "", "", ""
@@ -56,7 +56,7 @@ def rows(figures: Figures) -> Iterator[tuple[str, str, str, str, str, str]]:
 
 
 def plot(measured: list[Figures], path: Path) -> None:
-    """Time against the number of sessions, both logarithmic."""
+    """Plot time against the number of sessions, both logarithmic."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")

@@ -16,15 +16,15 @@ BATCH = 2000  # sessions in memory at a time
 def fill(connection: psycopg.Connection[Any], sessions: int = MEASURED, seed: int = 1) -> None:
     """Create the two legacy tables and load the rows of ``generate`` with COPY.
 
-    All or nothing, in a transaction of its own unless the connection is in one already; memory
-    does not grow with the number of sessions. Raises ``psycopg.errors.DuplicateTable`` when one
-    of the tables exists.
+    All or nothing, in a transaction of its own unless the connection is in one already. Memory does
+    not grow with the number of sessions. Raises ``psycopg.errors.DuplicateTable`` if one of the
+    tables exists.
     """
     pairs = generate(sessions, seed)
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(TABLE_DDL)
-        # One connection runs one COPY at a time, so the tables take turns. The next batch is made
-        # between the rows of this one: the server takes them in meanwhile.
+        # A connection runs one COPY at a time, so the tables alternate. The next batch is made
+        # between the rows of this one, while the server processes them.
         batch = list(islice(pairs, BATCH))
         while batch:
             coming: list[tuple[Row | None, Row | None]] = []
@@ -40,7 +40,7 @@ def fill(connection: psycopg.Connection[Any], sessions: int = MEASURED, seed: in
 
 
 def main(
-    sessions: Annotated[int, typer.Option(min=1, help="How many sessions to make.")] = MEASURED,
+    sessions: Annotated[int, typer.Option(min=1, help="Number of sessions.")] = MEASURED,
     seed: Annotated[int, typer.Option(help="The same seed gives the same rows.")] = 1,
     url: Annotated[
         str | None,
@@ -49,7 +49,8 @@ def main(
 ) -> None:
     """Fill a database with a made-up legacy workshop: workshop_students and student_configs.
 
-    Exits with 0 (filled) or 2 (nothing was changed: one of the two tables exists already, ...).
+    Exits with 0 (filled) or 2 (nothing was changed: one of the two tables exists, or another
+    error).
 
     Example: workshop sample-data --url postgresql://localhost/empty_database
     """

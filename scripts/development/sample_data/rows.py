@@ -1,4 +1,4 @@
-"""The rows: what happens in a session, and what the application stores of it."""
+"""The rows: events of a session, and the values that the application stores."""
 
 import base64
 import math
@@ -25,13 +25,13 @@ from scripts.development.sample_data.words import (
 
 Row = tuple[object, ...]
 
-# A measured database of 213 sessions: 117 tokens in both tables, 36 and 60 in one of them.
+# As in a real database of 213 sessions: 117 tokens in both tables, 36 and 60 in one of them.
 MEASURED, IN_BOTH, ONLY_STUDENTS = 213, 117, 36
-# Of 100 sessions: how many finished 0, 1, ... 9 steps.
+# Of 100 sessions: the number that finished 0, 1, ... 9 steps.
 STEPS_DONE = tuple(
     done for done, share in enumerate((15, 12, 12, 13, 11, 10, 8, 6, 5, 8)) for _ in range(share)
 )
-# The flags stand in the order of the steps; so many are set once step 0, 1, ... 9 is done.
+# Flags in the order of the steps, and the number of flags set after step 0, 1, ... 9.
 FLAG_BOUNDS = (0, 2, 3, 4, 7, 10, 13, 16, 20, 21)
 FLAG_ROWS = tuple((True,) * n + (False,) * (21 - n) for n in range(22))
 NO_FLAGS, UNKNOWN_FLAGS = FLAG_ROWS[0], (None,) * 21
@@ -41,8 +41,8 @@ KEY_STYLES = (
     *[tuple(f"exercise-{step.number}" for step in STEPS)] * 2,
     tuple(step.early_key for step in STEPS),
 )
-# Days count from the first one. The workshops: Tuesdays to Thursdays of eight weeks, sessions
-# beginning between 13:00 and 19:00 UTC, in time to end before midnight.
+# Days count from the first one. The workshops are Tuesdays to Thursdays of eight weeks. Sessions
+# begin between 13:00 and 19:00 UTC, in time to end before midnight.
 FIRST_DAY = datetime(2025, 10, 7, tzinfo=UTC)
 FIRST_DAY_MS = int(FIRST_DAY.timestamp()) * 1000
 WORKSHOP_DAYS = tuple(week * 7 + day for week in range(8) for day in range(3))
@@ -52,7 +52,7 @@ FIRST_SECOND, SPAN = 13 * 3600, 6 * 3600
 
 @dataclass(slots=True)
 class _Session:
-    """What the two rows of a session have in common.
+    """The values that the two rows of a session share.
 
     ``day`` indexes ``CALENDAR``, ``second`` counts from midnight UTC, ``done`` is the number of
     steps finished.
@@ -68,12 +68,12 @@ class _Session:
 
 
 def generate(sessions: int, seed: int = 1) -> Iterator[tuple[Row | None, Row | None]]:
-    """One pair a session: its row of ``workshop_students`` and of ``student_configs``, or None.
+    """Yield one pair for each session: its row of ``workshop_students`` and of ``student_configs``, or None.
 
-    The values stand in the order of the columns in ``tables``, JSON and times as text.
-    Sessions come in the order of their beginning, in October and November 2025. 213 sessions give
-    exactly 153 and 177 rows, 117 of them pairs; other numbers the same shares. In 1,000 sessions
-    or more, one token is ``null`` and one is ``undefined``.
+    The values are in the order of the columns in ``tables``, JSON and times as text. Sessions are
+    in the order of their start, in October and November 2025. 213 sessions give exactly 153 and 177
+    rows, 117 of them pairs; other numbers give the same shares. From 1,000 sessions on, one token
+    is ``null`` and one is ``undefined``.
     """
     rng = Random(seed)
     students = _student_count(sessions)
@@ -86,7 +86,7 @@ def generate(sessions: int, seed: int = 1) -> Iterator[tuple[Row | None, Row | N
         if sessions >= 1000 and index in (500, 501):
             session.token = ("null", "undefined")[index - 500]
         elif kind == "students" and rng.random() < 0.05:
-            # Carried over when the table was rebuilt around tokens.
+            # Copied when the table was rebuilt around tokens.
             session.token = f"legacy-{session.email}-{session.token[3:16]}"
         yield (
             None if kind == "configs" else _student_row(rng, session),
@@ -95,7 +95,7 @@ def generate(sessions: int, seed: int = 1) -> Iterator[tuple[Row | None, Row | N
 
 
 def _kinds(rng: Random, count: int) -> list[str]:
-    """Shuffled: which tables hold each of ``count`` sessions."""
+    """Return, shuffled, the tables of each of ``count`` sessions."""
     both = round(count * IN_BOTH / MEASURED)
     only_students = round(count * ONLY_STUDENTS / MEASURED)
     only_configs = count - both - only_students
@@ -105,17 +105,17 @@ def _kinds(rng: Random, count: int) -> list[str]:
 
 
 def _student_count(sessions: int) -> int:
-    """How many students to draw the sessions from.
+    """Return the number of students for this number of sessions.
 
-    Measured: 115 addresses in 213 sessions, and about 105,000 students in 290,000: the longer a
-    database is in use, the more students come back.
+    Real databases: 115 addresses in 213 sessions, and about 105,000 students in 290,000. Students
+    return more often in a database of longer use.
     """
     per_student = max(0.5, 1.3 + 0.258 * math.log(max(sessions, 1) / MEASURED))
     return max(1, round(sessions / per_student))
 
 
 def _person(number: int) -> tuple[str, str]:
-    """E-mail address and name of a student; no two numbers share an address."""
+    """Return e-mail address and name of a student; no two numbers share an address."""
     count = len(NAMES) // 2
     given, family = number % count * 2, (number + number // count) % count * 2 + 1
     local = f"{ADDRESS_PARTS[given]}.{ADDRESS_PARTS[family]}{number // count**2 or ''}"
@@ -130,7 +130,7 @@ def _session(rng: Random, index: int, sessions: int, students: int) -> _Session:
     name: str | None = full_name
     if (roll := r()) < 0.35:
         name = email if roll < 0.27 else None
-    # Beginnings are spread evenly over the workshops and never coincide: the token holds one.
+    # Starts are spread evenly over the workshops and never coincide: the token contains the start.
     place = (index + r() * 0.9) * len(WORKSHOP_DAYS) / sessions
     day = WORKSHOP_DAYS[int(place)]
     second = FIRST_SECOND + place % 1 * SPAN
@@ -144,7 +144,7 @@ def _student_row(rng: Random, session: _Session) -> Row:
     r = rng.random
     exercises, spent = _exercises(rng, session)
     start = _stamp(rng, session.day, session.second)
-    # One in eight came back on another day, which shows in last_activity only.
+    # One in eight returned on another day, which changes last_activity only.
     later = 1 + int(r() * 20) if r() < 0.125 else 0
     last = _stamp(rng, session.day + later, session.second + spent + 1)
     bugs: str | None = "[]"
@@ -168,17 +168,17 @@ def _student_row(rng: Random, session: _Session) -> Row:
 
 
 def _exercises(rng: Random, session: _Session) -> tuple[str, int]:
-    """JSON of the steps that the session worked on, and the seconds spent on them."""
+    """Return JSON of the steps that the session worked on, and the seconds spent on them."""
     r = rng.random
     keys = KEY_STYLES[int(r() * len(KEY_STYLES))]
-    # Text from the start: this is the most frequent thing here, and json takes three times as long.
+    # Text from the start: this runs most often, and the json module takes three times as long.
     entries: list[str] = []
     day, spent = CALENDAR[session.day], 0
     for key in keys[: session.done]:
         seconds = 40 + int(r() * 1100)
         spent += seconds
         moment = f"{day}T{_clock(session.second + spent)}.{int(r() * 1000):03d}Z"
-        # Every field but the first was added over time.
+        # The application added every field but the first over time.
         if (age := r()) < 0.85:
             fields = f'"timestamp":"{moment}","timeSpent":{seconds},"attempts":{1 + int(r() * 3)}'
             entries.append(f'"{key}":{{"completed":true,{fields},"lastAttempt":"{moment}"}}')
@@ -193,7 +193,7 @@ def _exercises(rng: Random, session: _Session) -> tuple[str, int]:
         fields = f'"timestamp":null,"timeSpent":{seconds},"attempts":1'
         entries.append(f'"{keys[session.done]}":{{"completed":false,{fields}}}')
         if roll < 0.02:
-            # An update of the application changed the keys midway: one step has two.
+            # An update of the application changed the keys: one step has two.
             entries.append(f'"exercise-{session.done + 1}":{{"completed":true}}')
     if (roll := r()) < 0.02:
         entries.append('"unknown":{"completed":true,"timestamp":null}')
@@ -212,7 +212,7 @@ def _config_row(rng: Random, session: _Session, students: int) -> Row:
     flags: tuple[bool | None, ...]
     step = session.done
     if r() < 0.23:
-        # One of the front end's saves knows neither the address nor the flags ...
+        # One save of the front end sends neither the address nor the flags ...
         email = None
         flags = UNKNOWN_FLAGS if r() < 0.2 else NO_FLAGS
         step = 0 if r() < 0.5 else step
@@ -222,10 +222,10 @@ def _config_row(rng: Random, session: _Session, students: int) -> Row:
         next_bound = FLAG_BOUNDS[min(step + 1, len(STEPS))]
         flags = FLAG_ROWS[FLAG_BOUNDS[step] + int(r() * (next_bound - FLAG_BOUNDS[step]))]
         if r() < 0.3:
-            # ... and the one that knows them forgets the greeting, the URLs and the voice.
+            # ... and the save that sends them omits the greeting, the URLs and the voice.
             greeting, settings, urls = None, "{}", NO_URLS
     start = _stamp(rng, session.day, session.second + int(r() * 600))
-    # Within the same day: a session lasts less than three hours after its beginning.
+    # Within the same day: a session ends less than three hours after its start.
     end = _stamp(rng, session.day, session.second + 600 + int(r() * 9000))
     secret = f"{rng.getrandbits(128):032x}"
     has_twilio = r() < 0.15
@@ -270,7 +270,7 @@ def _urls(rng: Random) -> tuple[str | None, ...]:
 
 
 def _api_key(rng: Random, secret: str) -> str | None:
-    """Measured in 177 rows: 67 without a key, 92 encrypted (iv:tag:text), 18 plain."""
+    """As in 177 real rows: 67 without a key, 92 encrypted (iv:tag:text), 18 plain."""
     if (roll := rng.random() * 177) < 67:
         return None
     if roll < 67 + 92:
@@ -280,7 +280,7 @@ def _api_key(rng: Random, secret: str) -> str | None:
 
 
 def _prompt(rng: Random, session: _Session) -> str:
-    """100 to 600 characters, line breaks and all that text can hold."""
+    """Return 100 to 600 characters, with line breaks and special characters."""
     r = rng.random
     lines = [f"You are the voice agent of {session.name or 'our workshop'}."]
     lines += [SENTENCES[int(r() * len(SENTENCES))] for _ in range(2 + int(r() * 6))]
@@ -288,9 +288,9 @@ def _prompt(rng: Random, session: _Session) -> str:
 
 
 def _stored(rng: Random, text: str, wrong: str) -> str | None:
-    """JSON ``text`` as a jsonb column holds it: nearly always as a string that holds JSON.
+    """Return JSON ``text`` as a jsonb column has it: nearly always as a string that holds JSON.
 
-    The rest is what applications leave behind, among it ``wrong``, a value of another type.
+    The others are faults of applications, for example ``wrong``, a value of another type.
     """
     if (roll := rng.random()) >= 0.026:
         return dump(text)
@@ -302,12 +302,12 @@ def _stored(rng: Random, text: str, wrong: str) -> str | None:
         return None
     if roll < 0.022:
         return wrong
-    # Cut off, or with a character that jsonb cannot hold.
+    # Truncated, or with a character that jsonb cannot hold.
     return dump(text[: len(text) // 2]) if roll < 0.0245 else dump('{"note":"\\u0000"}')
 
 
 def _stamp(rng: Random, day: int, second: int) -> str:
-    """UTC time with microseconds, as the database's now() gives it."""
+    """Return a UTC time with microseconds, as the database's now() formats it."""
     return f"{CALENDAR[day]} {_clock(second)}.{int(rng.random() * 1e6):06d}"
 
 

@@ -1,4 +1,4 @@
-"""Names, texts and settings that the rows are made of."""
+"""Names, texts and settings of the rows."""
 
 import json
 
@@ -88,7 +88,7 @@ VOICES = tuple(
 BUG = 'The button "Deploy" does nothing: 0% for 10 minutes'
 NO_URLS: tuple[str | None, ...] = (None,) * 4
 
-# Most configurations have no tool of their own.
+# Most configurations have no tool.
 TOOLS = (
     *["[]"] * 4,
     *[dump([_tool(*tool) for tool in TOOL_NAMES[:count]]) for count in range(1, 5)],
