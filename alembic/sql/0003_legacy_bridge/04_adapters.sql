@@ -231,7 +231,7 @@ COMMENT ON VIEW bridge.merged_config IS 'legacy_config, rows that share a token 
 COMMENT ON VIEW bridge.token_progress IS 'legacy_progress with one row for each token.';
 COMMENT ON VIEW bridge.token_config IS 'legacy_config with one row for each token.';
 
--- Where no key of the table serves a lookup by token, an index of the bridge does; rows may then share a token.
+-- If no key of the table serves a lookup by token, an index of the bridge does; rows may then share a token.
 CREATE FUNCTION bridge.build_adapter(p_legacy_name text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$

@@ -111,7 +111,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         "Addresses",
         *(("", t["missing"], f"rows of {t['name']} without an address") for t in tables),
         ("", total["known_elsewhere"], "of them have one in the other table"),
-        ("", n["disagreeing"], "sessions whose two rows name different addresses"),
+        ("", n["disagreeing"], "sessions with different addresses in their two rows"),
     )
     yield _content(report)
     yield table(
