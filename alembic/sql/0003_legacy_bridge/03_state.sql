@@ -23,7 +23,7 @@ INSERT INTO bridge.state DEFAULT VALUES;
 CREATE TABLE bridge.change_log (  -- Changes of an application, on the legacy or the unified side, that are not applied yet.
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     side text NOT NULL CHECK (side IN ('legacy', 'unified')),  -- Tables that the application wrote.
-    token text COLLATE "C" NOT NULL,
+    token text NOT NULL,
     before jsonb,  -- Unified side, UPDATE: the session as it was; of a student, student_email and student_name as they were.
     at timestamptz NOT NULL DEFAULT clock_timestamp(),  -- Time of the change.
     xact xid8 NOT NULL DEFAULT pg_current_xact_id()  -- Transaction of the writer.
@@ -32,9 +32,9 @@ CREATE INDEX ON bridge.change_log (token);
 
 -- Stored, so that a student can be computed without reading the legacy tables.
 CREATE TABLE bridge.student_source (  -- Name, address and times of a student in each legacy row.
-    token text COLLATE "C" NOT NULL,  -- Token of the row.
+    token text NOT NULL,  -- Token of the row.
     legacy_name text NOT NULL,  -- Legacy table of the row.
-    student_email text COLLATE "C" NOT NULL,  -- Address in the row, else the address of its session.
+    student_email text NOT NULL,  -- Address in the row, else the address of its session.
     student_name text,  -- Name in the row.
     row_at timestamptz,  -- Time of the last write of the row.
     seen_at timestamptz,  -- Earliest time in the row.
@@ -47,7 +47,7 @@ CREATE INDEX student_source_email ON bridge.student_source (student_email);
 -- recorded. The downgrade keeps this table aside, with the values of columns that are the unified schema's own.
 CREATE TABLE bridge.override (  -- Values of the unified tables that the legacy tables cannot hold.
     table_name text NOT NULL,  -- students, sessions, step_progress or events.
-    key text COLLATE "C" NOT NULL,  -- Address of a student, token of a session or step, id of an event.
+    key text NOT NULL,  -- Address of a student, token of a session or step, id of an event.
     step_number integer NOT NULL DEFAULT 0,  -- Number of the step; 0 for other tables.
     column_name text NOT NULL,  -- Column; (row): the whole row exists (value true, or the row) or does not exist (false), whatever the mapping says.
     value jsonb,  -- Value in the unified table.

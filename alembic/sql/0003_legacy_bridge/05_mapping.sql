@@ -322,10 +322,10 @@ COMMENT ON FUNCTION bridge.sources_of(text, text) IS 'Reads the student sources 
 CREATE VIEW bridge.students AS
 SELECT
     s.student_email,
-    (array_agg(s.student_name ORDER BY s.is_address, s.row_at DESC NULLS LAST, s.legacy_name DESC, s.token, s.student_name COLLATE "C")
+    (array_agg(s.student_name ORDER BY s.is_address, s.row_at DESC NULLS LAST, s.legacy_name DESC, s.token COLLATE "C", s.student_name COLLATE "C")
         FILTER (WHERE s.is_address IS NOT NULL))[1] AS student_name,
     min(s.seen_at) AS created_at,
-    min(s.token) AS first_token,
+    min(s.token COLLATE "C") COLLATE "default" AS first_token,
     bool_or(s.of_session) AS has_session
 FROM (
     SELECT o.*, public.clean_email(o.student_name) = o.student_email AS is_address

@@ -74,8 +74,7 @@ AS $$
     ) AS v
     WHERE l.legacy_name = p_legacy_name AND (p_columns IS NULL OR l.column_name = ANY (p_columns))
 $$;
-COMMENT ON FUNCTION bridge.patch_of(text, text, jsonb, text[]) IS
-    'Legacy column -> value, for some columns of a session; NULL: for all.';
+COMMENT ON FUNCTION bridge.patch_of(text, text, jsonb, text[]) IS 'Legacy column -> value, for some columns of a session; NULL: for all.';
 
 -- public is in the path, because triggers and defaults of the application run inside. If the table refuses a value, the
 -- columns are written one by one. An error that the value did not cause is raised.
@@ -425,7 +424,10 @@ BEGIN
                     IS NOT DISTINCT FROM (st -> 'student_name', st -> 'created_at', st IS NOT NULL) THEN
         DELETE FROM bridge.override AS o
         WHERE o.table_name = 'students' AND o.key = p_email AND o.column_name IN ('(row)', 'student_name', 'created_at');
-        RETURN false;
+        -- another session of the student may have been applied first: the rows of this one still have the name before
+        RETURN EXISTS (SELECT FROM bridge.change_log AS c
+                       WHERE c.token = p_token AND c.id <= p_last_id AND c.before #>> '{student,student_id}' = st ->> 'student_id'
+                         AND nullif(c.before #> '{student,student_name}', 'null') IS DISTINCT FROM st -> 'student_name');
     END IF;
     SELECT max(c.id) FILTER (WHERE c.side = 'legacy') AS legacy,
            max(c.id) FILTER (WHERE c.before ? 'student') AS unified,

@@ -164,8 +164,7 @@ BEGIN
     WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = f.token);
 END
 $$;
-COMMENT ON FUNCTION bridge.differences(text, text) IS
-    'Values that differ between both sides, for a range of tokens, both ends included.';
+COMMENT ON FUNCTION bridge.differences(text, text) IS 'Values that differ between both sides, for a range of tokens, both ends included.';
 
 CREATE FUNCTION bridge.student_differences(first_email text, last_email text)
     RETURNS TABLE (table_name text, column_name text, token text)
