@@ -123,7 +123,7 @@ DECLARE
                          FROM bridge.mapped(p_token, p_token) AS o);
     written CONSTANT boolean := EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = p_token AND c.side = 'unified');
     u CONSTANT jsonb := (SELECT bridge.session_json(o.student_email, o.shared) || bridge.own_columns(o.expires_at, o.is_active, o.updated_at)
-                         FROM bridge.unified AS o WHERE o.session_token = p_token);
+                         FROM bridge.unified AS o WHERE written AND o.session_token = p_token);
     whole jsonb;
     patch jsonb;
     step record;

@@ -44,7 +44,7 @@ BEGIN
         WHERE k.is_prior OR (k.student_email, k.shared, k.expires_at, k.is_active, k.updated_at) IS DISTINCT FROM
                             (k.mapped_email, k.mapped, k.mapped_expires_at, k.mapped_is_active, k.mapped_updated_at)
     )
-    SELECT 'sessions', s.token COLLATE "C", 0, '(row)', s.unified, NULL::jsonb
+    SELECT 'sessions', s.token, 0, '(row)', s.unified, NULL::jsonb
     FROM s WHERE NOT s.is_mapped
     UNION ALL
     SELECT 'sessions', s.token, 0, e.key, nullif(e.value, 'null'), nullif(s.mapped -> e.key, 'null')
@@ -87,7 +87,7 @@ BEGIN
         END IF;
     END IF;
     RETURN QUERY
-    SELECT 'students', st.student_email COLLATE "C", 0, o.column_name, o.value, o.over
+    SELECT 'students', st.student_email, 0, o.column_name, o.value, o.over
     FROM public.students AS st
     LEFT JOIN bridge.students AS m ON m.student_email = st.student_email
     LEFT JOIN LATERAL (
@@ -183,8 +183,6 @@ BEGIN
     END IF;
 
     -- the overrides are complete at each commit: a killed run can be repeated, or upgraded again
-    cursor_at := '';
-    size := 100;
     WHILE cursor_at < last_token LOOP
         looked := clock_timestamp();
         range := bridge.next_range(cursor_at, size);
