@@ -7,9 +7,9 @@ import runpy
 import subprocess
 import sys
 import time
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from alembic.util import CommandError
@@ -348,14 +348,13 @@ def test_a_table_breaks_lines_between_words(width: int) -> None:
 
 GUIDE = ("status", "backup", "dry-run", "verify", "dashboard", "merge", "drop-backups",
          "rollback-check", "restore", "demo", "sample-data", "server", "bench", "diagram")  # fmt: skip
+INSTALLED = Path(sys.executable).with_name("workshop")
 
 
 def workshop(*args: str, **environ: str) -> "subprocess.CompletedProcess[str]":
     """Run the installed ``workshop``, from the project's root."""
-    point = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["workshop"]
-    module, function = point.split(":")
     return subprocess.run(
-        [sys.executable, "-c", f"from {module} import {function}; {function}()", *args],
+        [INSTALLED, *args],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "COLUMNS": "100", **environ},
         capture_output=True,
@@ -415,6 +414,13 @@ def test_workshop_completes(words: str, offered: str) -> None:
     asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
     done = workshop(_WORKSHOP_COMPLETE="complete_bash", **asked)
     assert done.stdout.split() == [offered]
+
+
+def test_the_shell_gets_a_script_for_completion() -> None:
+    shell = ["bash", "-c", f"'{INSTALLED}' --show-completion; exit $?"]
+    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "complete -o default -F _workshop_completion workshop" in done.stdout
 
 
 def test_a_reader_that_goes_away_is_no_traceback(migrated: Database) -> None:
