@@ -465,7 +465,7 @@ def test_moved_endpoints_need_no_bridge(clone: Clone, role: str) -> None:
 def test_the_queries_of_the_review_run(clone: Clone) -> None:
     """Its other blocks make roles: test_roles.py."""
     queries = [block for block in blocks(DBA_REVIEW, "sql") if "\nSELECT " in block]
-    assert len(queries) == 4
+    assert len(queries) == 5
     database = clone("head")
     for query in queries:
         database.query(query)

@@ -1,5 +1,5 @@
 -- Triggers that clean every write to the four tables. The WHEN conditions spare clean rows the function call. BEFORE
--- triggers fire in the order of their names: clean_..., completion_rate (0005), touch_updated_at.
+-- triggers fire in the order of their names: clean_..., completion_rate (0004), touch_updated_at.
 
 -- *<> compares columns of every type, json too. A WHEN condition could not compare generated columns.
 CREATE FUNCTION touch_updated_at() RETURNS trigger
