@@ -13,7 +13,7 @@ Mapping
 Locks
     SHARE ROW EXCLUSIVE on both legacy tables while adapters and triggers are created: reads continue, writes wait some
     50 ms. Requested with a lock_timeout of 50 ms, and retried. The same lock on the unified tables. A missing legacy
-    table is created, empty. If no key serves lookups by token, an index ``bridge_token_of_...`` is added.
+    table is created, empty. If no key serves lookups by token, an index ``bridge_token_of_...`` is built: writers wait.
 
 Downgrade
     Hands back the rows that applications wrote before any backfill, then drops triggers, indexes and schema (ACCESS
