@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from pytest_regressions.file_regression import FileRegressionFixture
 from sqlalchemy import Connection, text
 
@@ -595,6 +596,18 @@ def test_a_name_that_is_taken_by_an_unknown_table(legacy: Database) -> None:
     refused = alembic_cli("upgrade", "head", url=legacy.url)
     assert_refused(refused, "events", "nothing_that_anybody_knows")
     assert changes(before, dump(legacy, without=("alembic_version",))) == []
+
+
+@pytest.mark.parametrize("run", [upgrade, downgrade])
+def test_a_dropped_legacy_table_stops_a_run_before_it_begins(
+    clone: Clone, run: Callable[[Database], None]
+) -> None:
+    database = clone("0004")
+    database.execute("DROP TABLE student_configs CASCADE")
+    before = dump(database)
+    with pytest.raises(CommandError, match=r"student_configs was dropped by hand.*workshop status"):
+        run(database)
+    assert changes(before, dump(database)) == []
 
 
 def test_an_earlier_attempt_is_dropped_only_on_request(clone: Clone, tmp_path: Path) -> None:

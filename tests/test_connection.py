@@ -110,6 +110,8 @@ SECOND_AT = (
     "postgres://u:p@geheim%40@localhost/d?sslmode=require",
     "postgresql://u:geheim:5432/d",
     "postgresql://u:7654321/d",
+    "postgresql://u@localhost/d&password=geheim",
+    "postgresql://u@localhost/d?port=geheim",
 )
 
 

@@ -46,6 +46,7 @@ UPDATE events SET seen = '2026-01-02 03:04:05.678901+00' WHERE event_type = 'of 
 CREATE INDEX own_prompt ON sessions (system_prompt);
 CREATE TRIGGER own BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION own();
 ALTER TABLE students ADD CONSTRAINT own_phone CHECK (phone <> '');
+CREATE RULE own AS ON DELETE TO events WHERE OLD.event_type = 'x' DO INSTEAD NOTHING;
 CREATE POLICY own ON events FOR SELECT USING (event_type <> 'x');
 CREATE STATISTICS own_steps ON step_number, attempts FROM step_progress;
 CREATE PUBLICATION own FOR TABLE sessions
@@ -65,6 +66,7 @@ DEFINITIONS = {
     "index own_prompt of sessions",
     "policy own of events",
     "publication own of sessions",
+    "rule own of events",
     "statistics own_steps of step_progress",
     "trigger own of sessions",
 }

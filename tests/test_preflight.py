@@ -147,6 +147,8 @@ def test_every_name_that_is_taken_is_told_at_once(legacy: Database) -> None:
             "CREATE RULE quiet AS ON DELETE TO workshop_students DO INSTEAD NOTHING",
             "no rule: quiet on workshop_students",
         ),
+        ("CREATE SEQUENCE sessions", "names already taken: sessions"),
+        ("CREATE INDEX events ON student_configs (student_name)", "names already taken: events"),
         (LOGS.format("ddl_log"), 'search_path pg_catalog, pg_temp): relation "ddl_log" does not'),
         (REFUSES, "(refuse_tables (refuse_tables()); search_path public): no tables here"),
         (ALTERS, "(add_tenant (add_tenant()); search_path public): a new table gets other columns"),
@@ -273,6 +275,7 @@ DEPENDENTS = (
     ("CREATE VIEW mine AS SELECT * FROM students", "0001", "view mine"),
     ("CREATE TABLE child () INHERITS (sessions)", "0001", "table child"),
     ("CREATE TABLE holder (held students)", "0001", "column held of table holder"),
+    ("CREATE TABLE holder (held bridge.step[])", "0003", "column held of table holder"),
     (
         "CREATE TABLE notes (student_id uuid REFERENCES students)",
         "0001",

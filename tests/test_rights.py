@@ -210,6 +210,9 @@ def test_row_security_of_one_legacy_table_protects_all(
         assert made.read(database, "full", f"SELECT count(*) FROM {name}") == 0
     for name in ("session_overview", "student_overview", "progress_by_day", "stuck_sessions"):
         assert made.read(database, "full", f"SELECT count(*) FROM {name}") == 0
+    # has no row security
+    refused = psycopg.errors.InsufficientPrivilege
+    assert made.read(database, "full", "DELETE FROM alembic_version RETURNING 1") is refused
     # the application's write under its own policy is applied, and its policy still holds
     (token,) = database.query(
         f"SELECT session_token FROM {protected} JOIN sessions USING (session_token)"

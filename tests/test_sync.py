@@ -794,6 +794,105 @@ def test_what_leads_nowhere_is_refused_by_name_before_the_keys(clone: Clone) -> 
     assert database.query("SELECT session_token FROM events WHERE event_type = 'seen'") == [(None,)]
 
 
+def test_a_token_that_a_legacy_type_spells_otherwise(empty: Database) -> None:
+    """No legacy row gets another token than its session."""
+    empty.execute(
+        "CREATE TABLE student_configs (session_token uuid PRIMARY KEY, student_email text, ivr_greeting text)"
+    )
+    upgrade(empty)
+    token = "2F0E6A1C-9D0B-4B6E-8F55-3B1A5C7D9E11"
+    empty.execute("INSERT INTO students (student_email) VALUES ('a@example.com')")
+    empty.execute(
+        f"INSERT INTO sessions (session_token, student_id, ivr_greeting) SELECT '{token}', student_id, 'Hi' "
+        "FROM students"
+    )
+    rows = "SELECT session_token, ivr_greeting FROM sessions"
+    for _ in range(2):
+        empty.execute("UPDATE sessions SET ivr_greeting = ivr_greeting || '!'")
+        assert logged(empty) == []
+        assert empty.query("SELECT session_token FROM student_configs") == []
+        assert failed_checks(empty) == []
+        before = empty.query(rows)
+        downgrade(empty)
+        upgrade(empty)
+        assert empty.query(rows) == before == [(token, before[0][1])]
+
+
+LATE = """
+CREATE TABLE voices (voice text PRIMARY KEY);
+INSERT INTO voices SELECT DISTINCT selected_voice FROM student_configs WHERE selected_voice IS NOT NULL;
+ALTER TABLE student_configs
+    ADD FOREIGN KEY (selected_voice) REFERENCES voices DEFERRABLE INITIALLY DEFERRED
+"""
+RAISES = """
+CREATE FUNCTION refuse_voice() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.selected_voice = 'new' THEN RAISE EXCEPTION 'no'; END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER refuse_voice AFTER UPDATE ON student_configs
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse_voice()
+"""
+ASSERTS = """
+CREATE FUNCTION refuse_voice() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    ASSERT NEW.selected_voice <> 'new';
+    RETURN NEW;
+END $$;
+CREATE TRIGGER refuse_voice BEFORE UPDATE ON student_configs FOR EACH ROW EXECUTE FUNCTION refuse_voice()
+"""
+
+
+@pytest.mark.parametrize("refusing", [LATE, RAISES, ASSERTS], ids=["key", "trigger", "assert"])
+def test_what_a_legacy_table_refuses_fails_no_write(clone: Clone, refusing: str) -> None:
+    """Neither at the commit, nor by an ASSERT, which WHEN OTHERS does not catch."""
+    database = clone("0006")
+    database.execute(refusing)
+    token = database.query(
+        "SELECT session_token FROM student_configs WHERE selected_voice IS NOT NULL"
+    )[0][0]
+    database.execute(
+        f"UPDATE sessions SET selected_voice = 'new', ivr_greeting = 'Hi' WHERE session_token = '{token}'"
+    )
+    assert logged(database) == []
+    both = (
+        "SELECT {0}.selected_voice, {0}.ivr_greeting FROM {0} WHERE session_token = '" + token + "'"
+    )
+    assert database.query(both.format("sessions")) == [("new", "Hi")]
+    ((voice, greeting),) = database.query(both.format("student_configs"))
+    assert (voice != "new", greeting) == (True, "Hi")
+    upgrade(database)
+    downgrade(database)
+    upgrade(database)
+    assert database.query(both.format("sessions")) == [("new", "Hi")]
+    assert failed_checks(database) == []
+
+
+def test_a_trigger_that_keeps_deleted_rows_is_named(clone: Clone) -> None:
+    database = clone("0006")
+    database.execute(
+        """
+        CREATE FUNCTION mark() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            UPDATE student_configs SET student_name = 'gone' WHERE session_token = OLD.session_token;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER mark BEFORE DELETE ON student_configs FOR EACH ROW EXECUTE FUNCTION mark()
+        """
+    )
+    ((token,),) = database.query("SELECT max(session_token) FROM student_configs")
+    database.execute(f"DELETE FROM sessions WHERE session_token = '{token}'")
+    assert {t for _, t in logged(database)} == {token}
+    with (
+        database.connect() as connection,
+        pytest.raises(psycopg.errors.RaiseException, match="a trigger of the legacy tables keeps"),
+    ):
+        connection.execute("CALL bridge.drain()")
+    database.execute("DROP TRIGGER mark ON student_configs")
+    drain(database)
+    assert failed_checks(database) == []
+
+
 def test_a_session_that_is_refused_keeps_no_other_waiting(migrated: Database) -> None:
     """Neither a drain nor writers that apply older changes; at the end it is named."""
     odd, *others = some_tokens(migrated, 6)

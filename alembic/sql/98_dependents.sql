@@ -17,6 +17,8 @@ made(revision, class, object) AS (
     UNION ALL
     SELECT '0003', 'pg_proc'::regclass, p.oid FROM pg_proc AS p WHERE p.pronamespace = to_regnamespace('bridge')
     UNION ALL
+    SELECT '0003', 'pg_type'::regclass, t.oid FROM pg_type AS t WHERE t.typnamespace = to_regnamespace('bridge')
+    UNION ALL
     SELECT '0003', 'pg_trigger'::regclass, t.oid
     FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
     WHERE p.pronamespace = to_regnamespace('bridge')

@@ -58,7 +58,8 @@ PROBE_IS_HELD = f"""EXISTS (
               AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
 """True if any session holds it; ``{probe}`` is the result of TAKE_PROBE."""
 
-_quote = postgresql.dialect().identifier_preparer
+_driver = postgresql.dialect()
+_quote = _driver.identifier_preparer
 log = logging.getLogger("workshop.connection")
 
 
@@ -97,6 +98,9 @@ def _parse(value: str, source: str) -> URL:
         url = make_url(value)
         if url.port is not None and url.port > 65535:
             raise ValueError("no port")
+        if re.search("[&=]", url.database or ""):
+            raise ValueError("parameters without a question mark: a password may be one of them")
+        _driver.create_connect_args(url)  # host and port of the query
     except (ArgumentError, ValueError):
         raise ConnectionProblem(
             f"{source} is not a database URL; expected postgresql://user:password@host/database. {ENCODE}"

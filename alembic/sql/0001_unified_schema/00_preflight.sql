@@ -61,7 +61,8 @@ BEGIN
          (SELECT '' WHERE to_regnamespace('bridge') IS NOT NULL)),
         ('names already taken: %1$s',
          (SELECT string_agg(name, ', ' ORDER BY name) FROM present
-          WHERE name IN (SELECT n.name FROM needed AS n WHERE n.kind = 'relation'))),
+          WHERE name IN (SELECT n.name FROM needed AS n WHERE n.kind = 'relation')
+             OR kind IN ('S', 'i', 'I') AND name = ANY (unified))),
         -- PostgreSQL creates a type with the name of each table and view
         ('types already there: %1$s',
          (SELECT string_agg(t.typname, ', ' ORDER BY t.typname)

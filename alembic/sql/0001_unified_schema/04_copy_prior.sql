@@ -36,6 +36,8 @@ BEGIN
           AND n.attname NOT IN ('student_email', 'event_type')
           AND (prior.original_name <> 'events' OR n.attname = 'created_at');
 
+        -- a token or an id of another type: 0003 copies these sessions
+        CONTINUE WHEN prior.original_name = 'sessions' AND NOT string_to_array(columns, ', ') @> ARRAY['session_token', 'student_id'];
         IF prior.original_name = 'students' THEN
             EXECUTE format(
                 'INSERT INTO public.students (student_email, %1$s) '

@@ -92,15 +92,15 @@ COMMENT ON FUNCTION bridge.winner(text, anyelement, anyelement) IS 'Name of the 
 -- Columns of a session that the legacy tables can hold. Both sides are compared as values of this type.
 CREATE TYPE bridge.shared_columns AS (
     session_token text, selected_phone_number text, selected_voice text, tts_provider text, call_direction text,
-    use_case_description text, openai_api_key text, system_prompt text, ivr_greeting text, websocket_url text,
-    codespace_url text, github_repo_url text, railway_url text, tools jsonb, voice_settings jsonb, exercises jsonb,
-    bug_reports jsonb, twilio_connected boolean, openai_connected boolean, call_direction_chosen boolean,
-    services_ready boolean, step4_code_validated boolean, step4_committed boolean, step4_deployed boolean,
-    step5_code_validated boolean, step5_committed boolean, step5_deployed boolean, step6_code_validated boolean,
-    step6_committed boolean, step6_deployed boolean, system_prompt_saved boolean, step7_committed boolean,
-    step7_deployed boolean, tools_configured boolean, step8_code_validated boolean, step8_committed boolean,
-    step8_deployed boolean, project_deployed boolean, demo_mode boolean, current_step integer, completion_rate integer,
-    total_time_spent integer, started_at timestamptz, created_at timestamptz, last_activity timestamptz, legacy_extra jsonb
+    use_case_description text, openai_api_key text, system_prompt text, ivr_greeting text, websocket_url text, codespace_url text,
+    github_repo_url text, railway_url text, tools jsonb, voice_settings jsonb, exercises jsonb, bug_reports jsonb,
+    twilio_connected boolean, openai_connected boolean, call_direction_chosen boolean, services_ready boolean,
+    step4_code_validated boolean, step4_committed boolean, step4_deployed boolean, step5_code_validated boolean,
+    step5_committed boolean, step5_deployed boolean, step6_code_validated boolean, step6_committed boolean,
+    step6_deployed boolean, system_prompt_saved boolean, step7_committed boolean, step7_deployed boolean,
+    tools_configured boolean, step8_code_validated boolean, step8_committed boolean, step8_deployed boolean,
+    project_deployed boolean, demo_mode boolean, current_step integer, completion_rate integer, total_time_spent integer,
+    started_at timestamptz, created_at timestamptz, last_activity timestamptz, legacy_extra jsonb
 );
 COMMENT ON TYPE bridge.shared_columns IS 'Columns of a session that both sides have.';
 
@@ -146,10 +146,7 @@ BEGIN
         coalesce(p.bug_reports, c.bug_reports, '[]'),
 
         -- flags: a full save of the legacy application resets flags that it does not know; true wins
-        f.twilio_connected,
-        f.openai_connected,
-        f.call_direction_chosen,
-        f.services_ready,
+        f.twilio_connected, f.openai_connected, f.call_direction_chosen, f.services_ready,
         p.step4_code_validated IS TRUE OR c.step4_code_validated IS TRUE,
         p.step4_committed IS TRUE OR c.step4_committed IS TRUE,
         f.step4_deployed,
@@ -165,8 +162,7 @@ BEGIN
         p.tools_configured IS TRUE OR c.tools_configured IS TRUE,
         p.step8_code_validated IS TRUE OR c.step8_code_validated IS TRUE,
         p.step8_committed IS TRUE OR c.step8_committed IS TRUE,
-        f.step8_deployed,
-        f.project_deployed,
+        f.step8_deployed, f.project_deployed,
         p.demo_mode IS TRUE OR c.demo_mode IS TRUE,
 
         coalesce(greatest(p.current_step, c.current_step), d.done[cardinality(d.done)], 0),

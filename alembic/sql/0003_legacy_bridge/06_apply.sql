@@ -95,14 +95,12 @@ BEGIN
             src.token_expression) USING p_patch, p_token;
         RETURN;
     EXCEPTION
-        WHEN data_exception OR integrity_constraint_violation OR with_check_option_violation OR raise_exception THEN
+        WHEN data_exception OR integrity_constraint_violation OR with_check_option_violation OR raise_exception OR assert_failure THEN
             RAISE DEBUG '% refused a value: %', p_legacy_name, SQLSTATE;
     END;
-    IF (SELECT count(*) FROM jsonb_object_keys(p_patch)) > 1 THEN
-        FOR column_name IN SELECT jsonb_object_keys(p_patch) LOOP
-            PERFORM bridge.update_legacy(p_legacy_name, p_token, jsonb_build_object(column_name, p_patch -> column_name));
-        END LOOP;
-    END IF;
+    FOR column_name IN SELECT k FROM jsonb_object_keys(p_patch) AS k WHERE p_patch <> jsonb_build_object(k, p_patch -> k) LOOP
+        PERFORM bridge.update_legacy(p_legacy_name, p_token, jsonb_build_object(column_name, p_patch -> column_name));
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION bridge.update_legacy(text, text, jsonb) IS 'Writes differing columns of legacy rows; skips a value that the table refuses.';
@@ -112,21 +110,25 @@ CREATE FUNCTION bridge.insert_legacy(p_legacy_name text, p_token text, p_unified
     LANGUAGE plpgsql SET search_path = public, pg_temp
 AS $$
 DECLARE
-    rel CONSTANT regclass := (SELECT s.relation FROM bridge.source AS s WHERE s.legacy_name = p_legacy_name);
+    src CONSTANT bridge.source := (SELECT s FROM bridge.source AS s WHERE s.legacy_name = p_legacy_name);
+    is_same boolean;
     base CONSTANT jsonb := jsonb_build_object('session_token', p_token) || coalesce(bridge.patch_of(
         p_legacy_name, p_token, p_unified,
         (SELECT array_agg(l.column_name) FROM bridge.legacy_column AS l
          WHERE l.legacy_name = p_legacy_name AND (l.instead_of_null IS NOT NULL OR l.column_name = 'student_email'))), '{}');
     columns CONSTANT text := (SELECT string_agg(quote_ident(k), ', ') FROM jsonb_object_keys(base) AS k);
 BEGIN
-    IF NOT EXISTS (SELECT FROM bridge.columns_of(rel) AS c WHERE c.name = 'session_token') THEN
+    IF NOT EXISTS (SELECT FROM bridge.columns_of(src.relation) AS c WHERE c.name = 'session_token') THEN
         RETURN false;
     END IF;
-    EXECUTE format('INSERT INTO %s (%s) SELECT %s FROM pg_catalog.jsonb_populate_record(NULL::%s, $1)', rel, columns, columns, rel)
-        USING base;
+    EXECUTE format('INSERT INTO %1$s AS t (%2$s) SELECT %2$s FROM pg_catalog.jsonb_populate_record(NULL::%1$s, $1) RETURNING %3$s = $2',
+                   src.relation, columns, src.token_expression) INTO is_same USING base, p_token;
+    IF is_same IS NOT TRUE THEN  -- the type has another spelling of the token, or a trigger skips the row
+        RAISE data_exception;
+    END IF;
     RETURN true;
 EXCEPTION
-    WHEN data_exception OR integrity_constraint_violation OR with_check_option_violation OR raise_exception THEN
+    WHEN data_exception OR integrity_constraint_violation OR with_check_option_violation OR raise_exception OR assert_failure THEN
         RAISE DEBUG '% refused a row: %', p_legacy_name, SQLSTATE;
         RETURN false;
 END
@@ -205,9 +207,7 @@ BEGIN
                 SELECT FROM bridge.student_source AS s
                 WHERE s.token = p_token AND s.legacy_name = name AND NOT s.of_session));
         patch := bridge.patch_of(name, p_token, unified, CASE WHEN name <> ALL (inserted) THEN columns END);
-        IF patch IS NOT NULL THEN
-            PERFORM bridge.update_legacy(name, p_token, patch);
-        END IF;
+        PERFORM bridge.update_legacy(name, p_token, patch) WHERE patch IS NOT NULL;
     END LOOP;
 END
 $$;
@@ -583,6 +583,9 @@ BEGIN
           WHERE c.token = p_token AND logged.unified IS NOT NULL AND NOT logged.inserted
           ORDER BY e.key, c.id) AS b;
     PERFORM set_config('bridge.applying', 'on', true);
+    -- a constraint that refuses a legacy row at the commit would fail the application's transaction
+    EXECUTE (SELECT coalesce('SET CONSTRAINTS ' || string_agg(format('%s.%I', k.connamespace::regnamespace, k.conname), ', ') || ' IMMEDIATE', '')
+             FROM pg_constraint AS k JOIN bridge.source AS s ON s.relation IN (k.conrelid, k.confrelid) WHERE k.condeferrable);
 
     -- 1. Lock the session, and the students of its legacy rows before and now. An advisory lock stands for a missing
     -- session; its number is a hash, so that a rehearsal does not fill the server's lock table.
@@ -608,6 +611,9 @@ BEGIN
        AND NOT (logged.early AND logged.inserted) THEN
         PERFORM bridge.delete_legacy(p_token);
         PERFORM bridge.refresh_sources(p_token);
+        IF EXISTS (SELECT FROM bridge.student_source AS s WHERE s.token = p_token) THEN
+            RAISE EXCEPTION 'a trigger of the legacy tables keeps the row' USING ERRCODE = 'feature_not_supported';
+        END IF;
         m := NULL;
         PERFORM bridge.delete_session(p_token);  -- its steps
     ELSIF u.session_token IS NULL AND m.session_token IS NULL THEN

@@ -112,7 +112,7 @@ EXCEPTION
         RETURN 'busy';
     WHEN insufficient_resources OR operator_intervention OR system_error OR internal_error OR invalid_transaction_state THEN
         RAISE;
-    WHEN OTHERS THEN
+    WHEN OTHERS OR assert_failure THEN
         GET STACKED DIAGNOSTICS constraint_name = CONSTRAINT_NAME;
         RETURN concat_ws(', ', 'SQLSTATE ' || SQLSTATE, 'constraint ' || nullif(constraint_name, ''),
             -- no value caused it: the message can be shown
@@ -161,7 +161,7 @@ BEGIN
             END LOOP;
         END IF;
     EXCEPTION
-        WHEN OTHERS THEN
+        WHEN OTHERS OR assert_failure THEN
             RAISE DEBUG 'left in the log: %', SQLSTATE;
     END;
     RETURN NULL;

@@ -88,6 +88,8 @@ BEGIN
                 SELECT FROM pg_policy AS e JOIN pg_class AS b ON b.oid = e.polrelid
                 WHERE e.polname = p.polname AND b.relname ~ format('^%s_prior_backup_\d{8}(_\d+)?$', t.name))
             UNION ALL
+            SELECT 'rule ' || r.rulename, pg_get_ruledef(r.oid) FROM pg_rewrite AS r WHERE r.ev_class = t.oid
+            UNION ALL
             SELECT 'statistics ' || s.stxname, pg_get_statisticsobjdef(s.oid) FROM pg_statistic_ext AS s WHERE s.stxrelid = t.oid
             UNION ALL
             SELECT 'publication ' || b.pubname, format('ALTER PUBLICATION %I ADD TABLE public.%I', b.pubname, t.name)

@@ -38,7 +38,7 @@ BEGIN
         SELECT format('GRANT %s ON %s TO %s', g.privilege_type, c.oid::regclass,
                       CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END)
         FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS g
-        WHERE c.oid = ANY (created) AND c.relkind IN ('r', 'v') AND g.grantee <> c.relowner
+        WHERE c.oid = ANY (created) AND (c.relkind = 'v' OR c.oid = ANY (unified) OR c.relkind = 'r' AND NOT hidden) AND g.grantee <> c.relowner
           AND NOT EXISTS (SELECT FROM unnest(legacy) AS l WHERE NOT has_table_privilege(g.grantee, l, g.privilege_type))
           AND NOT (hidden AND EXISTS (
               SELECT FROM pg_policy AS p
