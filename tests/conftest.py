@@ -19,8 +19,8 @@ from psycopg import sql
 from pytest_postgresql import factories
 from pytest_postgresql.config import get_config
 
-from scripts.backup.programs import client_programs, program_folders
-from scripts.common.connection import VARIABLES
+from scripts.common.connection import VARIABLES, ConnectionProblem
+from scripts.common.programs import client_programs
 from scripts.common.server import ServerUnavailable, embedded_server
 from scripts.development.sample_data import fill
 from support.databases import Clone, Database, Server, cloned, upgrade
@@ -78,11 +78,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
             dbname=given.maintenance_dbname,
         ) as connection:
             version = connection.info.server_version // 10000
-        bin_dir = client_programs(version, program_folders())
-        if bin_dir is None:
-            pytest.fail(
-                f"no psql and pg_dump of PostgreSQL {version} or later found", pytrace=False
-            )
+        bin_dir = client_programs(version)
         yield Server(
             given.host,
             int(given.port or 5432),
@@ -97,13 +93,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         with embedded_server(
             major=options.major, settings={"max_prepared_transactions": "5"}
         ) as embedded:
-            bin_dir = client_programs(embedded.version, [embedded.bin_dir, *program_folders()])
-            if bin_dir is None:
-                pytest.fail(
-                    f"no psql and pg_dump of PostgreSQL {embedded.version} found", pytrace=False
-                )
+            bin_dir = client_programs(embedded.version, [embedded.bin_dir])
             yield Server(embedded.host, embedded.port, embedded.user, None, bin_dir)
-    except ServerUnavailable as error:
+    except (ServerUnavailable, ConnectionProblem) as error:
         pytest.fail(str(error), pytrace=False)
 
 

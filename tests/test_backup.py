@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from scripts.backup import programs
+from scripts.common import programs
 from scripts.common.connection import ConnectionProblem
 from scripts.common.server import embedded_server
 from support.backups import API_KEY, PASSWORD, TOKEN, alike, back_up, plant, restore
@@ -372,10 +372,10 @@ def test_options_after_the_dashes_go_to_the_program(clone: Clone, tmp_path: Path
 
 def test_programs_of_another_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Newer programs serve; if all are older, the message names the package."""
-    folders = {programs.version_of(f / "pg_dump")[1]: f for f in programs.program_folders()}
+    folders = {programs.major_of(f / "pg_dump"): f for f in programs.folders_with("pg_dump")}
     if not {16, 18} <= folders.keys():
         pytest.skip("needs the programs of 16 and 18")
-    monkeypatch.setattr(programs, "program_folders", lambda: [folders[18]])
+    monkeypatch.setattr(programs, "folders_with", lambda *_, **__: [folders[18]])
     with embedded_server(major=16) as server:
         url, file = server.url("postgres"), str(tmp_path / "newer.dump")
         with psycopg.connect(url, autocommit=True) as connection:
@@ -385,6 +385,6 @@ def test_programs_of_another_version(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             connection.execute("DELETE FROM student_configs")
             assert run_command("restore", file, *replace, url=url).returncode == 0
             assert connection.execute("TABLE student_configs").fetchall() == [("ws_1",)]
-    monkeypatch.setattr(programs, "program_folders", lambda: [folders[16]])
+    monkeypatch.setattr(programs, "folders_with", lambda *_, **__: [folders[16]])
     with pytest.raises(ConnectionProblem, match=r"found: 16 in .*install postgresql-client-18"):
-        programs.programs_for(18)
+        programs.client_programs(18)

@@ -278,7 +278,7 @@ def test_what_stands_in_the_way_is_named_and_nothing_changes(clone: Clone, tmp_p
         f"""CREATE UNIQUE INDEX odd ON workshop_students_backup_{OLD} (session_token, student_email);
             CREATE TABLE other (a text, b text, FOREIGN KEY (a, b)
             REFERENCES workshop_students_backup_{OLD} (session_token, student_email))""": (
-            "foreign key other_a_b_fkey of public.other"
+            "constraint other_a_b_fkey on table public.other"
         ),
         f"""CREATE TABLE orphan (session_token text REFERENCES student_configs_backup_{OLD} ON DELETE CASCADE);
             ALTER TABLE orphan DISABLE TRIGGER ALL;

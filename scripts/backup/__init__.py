@@ -1,8 +1,4 @@
-"""Backups: make and prove them, restore them, drop the dated backup tables.
-
-``command`` makes a backup and ``proof`` proves it; ``restore`` restores it; ``manifest`` describes
-its content. ``programs`` runs pg_dump, pg_restore and psql.
-"""
+"""Backups: make and prove them, restore them, drop the dated backup tables."""
 
 from scripts.backup.command import main
 

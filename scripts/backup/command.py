@@ -1,59 +1,64 @@
-"""The command that makes a backup: dump, counts and checksums of one moment, then the proof."""
+"""Make a backup: dump, counts and checksums of one moment. Prove it: restore it elsewhere, and compare."""
 
 import json
+import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from enum import StrEnum
-from itertools import count
+from functools import partial
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from sqlalchemy import Connection, Engine, RowMapping
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from scripts.backup import programs
-from scripts.backup.manifest import Manifest, Refused, digest, publishing, refusing
-from scripts.backup.proof import Place, prove
+from scripts.backup.manifest import EXISTS, Manifest, digest, new_file
+from scripts.backup.programs import NO_TIMEOUTS, ProgramFailed, pg_dump, play
 from scripts.backup.tables import PINNED, fingerprint, relations
-from scripts.common.connection import ConnectionProblem, connect
-from scripts.common.database import COULD_NOT_DO, Url, database, revision_of, run
-from scripts.common.terminal import Json, console, progress, table
+from scripts.common.connection import ConnectionProblem, connect, explain, make_engine, resolve_url
+from scripts.common.database import (
+    COULD_NOT_DO,
+    Refused,
+    Url,
+    apply_settings,
+    database,
+    revision_of,
+    run,
+)
+from scripts.common.programs import client_programs, major_of
+from scripts.common.server import ServerUnavailable, embedded_server
+from scripts.common.terminal import Json, finish, progress, table
 
-FACTS = """
-SELECT current_database()::text AS database, current_setting('server_version') AS server,
-       to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD') AS day
-"""
-# The snapshot lives while pg_dump works: no timeout of role or server ends it.
-NO_TIMEOUTS = """
-SELECT set_config(name, '0', true) FROM pg_settings
-WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
-"""
-SNAPSHOT = """
-SELECT pg_export_snapshot() AS name, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS at
-"""
-ROWS = "SELECT row_to_json(t)::text FROM ONLY {} AS t"
-READ_ONLY = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
-
-
-class Format(StrEnum):
-    """Format of the file: pg_dump's archive, SQL text for psql, or JSON."""
-
-    custom = "custom"
-    plain = "plain"
-    json = "json"
-
-
-NAMES = {
-    Format.custom: "workshop-backup-{}{}.dump",
-    Format.plain: "workshop-backup-{}{}.sql",
-    Format.json: "backup-{}{}.json",
+Format = Literal["custom", "plain", "json"]
+NAMES: dict[Format, str] = {
+    "custom": "workshop-backup-{}.dump",
+    "plain": "workshop-backup-{}.sql",
+    "json": "backup-{}.json",
 }
+Place = Literal["same", "embedded"]
+"""The server of the proof."""
+
+# A plain file sets owners, so its role has to be a member of each.
+ABLE = """
+SELECT (r.rolsuper OR r.rolcreatedb AND {}) AND NOT pg_is_in_recovery()
+FROM pg_roles AS r WHERE r.rolname = current_user
+"""
+# A plain file names owners, which a throw-away server lacks at first.
+ROLES = "SELECT format('CREATE ROLE %I', rolname) FROM pg_roles WHERE rolname !~ '^(pg_|postgres$)'"
+LIKE = """
+SELECT format('LC_COLLATE %L LC_CTYPE %L', datcollate, datctype)
+FROM pg_database WHERE datname = current_database()
+"""
+FACTS = """
+SELECT pg_export_snapshot() AS snapshot, current_database()::text AS database,
+       current_setting('server_version') AS server,
+       current_setting('server_version_num')::integer / 10000 AS major,
+       to_char(now(), 'YYYYMMDD') AS day, to_char(now(), 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS made_at
+"""
+ROWS = "SELECT coalesce(json_agg(t), '[]')::text FROM ONLY {} AS t"
 
 
 def make(
@@ -65,104 +70,95 @@ def make(
     Refused: the file exists. ConnectionProblem: the database cannot be dumped. Then no file was
     written.
     """
-    run(connection, "SET idle_session_timeout = 0")  # the connection is idle while pg_dump works
+    apply_settings(connection)
+    run(connection, NO_TIMEOUTS)
+    revision = revision_of(connection)
+    # The transaction holds no lock while pg_dump starts: the application's ALTER TABLE would wait
+    # for it, and pg_dump for ALTER TABLE.
+    run(connection, f"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {PINNED}")
     facts = run(connection, FACTS).mappings().one()
-    major = programs.major_of(connection)
-    folder = programs.programs_for(major)
-    made_with, made_with_major = programs.version_of(folder / "pg_dump")
-    file = file or _free_name(NAMES[format], facts["day"])
+    names = [r.quoted for r in relations(connection) if r.ours and r.kind == "r"]
+    if not names:
+        raise ConnectionProblem(f"database {facts['database']} has no table of the workshop")
+    file = file or Path(NAMES[format].format(facts["day"]))
+    if Manifest.path(file).exists():
+        raise Refused(EXISTS.format(Manifest.path(file)))
+    programs = client_programs(facts["major"])
     manifest = Manifest(
         file=file.name,
-        format=format.value,
-        made_at="",
+        format=format,
+        made_at=facts["made_at"],
         database=facts["database"],
         server=facts["server"],
-        server_major=major,
-        revision=revision_of(connection),
-        made_with=made_with,
-        made_with_major=made_with_major,
+        revision=revision,
+        made_with_major=major_of(programs / "pg_dump"),
         options=options,
     )
-    with publishing(file) as out, _snapshot(connection.engine) as (snapshot, names):
-        for path in (file, Manifest.path(file)):
-            if path.exists():
-                raise Refused(f"{path} exists. Nothing was overwritten: name another file")
-        manifest.made_at = snapshot["at"]
-        if not names:
-            raise ConnectionProblem(f"database {facts['database']} has no table of the workshop")
-        if format is Format.json:
-            head = {
-                "database": manifest.database,
-                "revision": manifest.revision,
-                "at": snapshot["at"],
-            }
-            out.write(json.dumps(head)[:-1].encode() + b', "tables": {')
-        else:
-            began = time.monotonic()
-            settings = [f"--format={format}", f"--snapshot={snapshot['name']}"]
+    with new_file(file) as out:
+        if format != "json":
+            settings = [f"--format={format}", f"--snapshot={facts['snapshot']}"]
             settings += ["--no-subscriptions", "--lock-wait-timeout=5000"]
-            programs.pg_dump(folder, connection.engine.url, settings + options, out)
+            began = time.monotonic()
+            pg_dump(programs, connection.engine.url, settings + options, out)
             manifest.held_seconds = round(time.monotonic() - began, 2)
-        _read(connection, snapshot["name"], names, manifest, out if format is Format.json else None)
+        rows = _read(connection, names, manifest)
+        if format == "json":
+            head = {"database": manifest.database, "revision": revision, "at": manifest.made_at}
+            out.write(f'{json.dumps(head)[:-1]}, "tables": {{\n{rows}}}}}\n'.encode())
+    run(connection, "COMMIT")
     manifest.bytes, manifest.sha256 = file.stat().st_size, digest(file)
     return file, manifest
 
 
-def _free_name(name: str, day: str) -> Path:
-    files = (Path(name.format(day, f"_{n}" if n > 1 else "")) for n in count(1))
-    return next(f for f in files if not f.exists() and not Manifest.path(f).exists())
-
-
-@contextmanager
-def _snapshot(engine: Engine) -> Iterator[tuple[RowMapping, list[str]]]:
-    """Yield a snapshot's name and time, and the workshop's tables that it sees.
-
-    The transaction of the snapshot locks none of them, because the application's ALTER TABLE would
-    wait for it, and pg_dump for ALTER TABLE. pg_dump locks all tables while it runs; then each
-    table is read alone.
-    """
-    with connect(engine) as keeper:
-        keeper = keeper.execution_options(isolation_level="AUTOCOMMIT")
-        run(keeper, READ_ONLY)
-        run(keeper, NO_TIMEOUTS)
-        snapshot = run(keeper, SNAPSHOT).mappings().one()
-        yield snapshot, [r.quoted for r in relations(keeper) if r.ours and r.kind == "r"]
-        run(keeper, "ROLLBACK")
-
-
-def _read(
-    connection: Connection,
-    snapshot: str,
-    names: list[str],
-    manifest: Manifest,
-    out: IO[bytes] | None,
-) -> None:
-    """Count and sum up each table of the snapshot; if there is an ``out``, write its rows."""
+def _read(connection: Connection, names: list[str], manifest: Manifest) -> str:
+    """Count and sum up each table; return the rows, if the format is JSON."""
+    rows = []
     for name in names:
-        run(connection, f"{READ_ONLY}; SET TRANSACTION SNAPSHOT '{snapshot}'")
-        run(connection, f"{PINNED}; SET LOCAL lock_timeout = '5s'")
-        run(connection, NO_TIMEOUTS)
-        if out:
-            streamed = {"no_parameters": True, "stream_results": True}
-            rows = connection.exec_driver_sql(ROWS.format(name), execution_options=streamed)
-            out.write(f"{',' if manifest.tables else ''}\n{json.dumps(name)}: [".encode())
-            for n, row in enumerate(rows.scalars()):
-                out.write(f"{',' if n else ''}\n{row}".encode())
-            out.write(b"]")
+        run(connection, "SAVEPOINT one_table")
         manifest.tables[name] = fingerprint(connection, name)
-        run(connection, "COMMIT")
-    if out:
-        out.write(b"}}\n")
+        if manifest.format == "json":
+            rows.append(f"{json.dumps(name)}: {run(connection, ROWS.format(name)).scalar_one()}")
+        run(connection, "ROLLBACK TO one_table")  # frees the lock
+    return ",\n".join(rows)
 
 
-@contextmanager
-def _ending_in_order() -> Iterator[None]:
-    """End on a signal as well, so that the database of the proof is dropped."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def prove(
+    connection: Connection, file: Path, manifest: Manifest, place: Place | None
+) -> tuple[bool, str]:
+    """Restore a backup elsewhere and compare it with its manifest; return whether it is the same, and why not."""
     try:
-        yield
+        if place is None:
+            able = run(connection, ABLE.format(manifest.format == "custom")).scalar_one()
+            place = "same" if able else "embedded"
+        if place == "same":
+            _restore(connection, run(connection, LIKE).scalar_one(), file, manifest)
+            return True, "restored on the same server, with the same rows"
+        with (
+            embedded_server() as server,
+            connect(make_engine(resolve_url(server.url("postgres")))) as other,
+        ):
+            other = other.execution_options(isolation_level="AUTOCOMMIT")
+            for role in run(connection, ROLES).scalars():
+                run(other, role)
+            _restore(other, "", file, manifest)
+        return True, "restored on a throw-away server, with the same rows"
+    except ServerUnavailable as error:
+        return False, f"there is no server to restore it on: {error}"
+    except (ProgramFailed, ConnectionProblem) as error:
+        return False, f"it could not be restored: {error}"
+    except DBAPIError as error:
+        return False, f"it could not be restored: {explain(error)}"
+
+
+def _restore(connection: Connection, locale: str, file: Path, manifest: Manifest) -> None:
+    """Restore it into a new database of that server, which is dropped at the end."""
+    name = f"workshop_backup_proof_{secrets.token_hex(4)}"
+    options = ["--no-owner", "--no-privileges"]
+    run(connection, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' {locale}")
+    try:
+        play(connection.engine.url.set(database=name), file, manifest, options)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        run(connection, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def show(file: Path, manifest: Manifest, out: Console) -> None:
@@ -171,15 +167,8 @@ def show(file: Path, manifest: Manifest, out: Console) -> None:
         f"Database {escape(manifest.database)}, revision {manifest.revision or '(base)'}, "
         f"PostgreSQL {escape(manifest.server)}\n"
     )
-    rows = ((escape(name), told["rows"]) for name, told in manifest.tables.items())
+    rows = ((escape(name), entry["rows"]) for name, entry in manifest.tables.items())
     out.print(table("Counted, with a checksum", ("Table", "Rows"), rows))
-    if manifest.format != Format.json:
-        options = f", except for {escape(' '.join(manifest.options))}"
-        out.print(f"\nIn the backup: the whole database{options if manifest.options else ''}.")
-        out.print(
-            f"pg_dump held ACCESS SHARE for {manifest.held_seconds} s: reads and writes continued, ALTER "
-            "TABLE waited."
-        )
     out.print(f"Backup:   {escape(str(file))} ({manifest.bytes:,} bytes), for its owner only")
     out.print(f"Manifest: {escape(str(Manifest.path(file)))}")
     verdict = "[green]PROVEN:[/]" if manifest.proven else "[red]NOT PROVEN:[/]"
@@ -187,31 +176,22 @@ def show(file: Path, manifest: Manifest, out: Console) -> None:
 
 
 def main(
-    options: Annotated[
-        list[str] | None, typer.Argument(help="After a --: more options for pg_dump.")
-    ] = None,
+    options: Annotated[list[str] | None, typer.Argument(help="After a --: for pg_dump.")] = None,
     url: Url = None,
     file: Annotated[
-        Path | None,
-        typer.Option(
-            help="File to write; default workshop-backup-YYYYMMDD.dump or .sql, backup-YYYYMMDD.json."
-        ),
+        Path | None, typer.Option(help="File to write; default: a name with the day.")
     ] = None,
     format: Annotated[
-        Format,
-        typer.Option(
-            help="custom: pg_dump's archive. plain: SQL text for psql. json: the workshop's "
-            "rows for reading only."
-        ),
-    ] = Format.custom,
+        Format, typer.Option(help="pg_dump's archive, SQL text for psql, or rows for reading only.")
+    ] = "custom",
     proving: Annotated[
         bool, typer.Option("--prove/--no-prove", help="Restore it elsewhere, and compare.")
     ] = True,
     prove_on: Annotated[
         Place | None,
         typer.Option(
-            help="Server of the proof: the same one, with a new database, or a throw-away one on this machine. "
-            "Default: the same one, or a throw-away one if the role lacks the rights."
+            help="A new database of the same server, or a throw-away server on this machine. "
+            "Default: the same server, if the rights of the role suffice."
         ),
     ] = None,
     as_json: Json = False,
@@ -230,10 +210,10 @@ def main(
 
     Example: workshop backup --format plain -- --exclude-schema=auth --no-owner
     """
-    asked = proving and format is not Format.json
+    # ends in order, so that the database of the proof is dropped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    asked = proving and format != "json"
     with (
-        refusing(),
-        _ending_in_order(),
         database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection,
         progress("backing up") as say,
     ):
@@ -243,16 +223,11 @@ def main(
             )
         made, manifest = make(connection, format, file, options or [])
         manifest.proof = "it was interrupted" if asked else "not asked for"
-        if format is Format.json:
+        if format == "json":
             manifest.proof = "a JSON export cannot be restored"
         manifest.write(made)
         if asked:
             say("proving the backup: restoring it")
             manifest.proven, manifest.proof = prove(connection, made, manifest, prove_on)
             manifest.write(made)
-    if as_json:
-        shown: dict[str, Any] = {**asdict(manifest), "path": str(made)}
-        typer.echo(json.dumps(shown, indent=2))
-    else:
-        show(made, manifest, console())
-    raise typer.Exit(1 if asked and not manifest.proven else 0)
+    finish(manifest, partial(show, made), as_json, 1 if asked and not manifest.proven else 0)

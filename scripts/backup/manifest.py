@@ -9,49 +9,28 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
-import typer
-
 from scripts.common.connection import ConnectionProblem
+from scripts.common.database import Refused
 
-
-class Refused(Exception):
-    """The command was refused; the message has the reason and the advice. Nothing was changed."""
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """End the command with one line on stderr and exit code 1 if the block raises ``Refused``."""
-    try:
-        yield
-    except Refused as reason:
-        typer.echo(f"error: {reason}", err=True)
-        raise typer.Exit(1) from None
+EXISTS = "{} exists. Nothing was overwritten: name another file"
 
 
 @contextmanager
-def publishing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file beside ``path``, readable only for its owner; rename it to ``path`` once it is whole.
-
-    If the block raises, the file is deleted, and an existing ``path`` stays.
-    """
-    partial = path.with_name(path.name + ".partial")
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """Create a file that only its owner can read; delete it if the block raises."""
     try:
-        out = os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        out = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except FileExistsError:
-        raise Refused(
-            f"{partial} exists: another backup is being written, or one was killed. Nothing was "
-            "changed; wait for it, or delete that file"
-        ) from None
+        raise Refused(EXISTS.format(path)) from None
     except OSError as error:
-        raise ConnectionProblem(f"cannot write {partial}: {error.strerror}") from None
+        raise ConnectionProblem(f"cannot write {path}: {error.strerror}") from None
     try:
         with out:
             yield out
             out.flush()
             os.fsync(out.fileno())
-        partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        path.unlink()
         raise
 
 
@@ -60,8 +39,8 @@ class Manifest:
     """The content of a backup. ``tables`` maps a table, named as SQL, to its ``rows`` and ``checksum``.
 
     ``format`` is custom, plain or json; ``options`` are the operator's options for pg_dump.
-    ``proven``: it was restored elsewhere, with the same rows. ``held_seconds``: the time that
-    pg_dump held ACCESS SHARE on all tables.
+    ``made_with_major`` is the version of pg_dump. ``held_seconds``: the time that pg_dump held
+    ACCESS SHARE on all tables. ``proven``: it was restored elsewhere, with the same rows.
     """
 
     file: str
@@ -69,15 +48,13 @@ class Manifest:
     made_at: str
     database: str
     server: str
-    server_major: int
     revision: str | None
-    made_with: str
     made_with_major: int
-    bytes: int = 0
-    sha256: str = ""
-    options: list[str] = field(default_factory=list)
+    options: list[str]
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     held_seconds: float = 0.0
+    bytes: int = 0
+    sha256: str = ""
     proven: bool = False
     proof: str = ""
 
@@ -87,8 +64,9 @@ class Manifest:
         return file.with_name(file.name + ".manifest.json")
 
     def write(self, file: Path) -> None:
-        """Write it beside the backup."""
-        with publishing(self.path(file)) as out:
+        """Write it beside the backup, or write it again."""
+        self.path(file).unlink(missing_ok=True)
+        with new_file(self.path(file)) as out:
             out.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
 
     @classmethod
@@ -98,14 +76,14 @@ class Manifest:
         Refused for a file that is missing, damaged, or not made by this command.
         """
         beside = cls.path(file)
-        if not file.is_file() or not beside.is_file():
+        if missing := [path for path in (file, beside) if not path.is_file()]:
             raise Refused(
-                f"{beside if file.is_file() else file} is missing: the backup was not finished, or made "
-                "by hand. Nothing was changed; psql or pg_restore can read a dump of pg_dump"
+                f"{missing[0]} is missing: the backup was not finished, or made by hand. Nothing was "
+                "changed; psql or pg_restore can read a dump of pg_dump"
             )
         try:
-            told = json.loads(beside.read_text(encoding="utf-8"))
-            manifest = cls(**{f.name: told[f.name] for f in fields(cls) if f.name in told})
+            found = json.loads(beside.read_text(encoding="utf-8"))
+            manifest = cls(**{f.name: found[f.name] for f in fields(cls) if f.name in found})
         except (ValueError, TypeError):
             raise Refused(f"{beside} is no manifest of a backup. Nothing was changed") from None
         if (file.stat().st_size, digest(file)) != (manifest.bytes, manifest.sha256):

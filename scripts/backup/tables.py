@@ -1,26 +1,26 @@
-"""The workshop's tables, under the names of every revision, and their checksums."""
+"""The workshop's tables, under the names of every revision, and their checksums.
 
-import re
-from dataclasses import dataclass
-from typing import Any
+The queries need ``bridge.creates`` of session.sql, the list of what the revisions create.
+"""
+
+from typing import Any, NamedTuple
 
 from psycopg import sql
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from scripts.common.database import VERSION_TABLE, run
-from scripts.common.project import SQL
 
 # A backup of another tool (workshop_students_backup_1761155999000) is not the workshop's.
-RELATIONS = r"""
-SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name,
+RELATIONS = rf"""
+SELECT c.oid::bigint AS oid, n.nspname || ' ' || c.relname AS listed,
        format('%I.%I', n.nspname, c.relname) AS quoted, c.relkind::text AS kind,
        n.nspname = 'bridge' AND to_regclass('bridge.source') IS NOT NULL OR (n.nspname = 'public' AND (
-           c.relname ~ '^(workshop_students|student_configs)(_backup_\d{8}(_\d+)?)?$'
-           OR c.relname ~ '^(students|sessions|step_progress|events)(_prior_backup_\d{8}(_\d+)?)?$'
-           OR c.relname ~ '^(bridge_remainder|own_columns)_backup_\d{8}(_\d+)?$'
+           c.relname ~ '^(workshop_students|student_configs)(_backup_\d{{8}}(_\d+)?)?$'
+           OR c.relname ~ '^(students|sessions|step_progress|events)(_prior_backup_\d{{8}}(_\d+)?)?$'
+           OR c.relname ~ '^(bridge_remainder|own_columns)_backup_\d{{8}}(_\d+)?$'
            OR c.relname IN ('prior_attempt', 'legacy_tables_dropped')
-           OR c.relkind = 'v' AND c.relname = ANY(CAST(:views AS text[]))))
-       OR coalesce(c.oid = to_regclass(:version), false) AS ours
+           OR c.relkind = 'v' AND c.relname = ANY(regexp_split_to_array(current_setting('bridge.creates'), '\s+'))))
+       OR coalesce(c.oid = to_regclass({sql.Literal(VERSION_TABLE).as_string()}), false) AS ours
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't'
@@ -28,6 +28,13 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't'
   AND NOT EXISTS (SELECT FROM pg_depend AS d
                   WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY n.nspname, c.relname
+"""
+# 0002 renames a function of an earlier attempt.
+FUNCTIONS = r"""
+SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'public'::regnamespace AND (
+    p.proname = 'update_session_progress_prior_backup'
+    OR p.oid IN (SELECT to_regprocedure('public.' || f)
+                 FROM regexp_split_to_table(current_setting('bridge.creates'), '\s+') AS f WHERE f LIKE '%)'))
 """
 # The text of a row has to be the same in any session and on any server.
 PINNED = """
@@ -44,7 +51,7 @@ FINGERPRINT = """
 SELECT count(*) AS rows,
        md5(concat_ws(':', count(*), sum(('x' || left(d.digest, 16))::bit(64)::bigint),
                      sum(('x' || right(d.digest, 16))::bit(64)::bigint))) AS checksum
-FROM (SELECT md5(ROW(t.*)::text) AS digest FROM ONLY %s AS t) AS d
+FROM (SELECT md5(ROW(t.*)::text) AS digest FROM ONLY {} AS t) AS d
 """
 # Runs in the transaction that restores: a difference from the manifest never becomes visible.
 CHECK = """
@@ -61,19 +68,18 @@ BEGIN
 END
 $check$;
 """
-TOLD = "SELECT {}::text AS name, {} AS rows_told, {}::text AS checksum_told, f.* FROM ({}) AS f"
+EXPECTED = "SELECT {}::text AS name, {} AS rows_told, {}::text AS checksum_told, f.* FROM ({}) AS f"
 
 
-@dataclass(frozen=True)
-class Relation:
-    """A table, view or sequence; ``quoted`` is its name as SQL, ``kind`` PostgreSQL's relkind.
+class Relation(NamedTuple):
+    """A table, view or sequence; ``listed`` is its name for pg_restore, ``quoted`` its name as SQL.
 
-    ``ours``: it is one of the workshop's tables or views, or has the name of one.
+    ``kind`` is PostgreSQL's relkind. ``ours``: it is one of the workshop's tables or views, or has
+    the name of one.
     """
 
     oid: int
-    schema: str
-    name: str
+    listed: str
     quoted: str
     kind: str
     ours: bool
@@ -81,35 +87,21 @@ class Relation:
 
 def relations(connection: Connection) -> list[Relation]:
     """Return every relation of the database except those of PostgreSQL and of extensions, sorted by name."""
-    names = {"views": created_by_revisions("VIEW"), "version": VERSION_TABLE}
-    found = connection.execute(text(RELATIONS), names)
-    return [Relation(**relation) for relation in found.mappings()]
-
-
-def created_by_revisions(kind: str) -> list[str]:
-    """Return names of the functions (``FUNCTION``) or views (``VIEW``) in schema public of all revisions."""
-    names = {"update_session_progress_prior_backup"} if kind == "FUNCTION" else set()
-    for path in SQL.glob("*/*.sql"):
-        content = path.read_text(encoding="utf-8")
-        # a DO block builds some of them in a string
-        names.update(
-            re.findall(rf"\bCREATE (?:OR REPLACE )?{kind} (?:public\.)?(\w+)\b(?!\.)", content)
-        )
-    return sorted(names)
+    return [Relation(*row) for row in run(connection, RELATIONS)]
 
 
 def fingerprint(connection: Connection, relation: str) -> dict[str, Any]:
     """Return ``rows`` and ``checksum`` of a table, named as SQL; the caller has run ``PINNED``."""
-    return dict(run(connection, FINGERPRINT % relation).mappings().one())
+    return dict(run(connection, FINGERPRINT.format(relation)).mappings().one())
 
 
 def check_sql(tables: dict[str, dict[str, Any]]) -> str:
     """Return SQL that raises, in its transaction, unless these tables match a manifest."""
     each = [
-        TOLD.format(
-            *(sql.Literal(v).as_string() for v in (name, told["rows"], told["checksum"])),
-            FINGERPRINT % name,
+        EXPECTED.format(
+            *(sql.Literal(v).as_string() for v in (name, entry["rows"], entry["checksum"])),
+            FINGERPRINT.format(name),
         )
-        for name, told in tables.items()
+        for name, entry in tables.items()
     ]
     return f"{PINNED};{CHECK.format(' UNION ALL '.join(each))}"

@@ -103,6 +103,10 @@ def refuse_damage(connection: Connection) -> None:
         )
 
 
+class Refused(Exception):
+    """The command was refused; the message has the reason, what was not changed, and the advice."""
+
+
 UNCHANGED = "Nothing was changed; correct that, then run this again."
 COULD_NOT_TELL, COULD_NOT_DO = "error: could not check", "error"
 
@@ -116,8 +120,9 @@ def database(
 ) -> Iterator[Connection]:
     """Yield a connection; any error of the database in the block ends the command with exit code 2.
 
-    ``advice`` follows the reason: what was not changed, and what to do. ``prefix`` is
-    ``COULD_NOT_DO`` for commands that change something, else ``COULD_NOT_TELL``.
+    ``Refused`` ends it with exit code 1. ``advice`` follows the reason: what was not changed, and
+    what to do. ``prefix`` is ``COULD_NOT_DO`` for commands that change something, else
+    ``COULD_NOT_TELL``.
 
     ``REPEATABLE READ`` sees one moment of the database, and is rolled back at the end.
     ``AUTOCOMMIT`` is for longer commands: the legacy application runs ALTER TABLE on every save,
@@ -127,6 +132,9 @@ def database(
         named = url or configuration().get_main_option("sqlalchemy.url")
         with connect(make_engine(resolve_url(named))) as connection:
             yield connection.execution_options(isolation_level=isolation_level)
+    except Refused as reason:
+        typer.echo(f"error: {reason}", err=True)
+        raise typer.Exit(1) from None
     except NotApplicable as problem:
         give_up(str(problem), advice, COULD_NOT_DO)
     except ConnectionProblem as problem:

