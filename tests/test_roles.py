@@ -193,6 +193,11 @@ def test_an_endpoint_that_has_moved(roles: Roles, legacy: Database) -> None:
         ("REVOKE CREATE ON SCHEMA public FROM workshop_migrator", "schema public"),
         ("ALTER TABLE student_configs OWNER TO workshop_other", "does not own student_configs"),
         ("CREATE TABLE workshop_step_progress (id integer)", "read workshop_step_progress"),
+        (
+            "CREATE TABLE workshop_step_progress (id integer); GRANT SELECT ON workshop_step_progress TO PUBLIC;"
+            "ALTER TABLE workshop_step_progress ENABLE ROW LEVEL SECURITY",
+            "row security hides rows of workshop_step_progress",
+        ),
         ("ALTER TABLE student_configs FORCE ROW LEVEL SECURITY", "row security"),
     ],
 )
@@ -208,6 +213,76 @@ def test_one_privilege_less_is_refused(roles: Roles, clone: Clone, revoked: str,
     assert done.returncode != 0
     assert clue in done.stdout
     assert changes(before, dump(database)) == []
+
+
+# Each hides every row of student_configs from the migrating role, and none from the application.
+FORCED = "ALTER TABLE student_configs FORCE ROW LEVEL SECURITY"
+ANOTHER_OWNER = """
+ALTER TABLE student_configs OWNER TO workshop_other;
+GRANT SELECT, INSERT, UPDATE, DELETE ON student_configs TO workshop_migrator;
+"""
+
+
+@pytest.mark.parametrize("hidden", [FORCED, ANOTHER_OWNER], ids=["forced", "owner"])
+def test_rows_that_are_hidden_later_are_not_deleted(
+    roles: Roles, clone: Clone, hidden: str
+) -> None:
+    """The bridge must not mistake a hidden row for a deleted one."""
+    database = clone("legacy")
+    roles.execute(database, APPLICATION[OWNER] + "; GRANT USAGE ON SCHEMA public TO workshop_other")
+    roles.execute(database, OWNER)
+    migrator = roles.of(database, "workshop_migrator")
+    upgrade(migrator, "0006")
+    ((token, before),) = database.query(
+        "SELECT session_token, (SELECT count(*) FROM sessions) FROM student_configs AS c "
+        "WHERE NOT EXISTS (SELECT FROM workshop_students AS s WHERE s.session_token = c.session_token) LIMIT 1"
+    )
+    roles.execute(
+        database,
+        f"ALTER TABLE student_configs ENABLE ROW LEVEL SECURITY; {hidden};"
+        "CREATE POLICY app ON student_configs TO workshop_app USING (true)",
+    )
+    app = roles.of(database, "workshop_app")
+    app.execute(f"UPDATE student_configs SET ivr_greeting = 'new' WHERE session_token = '{token}'")
+    assert database.query("SELECT count(*) FROM sessions") == [(before,)]
+    assert database.query("SELECT token FROM bridge.change_log") == [(token,)]
+    with pytest.raises(CommandError, match="row-level security policy"):
+        upgrade(migrator)
+
+    roles.execute(database, "ALTER TABLE student_configs DISABLE ROW LEVEL SECURITY")
+    database.execute("CALL bridge.drain()")
+    query = "SELECT ivr_greeting FROM sessions WHERE session_token = %s"
+    assert database.query(query, token) == [("new",)]
+    assert failed_checks(database) == []
+
+
+AUDITED = """
+CREATE TABLE audit (session_token text);
+ALTER TABLE audit ENABLE ROW LEVEL SECURITY;
+CREATE POLICY every ON audit USING (true);
+GRANT ALL ON audit TO PUBLIC;
+CREATE FUNCTION audited() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO audit VALUES (NEW.session_token); RETURN NULL; END $$;
+CREATE TRIGGER audited AFTER UPDATE ON student_configs FOR EACH ROW EXECUTE FUNCTION audited();
+"""
+
+
+def test_a_trigger_under_row_security_is_named(roles: Roles, clone: Clone) -> None:
+    """It runs inside the bridge's write. The policies may decide only if its function says so."""
+    database = clone("legacy")
+    roles.execute(database, OWNER + AUDITED)
+    upgrade(roles.of(database, "workshop_migrator"), "0006")
+    ((token,),) = database.query("SELECT min(session_token) FROM student_configs")
+    write = f"UPDATE sessions SET ivr_greeting = 'new' WHERE session_token = '{token}'"
+    roles.of(database, "workshop_migrator").execute(write)
+    assert database.query("SELECT token FROM bridge.change_log") == [(token,)]
+    with pytest.raises(CommandError, match='row-level security policy for table "audit"'):
+        upgrade(roles.of(database, "workshop_migrator"))
+    database.execute("ALTER FUNCTION audited() SET row_security = on")
+    upgrade(roles.of(database, "workshop_migrator"))
+    assert database.query("SELECT session_token FROM audit") == [(token,)]
+    query = "SELECT ivr_greeting FROM student_configs WHERE session_token = %s"
+    assert database.query(query, token) == [("new",)]
 
 
 # --- other claims of the document --------------------------------------------------------------------

@@ -16,6 +16,7 @@ SET quote_all_identifiers = off;
 SET plpgsql.extra_errors = '';
 SET plpgsql.extra_warnings = '';
 SET jit = off;
+SET row_security = off;  -- a hidden row is an error, not a missing row
 -- Lists what each revision creates in schema public. An upgrade checks that the names are free, a downgrade that no
 -- other object depends on them.
 SET bridge.creates = '

@@ -42,7 +42,7 @@ BEGIN
          (SELECT '' WHERE NOT has_table_privilege(to_regclass('public.workshop_step_progress'), 'SELECT'))),
         -- the backfill would read only the visible rows
         ('row security hides rows of %1$s from role %2$s',
-         (SELECT string_agg(name, ', ' ORDER BY name) FROM legacy_table WHERE row_security_active(oid))),
+         (SELECT string_agg(name, ', ' ORDER BY name) FROM present WHERE name = ANY (legacy || '{workshop_step_progress}') AND row_security_active(oid))),
         ('%1$s: not an ordinary table',
          (SELECT string_agg(name, ', ' ORDER BY name) FROM present WHERE kind <> 'r' AND name = ANY (legacy))),
         -- rows of a child table and statements rewritten by a rule would bypass the bridge

@@ -116,7 +116,7 @@ COMMENT ON TYPE bridge.mapped_session IS 'A session computed from the legacy tab
 -- A function of a range, because the planner then joins two index scans. For one session, both ends are its token.
 CREATE FUNCTION bridge.mapped(first_token text, last_token text) RETURNS SETOF bridge.mapped_session
     LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET row_security = off
     SET TimeZone = 'UTC'
     SET DateStyle = 'ISO, YMD'
     SET IntervalStyle = 'postgres'

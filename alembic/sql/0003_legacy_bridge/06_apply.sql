@@ -535,7 +535,7 @@ COMMENT ON FUNCTION bridge.record_overrides(text) IS 'Records the differing colu
 -- stays logged.
 CREATE FUNCTION bridge.apply(p_token text) RETURNS void
     LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = pg_catalog, pg_temp SET row_security = off  -- a hidden row is an error, not a deleted row
     SET TimeZone = 'UTC'
     SET DateStyle = 'ISO, YMD'
     SET IntervalStyle = 'postgres'

@@ -12,7 +12,7 @@ $$;
 COMMENT ON FUNCTION bridge.log_changes(text, text[], jsonb) IS 'Logs sessions as changed on one side.';
 
 CREATE FUNCTION bridge.capture_legacy() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
 AS $$
 DECLARE
     token CONSTANT text := (SELECT s.token_expression FROM bridge.source AS s WHERE s.relation = TG_RELID);
@@ -36,7 +36,7 @@ COMMENT ON FUNCTION bridge.capture_legacy() IS 'Trigger: logs the sessions that 
 -- The application does not use TRUNCATE. It is not applied: the rows come back from the legacy tables.
 CREATE FUNCTION bridge.capture_sessions() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
+    SET search_path = pg_catalog, pg_temp SET row_security = off SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
 BEGIN
     CASE TG_OP
@@ -78,7 +78,7 @@ COMMENT ON FUNCTION bridge.log_students(jsonb, uuid, text) IS 'Logs every sessio
 
 CREATE FUNCTION bridge.capture_students() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
+    SET search_path = pg_catalog, pg_temp SET row_security = off SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
 AS $$
 BEGIN
     CASE TG_OP

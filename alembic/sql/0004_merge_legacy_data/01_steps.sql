@@ -17,7 +17,7 @@ $$;
 
 -- OR REPLACE: 0004 commits in steps, and is repeated after an interruption.
 CREATE OR REPLACE FUNCTION follow_step_progress() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
 AS $$
 BEGIN
     IF TG_RELID <> 'public.step_progress'::regclass THEN
@@ -57,7 +57,7 @@ CREATE OR REPLACE TRIGGER follow_step_progress AFTER INSERT OR UPDATE OR DELETE 
     EXECUTE FUNCTION follow_step_progress();
 
 CREATE OR REPLACE FUNCTION steps_follow_exercises() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
 AS $$
 DECLARE
     step public.step_progress;

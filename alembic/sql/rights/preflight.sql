@@ -95,7 +95,7 @@ BEGIN
         ELSIF NOT fk.owned THEN
             problems := problems || format('role %s does not own %s, whose foreign key %s refers to %s',
                                            current_user, fk.conrelid::regclass, fk.conname, fk.target);
-        ELSIF fk.convalidated THEN
+        ELSIF fk.convalidated AND NOT EXISTS (SELECT FROM unnest(earlier) AS e WHERE row_security_active(e)) THEN
             EXECUTE format(
                 'WITH kept AS MATERIALIZED (%s) '
                 'SELECT count(*) FROM %s AS t WHERE t.%I IS NOT NULL AND t.%3$I NOT IN (%s)',
