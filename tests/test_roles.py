@@ -285,6 +285,98 @@ def test_a_trigger_under_row_security_is_named(roles: Roles, clone: Clone) -> No
     assert database.query(query, token) == [("new",)]
 
 
+# Better matches than the built-in ones: PostgreSQL prefers a function whose types are those of the call. Each notes the
+# role that runs it, and returns what the built-in one returns.
+TRAPS = """
+CREATE TABLE public.trapped (by_role text DEFAULT current_user, what text);
+GRANT INSERT ON public.trapped TO PUBLIC;
+"""
+TRAP = """
+CREATE FUNCTION public.{name}({arguments}) RETURNS {result} LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.trapped (what) VALUES (pg_catalog.concat('{name}(', '{arguments}', ')'));
+    RETURN {call};
+END $$;
+"""
+TEXTS = ("text", "regclass", "name", "bigint", "integer", "oid")
+TRAPPED = {
+    **{("format", ("text", *types)): "text" for n in (1, 2, 3) for types in itertools.product(TEXTS, repeat=n)},
+    ("format", ("text", "regclass", "text", "text", "text")): "text",
+    ("concat", ("text", "text")): "text",
+    ("concat_ws", ("text", "text", "text")): "text",
+    ("jsonb_build_object", ("text", "text")): "jsonb",
+    ("jsonb_build_object", ("text", "jsonb")): "jsonb",
+    ("jsonb_build_object", ("text", "uuid")): "jsonb",
+    ("to_jsonb", ("text",)): "jsonb",
+    ("quote_ident", ("name",)): "text",
+    ("unnest", ("text[]",)): "SETOF text",
+    ("cardinality", ("text[]",)): "integer",
+    ("array_to_string", ("text[]", "text")): "text",
+    ("pg_has_role", ("oid", "text")): "boolean",
+}  # fmt: skip
+OPERATORS = (
+    ("=", "varchar", "varchar"),
+    ("=", "regclass", "regclass"),
+    ("<>", "regclass", "regclass"),
+    ("=", "oid", "regclass"),
+    ("=", "varchar", "text"),
+    ("||", "text", "integer"),
+    ("||", "text[]", "text"),
+)
+
+
+WRITES = (
+    "INSERT INTO public.sessions (session_token, student_id) SELECT 'ws_new', student_id FROM public.students LIMIT 1",
+    "UPDATE public.sessions SET ivr_greeting = 'new', exercises = '{}'",
+    "DELETE FROM public.sessions WHERE session_token = (SELECT min(session_token) FROM public.student_configs)",
+    "CALL bridge.drain()",
+)
+
+
+def traps() -> str:
+    """Return the SQL that sets them."""
+    parts = [TRAPS]
+    for (name, types), result in TRAPPED.items():
+        values = ", ".join(f"${number}" for number in range(1, len(types) + 1))
+        given = f"pg_catalog.{name}({values})"
+        body = (
+            TRAP.replace("RETURN {call}", "RETURN QUERY SELECT {call}")
+            if "SETOF" in result
+            else TRAP
+        )
+        parts.append(body.format(name=name, arguments=", ".join(types), result=result, call=given))
+    for number, (operator, left, right) in enumerate(OPERATORS):
+        name, result = (
+            f"trap_{number}",
+            {"||": "text[]" if "[]" in left else "text"}.get(operator, "boolean"),
+        )
+        cast = {"regclass": "oid", "varchar": "text"}
+        given = (
+            f"$1::pg_catalog.{cast[left]} OPERATOR(pg_catalog.{operator}) $2::pg_catalog.{cast[right]}"
+            if left in cast and right in cast
+            else f"$1 OPERATOR(pg_catalog.{operator}) $2"
+        )
+        parts.append(
+            TRAP.format(name=name, arguments=f"{left}, {right}", result=result, call=given)
+        )
+        parts.append(
+            f"CREATE OPERATOR public.{operator} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = public.{name});"
+        )
+    return "".join(parts)
+
+
+def test_the_bridge_runs_no_function_of_another_role(roles: Roles, clone: Clone) -> None:
+    """A role that may create in schema public must not become the migrating role, or the application's."""
+    database = clone("head")
+    roles.execute(database, "GRANT USAGE, CREATE ON SCHEMA public TO workshop_other")
+    roles.of(database, "workshop_other").execute(traps())
+    with database.connect() as connection:
+        connection.execute("SET search_path = pg_catalog")
+        for statement in WRITES:
+            connection.execute(statement.encode())
+    assert database.query("SELECT DISTINCT by_role::text, what FROM public.trapped") == []
+
+
 # --- other claims of the document --------------------------------------------------------------------
 
 MODES = (

@@ -72,7 +72,7 @@ def pins_no_safe_path(function: ast.CreateFunctionStmt) -> bool:
     """Whether pgspot would complain (PS005), for a reason: the caller's path, or public."""
     for option in function.options:
         if option.defname == "set" and option.arg.name == "search_path":
-            # what creates in public, or runs the triggers of the legacy tables
+            # what creates in public
             return [path.val.sval for path in option.arg.args] == ["public", "pg_temp"]
     # one that commits must not have settings; one that has settings is never inlined
     arguments = [argument.argType.names[-1].sval for argument in function.parameters or ()]

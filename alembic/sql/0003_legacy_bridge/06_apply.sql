@@ -76,23 +76,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.patch_of(text, text, jsonb, text[]) IS 'Legacy column -> value, for some columns of a session; NULL: for all.';
 
--- public is in the path, because triggers and defaults of the application run inside. If the table refuses a value, the
--- columns are written one by one. An error that the value did not cause is raised.
+-- public enters the path for the statement alone: the application's triggers and defaults run inside. A function that another
+-- role creates there must match no other call. If the table refuses a value, the columns are written one by one.
 CREATE FUNCTION bridge.update_legacy(p_legacy_name text, p_token text, p_patch jsonb) RETURNS void
-    LANGUAGE plpgsql SET search_path = public, pg_temp
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     src CONSTANT bridge.source := (SELECT s FROM bridge.source AS s WHERE s.legacy_name = p_legacy_name);
     column_name text;
-BEGIN
-    BEGIN
-        EXECUTE format(
+    statement CONSTANT text := (
+        SELECT format(
             'UPDATE %s AS t SET (%s) = (SELECT %s FROM pg_catalog.jsonb_populate_record(t.*, $1) AS n) WHERE %s = $2 AND EXISTS ('
             'SELECT FROM pg_catalog.jsonb_each($1) AS e WHERE pg_catalog.to_jsonb(t.*) -> e.key IS DISTINCT FROM e.value)',
-            src.relation,
-            (SELECT string_agg(quote_ident(k), ', ' ORDER BY k) FROM jsonb_object_keys(p_patch) AS k),
-            (SELECT string_agg('n.' || quote_ident(k), ', ' ORDER BY k) FROM jsonb_object_keys(p_patch) AS k),
-            src.token_expression) USING p_patch, p_token;
+            src.relation, string_agg(quote_ident(k), ', '), string_agg('n.' || quote_ident(k), ', '), src.token_expression)
+        FROM jsonb_object_keys(p_patch) AS k);
+BEGIN
+    BEGIN
+        PERFORM set_config('search_path', 'public, pg_temp', true);
+        EXECUTE statement USING p_patch, p_token;
         RETURN;
     EXCEPTION
         WHEN data_exception OR integrity_constraint_violation OR with_check_option_violation OR raise_exception OR assert_failure THEN
@@ -107,7 +108,7 @@ COMMENT ON FUNCTION bridge.update_legacy(text, text, jsonb) IS 'Writes differing
 
 -- Inserts the columns that a row needs. An update writes the others.
 CREATE FUNCTION bridge.insert_legacy(p_legacy_name text, p_token text, p_unified jsonb) RETURNS boolean
-    LANGUAGE plpgsql SET search_path = public, pg_temp
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     src CONSTANT bridge.source := (SELECT s FROM bridge.source AS s WHERE s.legacy_name = p_legacy_name);
@@ -116,13 +117,15 @@ DECLARE
         p_legacy_name, p_token, p_unified,
         (SELECT array_agg(l.column_name) FROM bridge.legacy_column AS l
          WHERE l.legacy_name = p_legacy_name AND (l.instead_of_null IS NOT NULL OR l.column_name = 'student_email'))), '{}');
-    columns CONSTANT text := (SELECT string_agg(quote_ident(k), ', ') FROM jsonb_object_keys(base) AS k);
+    statement CONSTANT text := (
+        SELECT format('INSERT INTO %1$s AS t (%2$s) SELECT %2$s FROM pg_catalog.jsonb_populate_record(NULL::%1$s, $1) RETURNING %3$s = $2',
+                      src.relation, string_agg(quote_ident(k), ', '), src.token_expression) FROM jsonb_object_keys(base) AS k);
 BEGIN
     IF NOT EXISTS (SELECT FROM bridge.columns_of(src.relation) AS c WHERE c.name = 'session_token') THEN
         RETURN false;
     END IF;
-    EXECUTE format('INSERT INTO %1$s AS t (%2$s) SELECT %2$s FROM pg_catalog.jsonb_populate_record(NULL::%1$s, $1) RETURNING %3$s = $2',
-                   src.relation, columns, src.token_expression) INTO is_same USING base, p_token;
+    PERFORM set_config('search_path', 'public, pg_temp', true);
+    EXECUTE statement INTO is_same USING base, p_token;
     IF is_same IS NOT TRUE THEN  -- the type has another spelling of the token, or a trigger skips the row
         RAISE data_exception;
     END IF;
@@ -148,13 +151,15 @@ $$;
 COMMENT ON FUNCTION bridge.legacy_refers(text) IS 'True: this legacy table has a foreign key to the other one.';
 
 CREATE FUNCTION bridge.delete_legacy(p_token text) RETURNS void
-    LANGUAGE plpgsql SET search_path = public, pg_temp
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    src bridge.source;
+    statement text;
 BEGIN
-    FOR src IN SELECT s.* FROM bridge.source AS s ORDER BY bridge.legacy_refers(s.legacy_name) DESC, s.legacy_name LOOP
-        EXECUTE format('DELETE FROM %s AS t WHERE %s = $1', src.relation, src.token_expression) USING p_token;
+    FOR statement IN SELECT format('DELETE FROM %s AS t WHERE %s = $1', s.relation, s.token_expression)
+                     FROM bridge.source AS s ORDER BY bridge.legacy_refers(s.legacy_name) DESC, s.legacy_name LOOP
+        PERFORM pg_catalog.set_config('search_path', 'public, pg_temp', true);
+        EXECUTE statement USING p_token;
     END LOOP;
 END
 $$;

@@ -53,8 +53,7 @@ $$;
 COMMENT ON FUNCTION follow_step_progress() IS 'Trigger: exercises of a session follow its steps.';
 
 CREATE OR REPLACE TRIGGER follow_step_progress AFTER INSERT OR UPDATE OR DELETE ON step_progress
-    FOR EACH ROW WHEN (current_setting('bridge.applying', true) IS DISTINCT FROM 'on')
-    EXECUTE FUNCTION follow_step_progress();
+    FOR EACH ROW WHEN (current_setting('bridge.applying', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION follow_step_progress();
 
 CREATE OR REPLACE FUNCTION steps_follow_exercises() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
@@ -104,8 +103,7 @@ $$;
 COMMENT ON FUNCTION steps_follow_exercises() IS 'Trigger: step_progress of a session follows its exercises.';
 
 CREATE OR REPLACE TRIGGER steps_follow_exercises AFTER INSERT OR UPDATE OF exercises OR DELETE ON sessions
-    FOR EACH ROW WHEN (current_setting('bridge.backfilling', true) IS DISTINCT FROM 'on')
-    EXECUTE FUNCTION steps_follow_exercises();
+    FOR EACH ROW WHEN (current_setting('bridge.backfilling', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION steps_follow_exercises();
 
 CREATE OR REPLACE FUNCTION completion_rate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -124,10 +122,7 @@ END
 $$;
 COMMENT ON FUNCTION completion_rate() IS 'Trigger: completion_rate follows the flags and the exercises.';
 
-CREATE OR REPLACE TRIGGER completion_rate
-    BEFORE INSERT OR UPDATE OF
+CREATE OR REPLACE TRIGGER completion_rate BEFORE INSERT OR UPDATE OF
         completion_rate, exercises, twilio_connected, openai_connected, call_direction_chosen, services_ready,
         step4_deployed, step5_deployed, step6_deployed, system_prompt_saved, step8_deployed, project_deployed
-    ON sessions
-    FOR EACH ROW WHEN (current_setting('bridge.backfilling', true) IS DISTINCT FROM 'on')
-    EXECUTE FUNCTION completion_rate()
+    ON sessions FOR EACH ROW WHEN (current_setting('bridge.backfilling', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION completion_rate()
