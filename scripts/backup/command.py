@@ -142,12 +142,9 @@ def prove(
                 run(other, role)
             _restore(other, "", file, manifest)
         return True, "restored on a throw-away server, with the same rows"
-    except ServerUnavailable as error:
-        return False, f"there is no server to restore it on: {error}"
-    except (ProgramFailed, ConnectionProblem) as error:
-        return False, f"it could not be restored: {error}"
-    except DBAPIError as error:
-        return False, f"it could not be restored: {explain(error)}"
+    except (ProgramFailed, ConnectionProblem, ServerUnavailable, DBAPIError) as error:
+        reason = explain(error) if isinstance(error, DBAPIError) else error
+        return False, f"it could not be restored: {reason}"
 
 
 def _restore(connection: Connection, locale: str, file: Path, manifest: Manifest) -> None:

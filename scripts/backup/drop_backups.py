@@ -31,21 +31,15 @@ OF_BRIDGE = """
 SELECT oid::regclass::text FROM pg_class
 WHERE relnamespace = to_regnamespace('bridge') AND relkind IN ('r', 'v') ORDER BY 1
 """
-# Everything is locked, so the logged changes are the last ones.
-LAST_WRITES = """
-DO $$
-DECLARE
-    last_written CONSTANT text[] := ARRAY(SELECT DISTINCT p.token FROM bridge.change_log AS p);
-BEGIN
-    PERFORM set_config('bridge.single_transaction', 'on', true);
-    CALL bridge.drain(rounds => 3);
-    IF EXISTS (SELECT FROM unnest(last_written) AS t(token), bridge.differences(t.token, t.token)) THEN
-        RAISE EXCEPTION 'verification failed for the last writes';
-    END IF;
-END
-$$;
+LAST_WRITES = "SELECT DISTINCT token FROM bridge.change_log"
+APPLY = """
+SET LOCAL bridge.single_transaction = 'on';
+CALL bridge.drain(rounds => 3);
 SET CONSTRAINTS ALL IMMEDIATE
 """
+DIFFER = (
+    "SELECT EXISTS (SELECT FROM unnest(CAST(:tokens AS text[])) AS t, bridge.differences(t, t))"
+)
 MARKER = """
 CREATE TABLE IF NOT EXISTS public.legacy_tables_dropped (
     dropped_at timestamptz NOT NULL DEFAULT now(),
@@ -130,7 +124,10 @@ def drop(connection: Connection, report: Report, manifest: Manifest | None) -> N
 
 def _drop_all(connection: Connection, report: Report) -> None:
     if report.bridge and not report.gone:
-        run(connection, LAST_WRITES)
+        tokens = list(run(connection, LAST_WRITES).scalars())
+        run(connection, APPLY)
+        if connection.execute(text(DIFFER), {"tokens": tokens}).scalar():
+            raise Refused("verification failed for the last writes. Nothing was dropped")
     for key in report.keys:
         run(connection, key["command"])
     # before the one CASCADE
@@ -170,22 +167,23 @@ def show(report: Report, out: Console) -> None:
         out.print("Reads and writes while watching, including those of the bridge.\n")
     elif not report.bridge:
         out.print("No dated backup: nothing to drop.")
-    for view in report.views:
-        out.print(f"View {view} goes with its table: legacy endpoints that use it will fail.")
-    for name in report.gone:
-        out.print(
-            f"The table behind {name} was dropped by hand; the rest of the bridge can be dropped. "
-            f"{report.pending:,} sessions are logged, and were not applied."
+    notes = [
+        f"View {v} goes with its table: endpoints that use it will fail." for v in report.views
+    ]
+    notes += [f"The table behind {name} was dropped by hand." for name in report.gone]
+    if report.gone:
+        notes.append(
+            f"{report.pending:,} logged sessions were not applied. The bridge can be dropped."
         )
     for key in report.keys:
-        out.print(
-            f"Foreign key {escape(key['name'])} of {escape(key['child'])} will refer to "
-            f"sessions(session_token) ({key['dangling']:,} rows would be orphaned)."
+        notes.append(
+            f"Foreign key {key['name']} of {key['child']} will refer to sessions(session_token) "
+            f"({key['dangling']:,} rows would be orphaned)."
         )
-    for function in report.mentions:
-        out.print(f"Function {escape(function)} mentions them: check whether it is still needed.")
-    for name in report.not_ours:
-        out.print(f"Not made by the migration, stays: {escape(name)}")
+    notes += [f"Function {f} mentions them: check whether it is needed." for f in report.mentions]
+    notes += [f"Not made by the migration, stays: {name}" for name in report.not_ours]
+    for note in notes:
+        out.print(escape(note))
     for reason in report.reasons:
         out.print(f"[red]NOT YET:[/] {escape(reason)}")
     if report.dropped:

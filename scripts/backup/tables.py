@@ -72,17 +72,13 @@ EXPECTED = "SELECT {}::text AS name, {} AS rows_told, {}::text AS checksum_told,
 
 
 class Relation(NamedTuple):
-    """A table, view or sequence; ``listed`` is its name for pg_restore, ``quoted`` its name as SQL.
-
-    ``kind`` is PostgreSQL's relkind. ``ours``: it is one of the workshop's tables or views, or has
-    the name of one.
-    """
+    """A table, view or sequence; ``listed`` is its name for pg_restore, ``kind`` its relkind."""
 
     oid: int
     listed: str
     quoted: str
     kind: str
-    ours: bool
+    ours: bool  # it has the name of one of the workshop's tables or views
 
 
 def relations(connection: Connection) -> list[Relation]:
