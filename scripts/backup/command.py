@@ -15,7 +15,7 @@ from rich.markup import escape
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from scripts.backup.manifest import EXISTS, Manifest, digest, new_file
+from scripts.backup.manifest import Manifest, digest, new_file
 from scripts.backup.programs import NO_TIMEOUTS, ProgramFailed, pg_dump, play
 from scripts.backup.tables import PINNED, fingerprint, relations
 from scripts.common.connection import ConnectionProblem, connect, explain, make_engine, resolve_url
@@ -81,8 +81,8 @@ def make(
     if not names:
         raise ConnectionProblem(f"database {facts['database']} has no table of the workshop")
     file = file or Path(NAMES[format].format(facts["day"]))
-    if Manifest.path(file).exists():
-        raise Refused(EXISTS.format(Manifest.path(file)))
+    if there := [path for path in (file, Manifest.path(file)) if path.exists()]:
+        raise Refused(f"{there[0]} exists. Nothing was overwritten: name another file")
     programs = client_programs(facts["major"])
     manifest = Manifest(
         file=file.name,

@@ -12,16 +12,12 @@ from typing import IO, Any
 from scripts.common.connection import ConnectionProblem
 from scripts.common.database import Refused
 
-EXISTS = "{} exists. Nothing was overwritten: name another file"
-
 
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
     """Create a file that only its owner can read; delete it if the block raises."""
     try:
         out = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
-    except FileExistsError:
-        raise Refused(EXISTS.format(path)) from None
     except OSError as error:
         raise ConnectionProblem(f"cannot write {path}: {error.strerror}") from None
     try:

@@ -4,16 +4,17 @@ Into an empty database; or, with --replace, instead of the existing tables. One 
 and compares with the manifest; a difference rolls it back.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from scripts.backup.manifest import Manifest
 from scripts.backup.programs import ProgramFailed, play, relations_in
-from scripts.backup.tables import FUNCTIONS, RELATIONS, Relation, relations
+from scripts.backup.tables import FUNCTIONS, RELATIONS, relations
 from scripts.common.database import COULD_NOT_DO, Refused, Url, apply_settings, database, run
 from scripts.common.project import sql_text
 from scripts.common.terminal import console, progress, table
@@ -67,7 +68,7 @@ def restore(
 
 
 def describe(
-    connection: Connection, manifest: Manifest, there: list[Relation], inside: set[str]
+    connection: Connection, manifest: Manifest, there: Sequence[Row[Any]], inside: set[str]
 ) -> None:
     """Print the effect of a restore; ``inside``: names in the backup, which replace present ones."""
     out = console()

@@ -3,10 +3,11 @@
 The queries need ``bridge.creates`` of session.sql, the list of what the revisions create.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from psycopg import sql
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from scripts.common.database import VERSION_TABLE, run
 
@@ -71,19 +72,13 @@ $check$;
 EXPECTED = "SELECT {}::text AS name, {} AS rows_told, {}::text AS checksum_told, f.* FROM ({}) AS f"
 
 
-class Relation(NamedTuple):
-    """A table, view or sequence; ``listed`` is its name for pg_restore, ``kind`` its relkind."""
+def relations(connection: Connection) -> Sequence[Row[Any]]:
+    """Return every relation of the database except those of PostgreSQL and of extensions, sorted by name.
 
-    oid: int
-    listed: str
-    quoted: str
-    kind: str
-    ours: bool  # it has the name of one of the workshop's tables or views
-
-
-def relations(connection: Connection) -> list[Relation]:
-    """Return every relation of the database except those of PostgreSQL and of extensions, sorted by name."""
-    return [Relation(*row) for row in run(connection, RELATIONS)]
+    ``listed`` is its name for pg_restore, ``quoted`` its name as SQL, ``kind`` PostgreSQL's relkind.
+    ``ours``: it has the name of one of the workshop's tables or views.
+    """
+    return run(connection, RELATIONS).all()
 
 
 def fingerprint(connection: Connection, relation: str) -> dict[str, Any]:
