@@ -875,3 +875,66 @@ def test_what_was_left_goes_with_writers_of_new_connections(migrated: Database) 
     for number, token in enumerate(tokens[1:]):
         migrated.execute(spend.format(number, token))
     assert migrated.query(logged) == [(0,)]
+
+
+@pytest.mark.parametrize("end", ["head", "base"])
+@pytest.mark.parametrize("stage", ["0002", "0003"])
+def test_a_session_inserted_early_resets_no_column(clone: Clone, stage: str, end: str) -> None:
+    """Its defaults are no values, and a later legacy save counts for the columns that it changed."""
+    database = clone("legacy")
+    upgrade(database, stage)
+    row = (
+        "SELECT system_prompt, twilio_connected, started_at FROM student_configs "
+        "JOIN workshop_students USING (session_token)"
+    )
+    ((token, email),) = database.query(
+        "SELECT session_token, c.student_email FROM student_configs AS c JOIN workshop_students USING (session_token) "
+        "WHERE system_prompt <> '' AND selected_voice <> '' AND twilio_connected AND c.student_email <> '' "
+        "ORDER BY 1 LIMIT 1"
+    )
+    before = database.query(f"{row} WHERE session_token = %s", token)
+    database.execute(
+        f"""
+        INSERT INTO students (student_email) VALUES ('{email}');
+        INSERT INTO sessions (session_token, student_id, selected_voice)
+        SELECT '{token}', student_id, 'early' FROM students
+        """
+    )
+    upgrade(database, "0003")
+    database.execute(
+        f"UPDATE student_configs SET websocket_url = 'wss://later' WHERE session_token = '{token}'"
+    )
+    if end == "head":
+        upgrade(database)
+        assert failed_checks(database) == []
+        assert (
+            database.query(
+                "SELECT system_prompt, twilio_connected, started_at FROM sessions WHERE session_token = %s",
+                token,
+            )
+            == before
+        )
+    else:
+        downgrade(database)
+    assert database.query(f"{row} WHERE session_token = %s", token) == before
+    assert database.query(
+        "SELECT selected_voice, websocket_url FROM student_configs WHERE session_token = %s", token
+    ) == [("early", "wss://later")]
+
+
+@pytest.mark.parametrize("first", ["legacy", "unified"])
+def test_two_insertions_of_a_token_that_could_not_sync_keep_both(clone: Clone, first: str) -> None:
+    database = clone("0006")
+    database.execute("INSERT INTO students (student_email) VALUES ('both@example.com')")
+    inserted = {
+        "legacy": "INSERT INTO student_configs (session_token, student_email, system_prompt) "
+        "VALUES ('ws_both', 'both@example.com', 'Hi')",
+        "unified": "INSERT INTO sessions (session_token, student_id, selected_voice) "
+        "SELECT 'ws_both', student_id, 'new' FROM students WHERE student_email = 'both@example.com'",
+    }
+    database.execute(f"BEGIN ISOLATION LEVEL SERIALIZABLE; {inserted.pop(first)}; COMMIT")
+    database.execute(*inserted.values())
+    for table in ("student_configs", "sessions"):
+        query = f"SELECT system_prompt, selected_voice FROM {table} WHERE session_token = 'ws_both'"
+        assert database.query(query) == [("Hi", "new")]
+    assert failed_checks(database) == []

@@ -3,16 +3,15 @@
 
 -- The columns that the adapters read, each with the type of the NULL that replaces a missing one.
 CREATE TYPE bridge.known_columns AS (
-    session_token text, student_email text, student_name text, selected_phone_number text, selected_voice text,
-    tts_provider text, call_direction text, use_case_description text, openai_api_key text, system_prompt text,
-    ivr_greeting text, websocket_url text, codespace_url text, github_repo_url text, railway_url text,
-    tools jsonb, voice_settings jsonb, exercises jsonb, bug_reports jsonb, twilio_connected boolean,
-    openai_connected boolean, call_direction_chosen boolean, services_ready boolean, step4_code_validated boolean,
-    step4_committed boolean, step4_deployed boolean, step5_code_validated boolean, step5_committed boolean,
-    step5_deployed boolean, step6_code_validated boolean, step6_committed boolean, step6_deployed boolean,
-    system_prompt_saved boolean, step7_committed boolean, step7_deployed boolean, tools_configured boolean,
-    step8_code_validated boolean, step8_committed boolean, step8_deployed boolean, project_deployed boolean,
-    demo_mode boolean, voice_handler_deployed boolean, websocket_handler_deployed boolean,
+    session_token text, student_email text, student_name text, selected_phone_number text, selected_voice text, tts_provider text,
+    call_direction text, use_case_description text, openai_api_key text, system_prompt text, ivr_greeting text,
+    websocket_url text, codespace_url text, github_repo_url text, railway_url text, tools jsonb, voice_settings jsonb,
+    exercises jsonb, bug_reports jsonb, twilio_connected boolean, openai_connected boolean, call_direction_chosen boolean,
+    services_ready boolean, step4_code_validated boolean, step4_committed boolean, step4_deployed boolean,
+    step5_code_validated boolean, step5_committed boolean, step5_deployed boolean, step6_code_validated boolean,
+    step6_committed boolean, step6_deployed boolean, system_prompt_saved boolean, step7_committed boolean, step7_deployed boolean,
+    tools_configured boolean, step8_code_validated boolean, step8_committed boolean, step8_deployed boolean,
+    project_deployed boolean, demo_mode boolean, voice_handler_deployed boolean, websocket_handler_deployed boolean,
     full_deployment_complete boolean, current_step integer, total_time_spent integer, completion_rate integer,
     started_at timestamptz, last_activity timestamptz, created_at timestamptz, updated_at timestamptz
 );

@@ -5,15 +5,14 @@ CREATE VIEW bridge.unified AS
 SELECT
     v.session_token, v.student_id, st.student_email, st.student_name,
     ROW(
-        v.session_token, v.selected_phone_number, v.selected_voice, v.tts_provider, v.call_direction,
-        v.use_case_description, v.openai_api_key, v.system_prompt, v.ivr_greeting, v.websocket_url, v.codespace_url,
-        v.github_repo_url, v.railway_url, v.tools, v.voice_settings, v.exercises, v.bug_reports, v.twilio_connected,
-        v.openai_connected, v.call_direction_chosen, v.services_ready, v.step4_code_validated, v.step4_committed,
-        v.step4_deployed, v.step5_code_validated, v.step5_committed, v.step5_deployed, v.step6_code_validated,
-        v.step6_committed, v.step6_deployed, v.system_prompt_saved, v.step7_committed, v.step7_deployed,
-        v.tools_configured, v.step8_code_validated, v.step8_committed, v.step8_deployed, v.project_deployed,
-        v.demo_mode, v.current_step, v.completion_rate, v.total_time_spent, v.started_at, v.created_at,
-        v.last_activity, v.legacy_extra
+        v.session_token, v.selected_phone_number, v.selected_voice, v.tts_provider, v.call_direction, v.use_case_description,
+        v.openai_api_key, v.system_prompt, v.ivr_greeting, v.websocket_url, v.codespace_url, v.github_repo_url, v.railway_url,
+        v.tools, v.voice_settings, v.exercises, v.bug_reports, v.twilio_connected, v.openai_connected,
+        v.call_direction_chosen, v.services_ready, v.step4_code_validated, v.step4_committed, v.step4_deployed,
+        v.step5_code_validated, v.step5_committed, v.step5_deployed, v.step6_code_validated, v.step6_committed,
+        v.step6_deployed, v.system_prompt_saved, v.step7_committed, v.step7_deployed, v.tools_configured,
+        v.step8_code_validated, v.step8_committed, v.step8_deployed, v.project_deployed, v.demo_mode, v.current_step,
+        v.completion_rate, v.total_time_spent, v.started_at, v.created_at, v.last_activity, v.legacy_extra
     )::bridge.shared_columns AS shared,
     v.expires_at, v.is_active, v.updated_at
 FROM public.sessions AS v
@@ -236,13 +235,12 @@ BEGIN
     inserted AS (
         INSERT INTO public.sessions (
             session_token, selected_phone_number, selected_voice, tts_provider, call_direction, use_case_description,
-            openai_api_key, system_prompt, ivr_greeting, websocket_url, codespace_url, github_repo_url, railway_url,
-            tools, voice_settings, exercises, bug_reports, twilio_connected, openai_connected, call_direction_chosen,
-            services_ready, step4_code_validated, step4_committed, step4_deployed, step5_code_validated,
-            step5_committed, step5_deployed, step6_code_validated, step6_committed, step6_deployed,
-            system_prompt_saved, step7_committed, step7_deployed, tools_configured, step8_code_validated,
-            step8_committed, step8_deployed, project_deployed, demo_mode, current_step, completion_rate,
-            total_time_spent, started_at, created_at, last_activity, legacy_extra,
+            openai_api_key, system_prompt, ivr_greeting, websocket_url, codespace_url, github_repo_url, railway_url, tools,
+            voice_settings, exercises, bug_reports, twilio_connected, openai_connected, call_direction_chosen, services_ready,
+            step4_code_validated, step4_committed, step4_deployed, step5_code_validated, step5_committed, step5_deployed,
+            step6_code_validated, step6_committed, step6_deployed, system_prompt_saved, step7_committed, step7_deployed,
+            tools_configured, step8_code_validated, step8_committed, step8_deployed, project_deployed, demo_mode, current_step,
+            completion_rate, total_time_spent, started_at, created_at, last_activity, legacy_extra,
             student_id, expires_at, is_active, updated_at)
         SELECT (m.shared).*, m.student_id, coalesce(m.expires_at, now() + interval '30 days'), m.is_active, coalesce(m.updated_at, now())
         FROM m
@@ -580,7 +578,7 @@ BEGIN
     IF logged.ids IS NULL THEN
         RETURN;
     END IF;
-    both_written := logged.legacy IS NOT NULL AND logged.unified IS NOT NULL;
+    both_written := logged.unified IS NOT NULL AND (logged.legacy IS NOT NULL OR logged.inserted);
     -- the session before the first change: the first logged value of each column
     SELECT jsonb_object_agg(b.key, b.value) INTO before
     FROM (SELECT DISTINCT ON (e.key) e.key, e.value
@@ -665,6 +663,10 @@ BEGIN
             goes := bridge.direction(logged.legacy, logged.unified, legacy_changed, unified_changed);
             IF d.name = 'student_email' AND d.unified IS NULL THEN
                 goes := 'unified';  -- the student was deleted
+            ELSIF logged.inserted AND d.name <> 'exercises' AND d.mapped IS DISTINCT FROM bridge.combined(d.name, d.unified, d.mapped, goes = 'legacy') THEN
+                goes := 'legacy';
+            ELSIF logged.inserted AND d.name <> 'exercises' THEN
+                goes := 'unified';  -- columns that the insertion left at their defaults
             END IF;
             IF goes = 'legacy' THEN
                 -- recorded: the legacy tables refused it, or have no column for it

@@ -1,13 +1,22 @@
 -- The change log: triggers on both sides record, in the writer's own transaction, every session that a statement touches.
 -- The trigger functions are SECURITY DEFINER: the application's role needs no grant on the bridge.
 
+-- A session inserted before the backfill has no value before. What the legacy tables say at that time is recorded, so that
+-- a later legacy write counts for the columns that it changed.
 CREATE FUNCTION bridge.log_changes(p_side text, tokens text[], before jsonb DEFAULT NULL) RETURNS void
-    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+    INSERT INTO bridge.override (table_name, key, column_name, over)
+    SELECT 'sessions', m.session_token, e.key, nullif(e.value, 'null')
+    FROM bridge.state AS s CROSS JOIN unnest(tokens) AS t(token) CROSS JOIN LATERAL bridge.mapped(t.token, t.token) AS m
+    CROSS JOIN LATERAL jsonb_each(bridge.session_json(m.student_email, m.shared)) AS e
+    WHERE s.merged_at IS NULL AND p_side = 'unified' AND log_changes.before IS NULL ON CONFLICT DO NOTHING;
     INSERT INTO bridge.change_log (side, token, before)
     SELECT CASE WHEN v.session_token IS NULL THEN 'legacy' ELSE p_side END, t.token, log_changes.before
     FROM (SELECT DISTINCT unnest(tokens)) AS t(token)
-    LEFT JOIN public.sessions AS v ON v.session_token = t.token
+    LEFT JOIN public.sessions AS v ON v.session_token = t.token;
+END
 $$;
 COMMENT ON FUNCTION bridge.log_changes(text, text[], jsonb) IS 'Logs sessions as changed on one side.';
 
@@ -41,7 +50,7 @@ AS $$
 BEGIN
     CASE TG_OP
         WHEN 'INSERT' THEN
-            INSERT INTO bridge.change_log (side, token) SELECT 'unified', n.session_token FROM new_rows AS n;
+            PERFORM bridge.log_changes('unified', ARRAY(SELECT n.session_token FROM new_rows AS n));
         WHEN 'UPDATE' THEN
             INSERT INTO bridge.change_log (side, token, before)
             SELECT 'unified', o.session_token, to_jsonb(o.*) || jsonb_build_object('student_email', st.student_email)
