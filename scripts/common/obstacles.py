@@ -23,9 +23,9 @@ DECLARE
     way text;
 BEGIN
     IF to_regclass('bridge.source') IS NOT NULL THEN
-        -- 0007 refuses as well, and names the backup
         SELECT string_agg(s.legacy_name, ' and ') INTO found FROM bridge.source AS s
-        WHERE current_setting('bridge.at') < '0007' AND to_regclass('public.sessions') IS NOT NULL
+        WHERE current_setting('bridge.at') < '0007'  -- 0007 refuses as well, and names the backup
+          AND to_regclass('public.sessions') IS NOT NULL
           AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = s.relation);
         IF found IS NOT NULL THEN
             RAISE EXCEPTION 'the table behind % was dropped by hand', found

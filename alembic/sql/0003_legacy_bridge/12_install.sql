@@ -153,15 +153,13 @@ BEGIN
                 websocket_url text, codespace_url text, github_repo_url text, railway_url text, demo_mode boolean DEFAULT false,
                 current_step integer DEFAULT 0, twilio_connected boolean DEFAULT false, openai_connected boolean DEFAULT false,
                 call_direction_chosen boolean DEFAULT false, services_ready boolean DEFAULT false,
-                step4_code_validated boolean DEFAULT false, step4_committed boolean DEFAULT false,
-                step4_deployed boolean DEFAULT false, step5_code_validated boolean DEFAULT false,
-                step5_committed boolean DEFAULT false, step5_deployed boolean DEFAULT false,
-                step6_code_validated boolean DEFAULT false, step6_committed boolean DEFAULT false,
-                step6_deployed boolean DEFAULT false, system_prompt_saved boolean DEFAULT false,
-                step7_committed boolean DEFAULT false, step7_deployed boolean DEFAULT false,
+                step4_code_validated boolean DEFAULT false, step4_committed boolean DEFAULT false, step4_deployed boolean DEFAULT false,
+                step5_code_validated boolean DEFAULT false, step5_committed boolean DEFAULT false, step5_deployed boolean DEFAULT false,
+                step6_code_validated boolean DEFAULT false, step6_committed boolean DEFAULT false, step6_deployed boolean DEFAULT false,
+                system_prompt_saved boolean DEFAULT false, step7_committed boolean DEFAULT false, step7_deployed boolean DEFAULT false,
                 tools_configured boolean DEFAULT false, step8_code_validated boolean DEFAULT false,
-                step8_committed boolean DEFAULT false, step8_deployed boolean DEFAULT false,
-                project_deployed boolean DEFAULT false, created_at timestamp DEFAULT now(), updated_at timestamp DEFAULT now()
+                step8_committed boolean DEFAULT false, step8_deployed boolean DEFAULT false, project_deployed boolean DEFAULT false,
+                created_at timestamp DEFAULT now(), updated_at timestamp DEFAULT now()
             );
         END IF;
         PERFORM bridge.copy_access(present, to_regclass('public.' || missing), true);
