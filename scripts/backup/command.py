@@ -7,7 +7,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -56,7 +56,7 @@ FACTS = """
 SELECT pg_export_snapshot() AS snapshot, current_database()::text AS database,
        current_setting('server_version') AS server,
        current_setting('server_version_num')::integer / 10000 AS major,
-       to_char(now(), 'YYYYMMDD') AS day, to_char(now(), 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS made_at
+       to_char(now(), 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS made_at
 """
 ROWS = "SELECT coalesce(json_agg(t), '[]')::text FROM ONLY {} AS t"
 
@@ -76,42 +76,34 @@ def make(
     # The transaction holds no lock while pg_dump starts: the application's ALTER TABLE would wait
     # for it, and pg_dump for ALTER TABLE.
     run(connection, f"BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; {PINNED}")
-    facts = run(connection, FACTS).mappings().one()
+    facts = dict(run(connection, FACTS).mappings().one())
+    snapshot, major = facts.pop("snapshot"), facts.pop("major")
     names = [r.quoted for r in relations(connection) if r.ours and r.kind == "r"]
     if not names:
         raise ConnectionProblem(f"database {facts['database']} has no table of the workshop")
-    file = file or Path(NAMES[format].format(facts["day"]))
+    file = file or Path(NAMES[format].format(facts["made_at"][:10].replace("-", "")))
     if there := [path for path in (file, Manifest.path(file)) if path.exists()]:
         raise Refused(f"{there[0]} exists. Nothing was overwritten: name another file")
-    programs = client_programs(facts["major"])
+    programs = client_programs(major)
+    version = major_of(programs / "pg_dump")
     manifest = Manifest(
-        file=file.name,
-        format=format,
-        made_at=facts["made_at"],
-        database=facts["database"],
-        server=facts["server"],
-        revision=revision,
-        made_with_major=major_of(programs / "pg_dump"),
-        options=options,
+        file.name, format, revision=revision, made_with_major=version, options=options, **facts
     )
     with new_file(file) as out:
         if format != "json":
-            settings = [f"--format={format}", f"--snapshot={facts['snapshot']}"]
+            settings = [f"--format={format}", f"--snapshot={snapshot}"]
             settings += ["--no-subscriptions", "--lock-wait-timeout=5000"]
             began = time.monotonic()
             pg_dump(programs, connection.engine.url, settings + options, out)
             manifest.held_seconds = round(time.monotonic() - began, 2)
-        rows = _read(connection, names, manifest)
-        if format == "json":
-            head = {"database": manifest.database, "revision": revision, "at": manifest.made_at}
-            out.write(f'{json.dumps(head)[:-1]}, "tables": {{\n{rows}}}}}\n'.encode())
+        _read(connection, names, manifest, out)
     run(connection, "COMMIT")
     manifest.bytes, manifest.sha256 = file.stat().st_size, digest(file)
     return file, manifest
 
 
-def _read(connection: Connection, names: list[str], manifest: Manifest) -> str:
-    """Count and sum up each table; return the rows, if the format is JSON."""
+def _read(connection: Connection, names: list[str], manifest: Manifest, out: IO[bytes]) -> None:
+    """Count and sum up each table; write the rows of all, if the format is JSON."""
     rows = []
     for name in names:
         run(connection, "SAVEPOINT one_table")
@@ -119,7 +111,14 @@ def _read(connection: Connection, names: list[str], manifest: Manifest) -> str:
         if manifest.format == "json":
             rows.append(f"{json.dumps(name)}: {run(connection, ROWS.format(name)).scalar_one()}")
         run(connection, "ROLLBACK TO one_table")  # frees the lock
-    return ",\n".join(rows)
+    if manifest.format == "json":
+        head = {
+            "database": manifest.database,
+            "revision": manifest.revision,
+            "at": manifest.made_at,
+        }
+        tables = ",\n".join(rows)
+        out.write(f'{json.dumps(head)[:-1]}, "tables": {{\n{tables}}}}}\n'.encode())
 
 
 def prove(
