@@ -408,14 +408,16 @@ def test_a_chunk_does_not_read_what_belongs_to_others(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize("token", ["varchar(80)", "uuid"])
-def test_an_earlier_attempt_with_another_type_of_token(clone: Clone, token: str) -> None:
+def test_an_earlier_attempt_with_other_types(clone: Clone, token: str) -> None:
     database = clone("legacy")
     database.execute(
         f"""
         CREATE TABLE students (student_id uuid PRIMARY KEY, student_email varchar(255) UNIQUE);
         CREATE TABLE sessions (session_token {token} PRIMARY KEY, student_id uuid, system_prompt varchar(500));
         INSERT INTO students VALUES ('11111111-1111-4111-8111-111111111111', 'earlier@example.com');
-        INSERT INTO sessions SELECT '2f0e6a1c-9d0b-4b6e-8f55-3b1a5c7d9e11', student_id, 'Hi' FROM students
+        INSERT INTO sessions SELECT '2f0e6a1c-9d0b-4b6e-8f55-3b1a5c7d9e11', student_id, 'Hi' FROM students;
+        CREATE TABLE events (student_id text, event_type text, created_at timestamp);
+        INSERT INTO events SELECT student_id, 'earlier', '2025-01-02 03:04:05' FROM students
         """
     )
     upgrade(database)
@@ -423,4 +425,8 @@ def test_an_earlier_attempt_with_another_type_of_token(clone: Clone, token: str)
         "SELECT student_id::text, system_prompt FROM sessions WHERE session_token LIKE '2f0e6a1c-%'"
     )
     assert database.query(query) == [("11111111-1111-4111-8111-111111111111", "Hi")]
+    assert database.query(
+        "SELECT student_email, e.created_at AT TIME ZONE 'UTC' = '2025-01-02 03:04:05' "
+        "FROM events AS e JOIN students USING (student_id) WHERE event_type = 'earlier'"
+    ) == [("earlier@example.com", True)]
     assert failed_checks(database) == []

@@ -28,7 +28,8 @@ BEGIN
         INTO columns, expressions
         FROM pg_attribute AS n
         JOIN pg_attribute AS o ON o.attrelid = prior.relation AND o.attname = n.attname
-                              AND o.atttypid = n.atttypid AND NOT o.attisdropped
+                              AND NOT o.attisdropped AND (o.atttypid = n.atttypid OR n.atttypid = 'timestamptz'::regtype
+                                                          AND o.atttypid IN ('timestamp'::regtype, 'date'::regtype))
         LEFT JOIN pg_attrdef AS d ON d.adrelid = n.attrelid AND d.adnum = n.attnum
         WHERE n.attrelid = to_regclass('public.' || prior.original_name)
           AND n.attnum > 0
@@ -65,7 +66,7 @@ BEGIN
                 CASE WHEN has_uuids AND 'student_id' = ANY (links) THEN format(
                     '(SELECT st.student_id FROM %s AS p JOIN public.students AS st '
                     'ON st.student_email = lower(btrim(p.student_email::text, E'' \t\r\n'') COLLATE "C") COLLATE "default" '
-                    'WHERE p.student_id = o.student_id)',
+                    'WHERE p.student_id::text = o.student_id::text)',
                     (SELECT relation FROM public.prior_attempt WHERE original_name = 'students'))
                     ELSE 'NULL' END,
                 -- the backfill may create the session later; 0005 detaches events without a session
