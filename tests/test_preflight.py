@@ -275,6 +275,7 @@ DEPENDENTS = (
     ("CREATE VIEW mine AS SELECT * FROM students", "0001", "view mine"),
     ("CREATE TABLE child () INHERITS (sessions)", "0001", "table child"),
     ("CREATE TABLE holder (held students)", "0001", "column held of table holder"),
+    ("CREATE TABLE bridge.mine (x integer)", "0003", "table bridge.mine, with its rows"),
     ("CREATE TABLE holder (held bridge.step[])", "0003", "column held of table holder"),
     (
         "CREATE TABLE notes (student_id uuid REFERENCES students)",

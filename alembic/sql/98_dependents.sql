@@ -64,4 +64,9 @@ WHERE g.revision > current_setting('bridge.target') AND (own.revision IS NULL OR
       JOIN pg_index AS i ON i.indrelid = b.oid AND i.indisunique AND i.indkey::text = e.attnum::text
       WHERE k.oid = d.objid AND k.contype = 'f' AND cardinality(k.confkey) = 1))
 GROUP BY d.classid, d.objid, d.objsubid
+UNION ALL
+SELECT format('table %s, with its rows', c.oid::regclass)
+FROM pg_class AS c
+WHERE c.relnamespace = to_regnamespace('bridge') AND c.relkind IN ('r', 'p', 'm') AND current_setting('bridge.target') < '0003'
+  AND c.relname NOT IN ('source', 'state', 'change_log', 'student_source', 'override', 'legacy_column')
 ORDER BY what
