@@ -1,17 +1,17 @@
 -- The change log: triggers on both sides record, in the writer's own transaction, every session that a statement touches.
 -- The trigger functions are SECURITY DEFINER: the application's role needs no grant on the bridge.
 
--- A session inserted before the backfill has no value before. What the legacy tables say at that time is recorded, so that
--- a later legacy write counts for the columns that it changed.
+-- Before the backfill it records what the legacy tables say at an insertion: a later legacy write counts column by column.
 CREATE FUNCTION bridge.log_changes(p_side text, tokens text[], before jsonb DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    INSERT INTO bridge.override (table_name, key, column_name, over)
-    SELECT 'sessions', m.session_token, e.key, nullif(e.value, 'null')
-    FROM bridge.state AS s CROSS JOIN unnest(tokens) AS t(token) CROSS JOIN LATERAL bridge.mapped(t.token, t.token) AS m
-    CROSS JOIN LATERAL jsonb_each(bridge.session_json(m.student_email, m.shared)) AS e
-    WHERE s.merged_at IS NULL AND p_side = 'unified' AND log_changes.before IS NULL ON CONFLICT DO NOTHING;
+    IF p_side = 'unified' AND log_changes.before IS NULL AND (SELECT s.merged_at IS NULL FROM bridge.state AS s) THEN
+        INSERT INTO bridge.override (table_name, key, column_name, over)
+        SELECT 'sessions', m.session_token, e.key, nullif(e.value, 'null')
+        FROM unnest(tokens) AS t(token) CROSS JOIN LATERAL bridge.mapped(t.token, t.token) AS m
+        CROSS JOIN LATERAL jsonb_each(bridge.session_json(m.student_email, m.shared)) AS e ON CONFLICT DO NOTHING;
+    END IF;
     INSERT INTO bridge.change_log (side, token, before)
     SELECT CASE WHEN v.session_token IS NULL THEN 'legacy' ELSE p_side END, t.token, log_changes.before
     FROM (SELECT DISTINCT unnest(tokens)) AS t(token)
