@@ -1,6 +1,25 @@
 -- Settings of the migrating session: UTF-8, names in schema public, times in UTC, short lock waits. PostgreSQL frees
 -- the locks at once when the client dies.
 SET client_encoding = 'UTF8';
+-- public may not hide a function or operator of PostgreSQL: the types of a call choose, not the path.
+SET search_path = pg_catalog, pg_temp;
+DO $$
+DECLARE
+    found CONSTANT text := (
+        SELECT string_agg(DISTINCT pg_describe_object(o.class, o.id, 0), ', ')
+        FROM (SELECT 'pg_proc'::regclass, p.oid, p.proname, p.pronamespace, p.proowner FROM pg_proc AS p UNION ALL
+              SELECT 'pg_operator'::regclass, p.oid, p.oprname, p.oprnamespace, p.oprowner FROM pg_operator AS p) AS o(class, id, name, schema, owner)
+        JOIN pg_roles AS r ON r.oid = o.owner AND NOT r.rolsuper AND r.rolname <> current_user
+        WHERE o.schema = to_regnamespace('public') AND o.name IN (
+                  SELECT b.proname FROM pg_proc AS b WHERE b.pronamespace = 'pg_catalog'::regnamespace UNION ALL
+                  SELECT b.oprname FROM pg_operator AS b WHERE b.oprnamespace = 'pg_catalog'::regnamespace)
+          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = o.class AND d.objid = o.id AND d.deptype = 'e'));
+BEGIN
+    IF found IS NOT NULL THEN
+        RAISE EXCEPTION 'another role hides functions or operators of PostgreSQL: %', found
+            USING HINT = 'Nothing was changed. Drop or rename them, or let this role own them; then run this again.';
+    END IF;
+END $$;
 SET search_path = public;
 SET TimeZone = 'UTC';
 SET DateStyle = 'ISO, YMD';

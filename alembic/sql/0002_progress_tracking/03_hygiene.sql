@@ -13,12 +13,9 @@ END
 $$;
 COMMENT ON FUNCTION touch_updated_at() IS 'Trigger: sets updated_at when a statement changes the row and not updated_at.';
 
-CREATE TRIGGER touch_updated_at BEFORE UPDATE ON students FOR EACH ROW
-    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
-CREATE TRIGGER touch_updated_at BEFORE UPDATE ON sessions FOR EACH ROW
-    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
-CREATE TRIGGER touch_updated_at BEFORE UPDATE ON step_progress FOR EACH ROW
-    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
+CREATE TRIGGER touch_updated_at BEFORE UPDATE ON students FOR EACH ROW WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
+CREATE TRIGGER touch_updated_at BEFORE UPDATE ON sessions FOR EACH ROW WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
+CREATE TRIGGER touch_updated_at BEFORE UPDATE ON step_progress FOR EACH ROW WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
 
 CREATE FUNCTION refuse_student_id_change() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -30,8 +27,7 @@ END
 $$;
 COMMENT ON FUNCTION refuse_student_id_change() IS 'Trigger: refuses a change of student_id.';
 
-CREATE TRIGGER refuse_student_id_change BEFORE UPDATE OF student_id ON students FOR EACH ROW
-    WHEN (OLD.student_id IS DISTINCT FROM NEW.student_id) EXECUTE FUNCTION refuse_student_id_change();
+CREATE TRIGGER refuse_student_id_change BEFORE UPDATE OF student_id ON students FOR EACH ROW WHEN (OLD.student_id IS DISTINCT FROM NEW.student_id) EXECUTE FUNCTION refuse_student_id_change();
 
 -- BEFORE triggers run before the conflict check, so the application's ON CONFLICT (student_email) still works.
 CREATE FUNCTION clean_students() RETURNS trigger
@@ -43,8 +39,7 @@ END
 $$;
 COMMENT ON FUNCTION clean_students() IS 'Trigger: converts student_email to lower case and trims it.';
 
-CREATE TRIGGER clean_students BEFORE INSERT OR UPDATE ON students FOR EACH ROW
-    WHEN (NEW.student_email IS DISTINCT FROM clean_email(NEW.student_email)) EXECUTE FUNCTION clean_students();
+CREATE TRIGGER clean_students BEFORE INSERT OR UPDATE ON students FOR EACH ROW WHEN (NEW.student_email IS DISTINCT FROM clean_email(NEW.student_email)) EXECUTE FUNCTION clean_students();
 
 CREATE FUNCTION clean_sessions() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -100,8 +95,7 @@ END
 $$;
 COMMENT ON FUNCTION clean_step_progress() IS 'Trigger: sets step_number from a known step_name.';
 
-CREATE TRIGGER clean_step_progress BEFORE INSERT OR UPDATE ON step_progress FOR EACH ROW
-    WHEN (NEW.step_name IS DISTINCT FROM step_name_of(NEW.step_number)) EXECUTE FUNCTION clean_step_progress();
+CREATE TRIGGER clean_step_progress BEFORE INSERT OR UPDATE ON step_progress FOR EACH ROW WHEN (NEW.step_name IS DISTINCT FROM step_name_of(NEW.step_number)) EXECUTE FUNCTION clean_step_progress();
 
 CREATE FUNCTION clean_events() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -112,8 +106,7 @@ END
 $$;
 COMMENT ON FUNCTION clean_events() IS 'Trigger: unwraps JSON in event_data.';
 
-CREATE TRIGGER clean_events BEFORE INSERT OR UPDATE ON events FOR EACH ROW
-    WHEN (jsonb_typeof(NEW.event_data) IS NULL OR jsonb_typeof(NEW.event_data) = 'string') EXECUTE FUNCTION clean_events();
+CREATE TRIGGER clean_events BEFORE INSERT OR UPDATE ON events FOR EACH ROW WHEN (jsonb_typeof(NEW.event_data) IS NULL OR jsonb_typeof(NEW.event_data) = 'string') EXECUTE FUNCTION clean_events();
 
 -- Cleans the existing rows: copies of an earlier attempt, and rows of endpoints that moved too early. Writers wait
 -- until the triggers exist.

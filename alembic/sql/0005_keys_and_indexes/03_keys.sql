@@ -5,18 +5,13 @@ DECLARE
     commits CONSTANT boolean := current_setting('bridge.single_transaction', true) IS DISTINCT FROM 'on';
     added CONSTANT text := $keys$
         ALTER TABLE public.sessions
-            ADD CONSTRAINT fk_sessions_student_id_students
-                FOREIGN KEY (student_id) REFERENCES public.students (student_id) ON DELETE CASCADE NOT VALID;
+            ADD CONSTRAINT fk_sessions_student_id_students FOREIGN KEY (student_id) REFERENCES public.students (student_id) ON DELETE CASCADE NOT VALID;
         ALTER TABLE public.step_progress
-            ADD CONSTRAINT fk_step_progress_session_token_sessions
-                FOREIGN KEY (session_token) REFERENCES public.sessions (session_token) ON DELETE CASCADE NOT VALID,
-            ADD CONSTRAINT fk_step_progress_student_id_students
-                FOREIGN KEY (student_id) REFERENCES public.students (student_id) ON DELETE CASCADE NOT VALID;
+            ADD CONSTRAINT fk_step_progress_session_token_sessions FOREIGN KEY (session_token) REFERENCES public.sessions (session_token) ON DELETE CASCADE NOT VALID,
+            ADD CONSTRAINT fk_step_progress_student_id_students FOREIGN KEY (student_id) REFERENCES public.students (student_id) ON DELETE CASCADE NOT VALID;
         ALTER TABLE public.events
-            ADD CONSTRAINT fk_events_student_id_students
-                FOREIGN KEY (student_id) REFERENCES public.students (student_id) ON DELETE SET NULL NOT VALID,
-            ADD CONSTRAINT fk_events_session_token_sessions
-                FOREIGN KEY (session_token) REFERENCES public.sessions (session_token) ON DELETE SET NULL NOT VALID
+            ADD CONSTRAINT fk_events_student_id_students FOREIGN KEY (student_id) REFERENCES public.students (student_id) ON DELETE SET NULL NOT VALID,
+            ADD CONSTRAINT fk_events_session_token_sessions FOREIGN KEY (session_token) REFERENCES public.sessions (session_token) ON DELETE SET NULL NOT VALID
     $keys$;
     names CONSTANT text[] := ARRAY(SELECT m[1] FROM regexp_matches(added, 'CONSTRAINT (\w+)', 'g') AS m);
     constrained CONSTANT regclass[] := ARRAY['public.sessions', 'public.step_progress', 'public.events'];

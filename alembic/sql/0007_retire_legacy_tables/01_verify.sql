@@ -1,11 +1,9 @@
 -- In short transactions, before any lock.
-DO $$
-BEGIN
+DO $$ BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
         -- LEGACY TABLES: read in chunks; written where endpoints wrote to the unified tables
         CALL bridge.refresh_adapters(compare => true);
         CALL bridge.drain(strict => false);
         CALL bridge.require_verified(every_value => true);
     END IF;
-END
-$$
+END $$
