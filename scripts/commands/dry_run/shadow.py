@@ -93,6 +93,8 @@ class Shadow:
         sql = re.sub(rf"(?<![\w.])({self.functions})(?=\(| IS\b)", rf"{schema}.\1", sql)
         sql = re.sub(rf"\bbridge\.({'|'.join(UNIFIED)})\b", rf"{schema}.bridge_\1", sql)
         sql = re.sub(r"\bbridge\.", f"{schema}.", sql)
+        # a statement that names a copy without its schema must not find the application's table
+        sql = sql.replace("'public, pg_temp'", f"'{schema}, public'")
         return re.sub(r"\bpublic\.", f"{schema}.", sql).replace("'public'", f"'{schema}'")
 
 
