@@ -896,8 +896,10 @@ def test_a_session_inserted_early_resets_no_column(clone: Clone, stage: str, end
     database.execute(
         f"""
         INSERT INTO students (student_email) VALUES ('{email}');
-        INSERT INTO sessions (session_token, student_id, selected_voice)
-        SELECT '{token}', student_id, 'early' FROM students
+        UPDATE workshop_students SET exercises = '{{"exercise-1": {{"completed": true}}}}'
+        WHERE session_token = '{token}';
+        INSERT INTO sessions (session_token, student_id, selected_voice, exercises)
+        SELECT '{token}', student_id, 'early', '{{"exercise-2": {{"completed": true}}}}' FROM students
         """
     )
     upgrade(database, "0003")
@@ -920,6 +922,8 @@ def test_a_session_inserted_early_resets_no_column(clone: Clone, stage: str, end
     assert database.query(
         "SELECT selected_voice, websocket_url FROM student_configs WHERE session_token = %s", token
     ) == [("early", "wss://later")]
+    keys = "SELECT jsonb_object_keys(exercises) FROM workshop_students WHERE session_token = %s"
+    assert {key for (key,) in database.query(keys, token)} == {"exercise-1", "exercise-2"}
 
 
 @pytest.mark.parametrize("first", ["legacy", "unified"])

@@ -578,7 +578,7 @@ BEGIN
     IF logged.ids IS NULL THEN
         RETURN;
     END IF;
-    both_written := logged.unified IS NOT NULL AND (logged.legacy IS NOT NULL OR logged.inserted);
+    both_written := logged.legacy IS NOT NULL AND logged.unified IS NOT NULL;
     -- the session before the first change: the first logged value of each column
     SELECT jsonb_object_agg(b.key, b.value) INTO before
     FROM (SELECT DISTINCT ON (e.key) e.key, e.value
@@ -675,7 +675,7 @@ BEGIN
             ELSIF goes = 'unified' THEN
                 to_unified := to_unified || jsonb_build_object(d.name, d.mapped);
             END IF;
-            CONTINUE WHEN NOT (both_written AND legacy_changed AND unified_changed);
+            CONTINUE WHEN NOT (both_written AND legacy_changed AND unified_changed OR logged.inserted AND d.name = 'exercises');
             IF d.name = 'exercises' THEN
                 to_unified := to_unified || jsonb_build_object('exercises', bridge.merge_keys(
                     before -> 'exercises', d.unified, d.mapped, goes = 'legacy'));
