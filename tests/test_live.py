@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import Any
 
@@ -523,6 +524,33 @@ def test_two_transactions_that_change_the_same_student(migrated: Database) -> No
         one.commit()
     migrated.execute("CALL bridge.drain()")
     assert deviations(migrated) == []
+    assert failed_checks(migrated) == []
+
+
+def test_a_session_and_its_step_do_not_deadlock(migrated: Database) -> None:
+    """One transaction writes the session before the step, another one only the step."""
+    ((token,),) = migrated.query("SELECT min(session_token) FROM step_progress WHERE step_number = 4")
+    session = "UPDATE sessions SET ivr_greeting = 'new' WHERE session_token = %s"
+    step = (
+        "INSERT INTO step_progress (session_token, student_id, step_number, step_name, attempts) "
+        "SELECT session_token, student_id, 4, 'Basic Call', {0} FROM sessions WHERE session_token = %s "
+        "ON CONFLICT (session_token, step_number) DO UPDATE SET attempts = {0}"
+    )
+    with (
+        ThreadPoolExecutor() as threads,
+        closing(migrated.connect()) as second,
+        closing(migrated.connect(autocommit=False)) as first,
+    ):
+        first.execute(session.encode(), (token,))
+        waiting = threads.submit(second.execute, step.format(77).encode(), (token,))
+        blocked = "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
+        while migrated.query(blocked, first.info.backend_pid) == [(0,)]:
+            assert not waiting.done(), waiting.exception()
+        first.execute(step.format(55).encode(), (token,))
+        first.commit()
+        waiting.result()
+    query = "SELECT attempts FROM step_progress WHERE session_token = %s AND step_number = 4"
+    assert migrated.query(query, token) == [(77,)]
     assert failed_checks(migrated) == []
 
 

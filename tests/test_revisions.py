@@ -416,6 +416,7 @@ class MergeLegacyData(RevisionTest):
         "sessions.completion_rate",
         "sessions.steps_follow_exercises",
         "step_progress.follow_step_progress",
+        "step_progress.follow_step_progress_first",
     }
     counted = """
         SELECT (SELECT count(*) FROM students), (SELECT count(*) FROM sessions),

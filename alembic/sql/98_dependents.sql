@@ -25,7 +25,7 @@ made(revision, class, object) AS (
     UNION ALL
     SELECT k.revision, 'pg_trigger'::regclass, t.oid
     FROM creates AS k JOIN pg_trigger AS t ON t.tgfoid = to_regprocedure('public.' || k.name)
-    WHERE k.kind = 'function' AND k.name IN (t.tgname || '()', 'refuse_write()')
+    WHERE k.kind = 'function' AND k.name IN (replace(t.tgname, '_first', '') || '()', 'refuse_write()')
       AND t.tgrelid IN (SELECT to_regclass('public.' || n.name) FROM creates AS n WHERE n.kind = 'table')
 ),
 parts AS (

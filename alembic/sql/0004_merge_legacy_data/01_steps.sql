@@ -23,27 +23,25 @@ BEGIN
     IF TG_RELID <> 'public.step_progress'::regclass THEN
         RAISE EXCEPTION 'this trigger function serves the unified tables only' USING ERRCODE = 'insufficient_privilege';
     END IF;
+    -- Before 0005 no foreign key refuses a step if its session is deleted at the same time. An early step has no session yet.
+    IF TG_OP <> 'DELETE' AND EXISTS (SELECT FROM public.sessions AS s WHERE s.session_token = NEW.session_token) THEN
+        PERFORM FROM public.sessions AS s WHERE s.session_token = NEW.session_token FOR NO KEY UPDATE;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'session ...% was deleted meanwhile', right(NEW.session_token, 4) USING ERRCODE = 'foreign_key_violation';
+        END IF;
+    END IF;
+    IF TG_WHEN = 'BEFORE' THEN RETURN NEW; END IF;
     IF TG_OP = 'DELETE' OR TG_OP = 'UPDATE' AND (OLD.session_token, OLD.step_number) <> (NEW.session_token, NEW.step_number) THEN
         UPDATE public.sessions AS s
         SET exercises = public.exercises_with_step(s.exercises, OLD.step_number, NULL, NULL, NULL, NULL)
         WHERE s.session_token = OLD.session_token;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        -- Before 0005 no foreign key refuses a step if its session is deleted at the same time. An early step has no session yet.
-        IF EXISTS (SELECT FROM public.sessions AS s WHERE s.session_token = NEW.session_token) THEN
-            PERFORM FROM public.sessions AS s WHERE s.session_token = NEW.session_token FOR NO KEY UPDATE;
-            IF NOT FOUND THEN
-                RAISE EXCEPTION 'session ...% was deleted meanwhile', right(NEW.session_token, 4)
-                    USING ERRCODE = 'foreign_key_violation';
-            END IF;
-        END IF;
-        UPDATE public.sessions AS s
-        SET exercises = n.exercises
+        UPDATE public.sessions AS s SET exercises = n.exercises
         FROM (
             SELECT public.exercises_with_step(o.exercises, NEW.step_number, NEW.validation_passed,
                                               NEW.completed_at, NEW.time_spent, NEW.attempts) AS exercises
-            FROM public.sessions AS o
-            WHERE o.session_token = NEW.session_token
+            FROM public.sessions AS o WHERE o.session_token = NEW.session_token
         ) AS n
         WHERE s.session_token = NEW.session_token AND s.exercises <> n.exercises;
     END IF;
@@ -53,6 +51,9 @@ $$;
 COMMENT ON FUNCTION follow_step_progress() IS 'Trigger: exercises of a session follow its steps.';
 
 CREATE OR REPLACE TRIGGER follow_step_progress AFTER INSERT OR UPDATE OR DELETE ON step_progress
+    FOR EACH ROW WHEN (current_setting('bridge.applying', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION follow_step_progress();
+-- Locks the session before an upsert locks the step, as a transaction that writes the session first does: else they deadlock.
+CREATE OR REPLACE TRIGGER follow_step_progress_first BEFORE INSERT ON step_progress
     FOR EACH ROW WHEN (current_setting('bridge.applying', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION follow_step_progress();
 
 CREATE OR REPLACE FUNCTION steps_follow_exercises() RETURNS trigger

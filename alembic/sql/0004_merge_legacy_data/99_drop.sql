@@ -7,6 +7,7 @@ BEGIN
 END
 $$;
 DROP TRIGGER IF EXISTS follow_step_progress ON step_progress;
+DROP TRIGGER IF EXISTS follow_step_progress_first ON step_progress;
 DROP TRIGGER IF EXISTS completion_rate ON sessions;
 DROP TRIGGER IF EXISTS steps_follow_exercises ON sessions;
 DROP FUNCTION steps_follow_exercises();
