@@ -529,7 +529,9 @@ def test_two_transactions_that_change_the_same_student(migrated: Database) -> No
 
 def test_a_session_and_its_step_do_not_deadlock(migrated: Database) -> None:
     """One transaction writes the session before the step, another one only the step."""
-    ((token,),) = migrated.query("SELECT min(session_token) FROM step_progress WHERE step_number = 4")
+    ((token,),) = migrated.query(
+        "SELECT min(session_token) FROM step_progress WHERE step_number = 4"
+    )
     session = "UPDATE sessions SET ivr_greeting = 'new' WHERE session_token = %s"
     step = (
         "INSERT INTO step_progress (session_token, student_id, step_number, step_name, attempts) "

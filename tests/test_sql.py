@@ -18,8 +18,8 @@ SQL = ROOT / "alembic" / "sql"
 BIN = Path(sys.executable).parent
 
 EXCLUDED = (
-    "PS001",  # operators, functions and types without a schema: session.sql sets search_path,
-    "PS016",  # pg_catalog comes first, and who may create in public owns the tables anyway;
+    "PS001",  # operators, functions and types without a schema: session.sql refuses those in
+    "PS016",  # public that hide those of pg_catalog;
     "PS017",  # in a function that pins search_path pgspot does not ask for one
     "PS009",  # CASE x WHEN y uses an operator: as PS001
     "PS002",  # CREATE OR REPLACE in public: 0004 commits, and has to be able to start again
