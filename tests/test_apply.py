@@ -334,6 +334,88 @@ def test_a_new_name_reaches_the_legacy_rows_of_every_session(database: Database)
     assert failed_checks(database) == []
 
 
+RENAME = (
+    "UPDATE students SET student_name = 'Renamed' "
+    "WHERE student_id = (SELECT student_id FROM sessions WHERE session_token = '{0}')"
+)
+PASSED = '{"step-4-basic-twiml": {"completed": true, "attempts": 77}}'
+
+
+def test_a_change_of_the_student_reverts_no_legacy_write_of_the_session(
+    database: Database, token: str
+) -> None:
+    """The change log has no columns of the session then."""
+    database.execute(
+        f"UPDATE {CONFIG} SET system_prompt = 'saved' WHERE session_token = '{token}'; "
+        f"UPDATE {PROGRESS} SET exercises = '{PASSED}' WHERE session_token = '{token}'; "
+        + RENAME.format(token)
+    )
+    assert values(database, token) == (["saved", "greet", "tts"],) * 2
+    with logged_only(database):
+        legacy(database, token, "ivr_greeting = 'saved as well'")
+        database.execute(RENAME.format(token).replace("Renamed", "Renamed Again"))
+    assert values(database, token) == (["saved", "saved as well", "tts"],) * 2
+    attempts = "SELECT attempts FROM step_progress WHERE session_token = %s AND step_number = 4"
+    assert database.query(attempts, token) == [(77,)]
+    name = f"SELECT student_name FROM {PROGRESS} WHERE session_token = %s"
+    assert database.query(name, token) == [("Renamed Again",)]
+    assert notes(database, token) == []
+    assert failed_checks(database) == []
+
+
+def test_a_change_of_the_student_brings_no_deleted_row_back(database: Database, token: str) -> None:
+    with logged_only(database):
+        for table in (PROGRESS, CONFIG):
+            database.execute(f"DELETE FROM {table} WHERE session_token = '{token}'")
+        database.execute(RENAME.format(token))
+    for table in (PROGRESS, CONFIG, "sessions"):
+        assert database.query(f"SELECT FROM {table} WHERE session_token = %s", token) == []
+    assert failed_checks(database) == []
+
+
+def test_a_session_that_is_not_busy_any_more(database: Database, token: str) -> None:
+    """Another transaction applied it while the drain waited for it."""
+    database.execute("UPDATE bridge.state SET sync = false")
+    legacy(database, token, "system_prompt = 'changed'")
+    with database.connect(autocommit=False) as holder, database.connect() as draining:
+        holder.execute("SELECT FROM sessions WHERE session_token = %s FOR UPDATE", (token,))
+        drain = threading.Thread(target=draining.execute, args=("CALL bridge.drain()",))
+        drain.start()
+        time.sleep(0.5)
+        holder.execute("SELECT bridge.apply(%s)", (token,))
+        holder.commit()
+        drain.join()
+        assert draining.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    assert values(database, token) == (["changed", "greet", "tts"],) * 2
+
+
+def test_a_unique_key_of_the_application_is_named(database: Database, token: str) -> None:
+    """Not waited for: only the bridge's own keys mean that another transaction inserts the row."""
+    database.execute("CREATE UNIQUE INDEX one_railway ON sessions (railway_url)")
+    database.execute(
+        f"UPDATE {CONFIG} SET railway_url = 'https://example.org' WHERE session_token IN "
+        f"('{token}', (SELECT min(session_token) FROM {CONFIG}))"
+    )
+    with (
+        database.connect() as connection,
+        pytest.raises(psycopg.errors.RaiseException, match="23505, constraint one_railway"),
+    ):
+        connection.execute("CALL bridge.drain()")
+
+
+def test_the_index_of_a_table_without_keys_is_built_once(clone: Clone) -> None:
+    """A new column changes the adapter, not the token."""
+    database = clone("legacy")
+    database.execute(f"ALTER TABLE {CONFIG} DROP CONSTRAINT student_configs_pkey")
+    upgrade(database, "0006_reporting_views")
+    index = "SELECT 'bridge_token_of_student_configs'::regclass::oid"
+    before = database.query(index)
+    database.execute(f"ALTER TABLE {CONFIG} ADD COLUMN room text")
+    database.execute("CALL bridge.refresh_adapters(true)")
+    assert database.query(index) == before
+    assert failed_checks(database) == []
+
+
 def test_two_transactions_that_bring_the_same_new_student(database: Database) -> None:
     """The second insert reads no student, but finds one on insert: it must not count as applied."""
     email = "same@example.org"

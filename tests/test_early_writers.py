@@ -25,6 +25,7 @@ from support.databases import (
     hand_back,
     upgrade,
 )
+from support.eras import ERAS, load
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -61,13 +62,11 @@ TOUCH_STEP = "UPDATE step_progress SET attempts = attempts + 1 WHERE step_number
 
 def sources(merging: Connection) -> None:
     merging.execute("UPDATE bridge.state SET stage = 'sources', cursor_at = ''")
-    merging.execute("CALL bridge.backfill_stage('sources', bridge.last_token())")
-    merging.execute("UPDATE bridge.state SET stage = 'students', cursor_at = ''")
+    merging.execute("CALL bridge.backfill_stage('sources', 'students', bridge.last_token())")
 
 
 def students(merging: Connection) -> None:
-    merging.execute("CALL bridge.backfill_stage('students', NULL)")
-    merging.execute("UPDATE bridge.state SET stage = 'sessions', cursor_at = ''")
+    merging.execute("CALL bridge.backfill_stage('students', 'sessions', NULL)")
 
 
 def sessions(merging: Connection) -> None:
@@ -418,6 +417,29 @@ def test_a_session_without_a_student_is_refused_at_the_keys(clone: Clone) -> Non
     query = "SELECT count(*) FROM workshop_students WHERE session_token = 'ws_orphan'"
     assert database.query(query) == [(1,)]
     assert failed_checks(database) == []
+
+
+def test_a_student_of_an_earlier_attempt_who_moves_before_the_backfill(empty: Database) -> None:
+    """The legacy tables have the address before; the later one stays, and is applied to them."""
+    with empty.connect(autocommit=False) as connection:
+        load(connection, ERAS["C2"])
+        connection.commit()
+    upgrade(empty, "0003_legacy_bridge")
+    query = (
+        "SELECT student_email, min(session_token) FROM students JOIN sessions USING (student_id) "
+        "WHERE session_token IN (SELECT p.token FROM bridge.legacy_progress AS p WHERE p.email = student_email) "
+        "GROUP BY student_email HAVING count(*) = 1 ORDER BY 1 LIMIT 1"
+    )
+    ((email, token),) = empty.query(query)
+    empty.execute(
+        f"UPDATE students SET student_email = 'moved@example.net' WHERE student_email = '{email}'"
+    )
+    upgrade(empty)
+    of_session = "SELECT student_email FROM sessions JOIN students USING (student_id) WHERE session_token = %s"
+    assert empty.query(of_session, token) == [("moved@example.net",)]
+    legacy = "SELECT student_email FROM workshop_students WHERE session_token = %s"
+    assert empty.query(legacy, token) == [("moved@example.net",)]
+    assert failed_checks(empty) == []
 
 
 @pytest.mark.parametrize("written", ["0003", "0004"])

@@ -346,7 +346,8 @@ def test_the_next_run_finishes(scene: Scene, tmp_path: Path, point: str, way: st
     with struck(scene, point, way, tmp_path) as database:
         go_on(database, command, way, tmp_path, revisions_of(point))
         end = "head" if command == UP else "back"
-        assert changes(scene.expected[end], result(database)) == []
+        found = changes(scene.expected[end], result(database))
+        assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("point", ["drain of the hand-back", "hand-back"])

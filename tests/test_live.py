@@ -19,6 +19,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from scripts.common.project import SQL
 from support.databases import Clone, Database, Server, deviations, downgrade, failed_checks, upgrade
 
 STAGES = ("base", "0003", "0004", "0006", "head")
@@ -357,6 +358,18 @@ def test_an_error_inside_the_bridge_never_fails_the_application(migrated: Databa
         migrated.execute("CALL bridge.drain()")
     assert migrated.query("SELECT count(*) FROM bridge.change_log") == [(0,)]
     assert deviations(migrated) == []
+
+
+def test_the_cut_over_applies_few_sessions_while_it_holds_its_locks(clone: Clone) -> None:
+    database = clone("0006")
+    database.execute((SQL / "0007_retire_legacy_tables" / "02_functions.sql").read_text("utf-8"))
+    database.execute("UPDATE bridge.state SET sync = false")
+    database.execute("UPDATE student_configs SET system_prompt = 'for all'")
+    with pytest.raises(psycopg.errors.LockNotAvailable, match="were written a moment ago"):
+        database.execute("SELECT bridge.cut_over()")
+    database.execute("DROP FUNCTION bridge.cut_over()")
+    upgrade(database)
+    assert failed_checks(database) == []
 
 
 def test_cut_over_waits_for_a_reader_and_no_reader_waits_for_it(clone: Clone) -> None:

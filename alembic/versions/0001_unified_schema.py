@@ -47,7 +47,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the four tables, restore what stood there before."""
     op.expect_revision(revision)
-    op.execute("SELECT lock_unified_tables('ACCESS EXCLUSIVE')")
+    op.execute("SELECT public.lock_unified_tables('ACCESS EXCLUSIVE')")
     op.run_sql(revision, "98_nothing_lost")
     op.run_sql("own_columns", "98_keep")
     op.run_sql("rights", "99_point_back")

@@ -28,7 +28,7 @@ depends_on = None
 def upgrade() -> None:
     """Create functions and triggers."""
     op.expect_revision(down_revision)
-    op.execute("SELECT lock_unified_tables('ACCESS EXCLUSIVE')")
+    op.execute("SELECT public.lock_unified_tables('ACCESS EXCLUSIVE')")
     op.run_sql(revision, "00_make_way")
     op.run_sql(revision, "01_values")
     op.run_sql(revision, "02_steps")
@@ -39,6 +39,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop the functions and triggers of progress tracking."""
     op.expect_revision(revision)
-    op.execute("SELECT lock_unified_tables('ACCESS EXCLUSIVE')")
+    op.execute("SELECT public.lock_unified_tables('ACCESS EXCLUSIVE')")
     op.run_sql(revision, "98_drop")
     op.run_sql(revision, "99_restore_prior")

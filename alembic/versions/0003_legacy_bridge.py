@@ -44,7 +44,7 @@ def upgrade() -> None:
     op.run_sql(revision, "09_verify")
     op.run_sql(revision, "10_chunks")
     op.run_sql(revision, "11_adopt")
-    op.execute("SELECT lock_unified_tables('SHARE ROW EXCLUSIVE')")
+    op.execute("SELECT public.lock_unified_tables('SHARE ROW EXCLUSIVE')")
     op.create_index("ix_sessions_student_id", "sessions", ["student_id"])
     op.create_index("ix_events_session_token", "events", ["session_token"])
     op.run_sql(revision, "12_install")

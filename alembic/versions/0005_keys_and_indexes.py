@@ -43,6 +43,6 @@ def downgrade() -> None:
     """Drop foreign keys and indexes; log writes, as before."""
     op.expect_revision(revision)
     # constraints and triggers of all four tables go
-    op.execute("SELECT lock_unified_tables('ACCESS EXCLUSIVE')")
+    op.execute("SELECT public.lock_unified_tables('ACCESS EXCLUSIVE')")
     op.run_sql(revision, "98_log_only")
     op.run_sql(revision, "99_drop")

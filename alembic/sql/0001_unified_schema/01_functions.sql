@@ -1,6 +1,6 @@
 -- Functions that the revisions call.
 
-CREATE FUNCTION create_commented(ddl text) RETURNS void
+CREATE FUNCTION public.create_commented(ddl text) RETURNS void
     LANGUAGE plpgsql SET search_path = public, pg_temp
 AS $$
 DECLARE
@@ -25,10 +25,10 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION create_commented IS 'Creates tables or views; the text behind "  -- " becomes the comment of the table, view or column.';
+COMMENT ON FUNCTION public.create_commented IS 'Creates tables or views; the text behind "  -- " becomes the comment of the table, view or column.';
 
 -- A prepared transaction has no session. It keeps its locks until it is ended by its name.
-CREATE FUNCTION lock_holders(tables regclass[], readers boolean DEFAULT true) RETURNS text
+CREATE FUNCTION public.lock_holders(tables regclass[], readers boolean DEFAULT true) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     WITH prepared AS (
@@ -50,12 +50,12 @@ AS $$
       AND (readers OR l.mode <> 'AccessShareLock')
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 $$;
-COMMENT ON FUNCTION lock_holders IS
+COMMENT ON FUNCTION public.lock_holders IS
     'Names the sessions and prepared transactions that hold locks on tables; readers: includes ACCESS SHARE.';
 
 -- Waits 50 ms for each lock, because new readers queue behind a waiting strong lock. A failed attempt is a
 -- subtransaction; its abort frees its locks.
-CREATE FUNCTION retry_locking(statement text, attempts integer DEFAULT 200) RETURNS void
+CREATE FUNCTION public.retry_locking(statement text, attempts integer DEFAULT 200) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms'
 AS $$
 DECLARE
@@ -101,12 +101,12 @@ BEGIN
               HINT = 'This step changed nothing. Run it again at a quieter moment, or end the transaction that holds the lock.';
 END
 $$;
-COMMENT ON FUNCTION retry_locking IS
+COMMENT ON FUNCTION public.retry_locking IS
     'Executes a statement with short lock waits, retries it, and names the lock holders if it fails.';
 
 -- Locks all four at once, before the first change. A writer that holds one and waits for the next would never free it,
 -- and PostgreSQL would abort one transaction as a deadlock victim.
-CREATE FUNCTION lock_unified_tables(mode text) RETURNS void
+CREATE FUNCTION public.lock_unified_tables(mode text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -117,9 +117,9 @@ BEGIN
     PERFORM public.retry_locking(format('LOCK TABLE %s IN %s MODE', there, mode)) WHERE there IS NOT NULL;
 END
 $$;
-COMMENT ON FUNCTION lock_unified_tables IS 'Locks students, sessions, step_progress and events, with retries.';
+COMMENT ON FUNCTION public.lock_unified_tables IS 'Locks students, sessions, step_progress and events, with retries.';
 
-CREATE FUNCTION free_dated_name(name text) RETURNS text
+CREATE FUNCTION public.free_dated_name(name text) RETURNS text
     LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT candidate
@@ -131,10 +131,10 @@ AS $$
     ORDER BY n
     LIMIT 1
 $$;
-COMMENT ON FUNCTION free_dated_name IS 'Returns a dated name that is free in schema public: <name>_backup_YYYYMMDD, else with _2, _3 ...';
+COMMENT ON FUNCTION public.free_dated_name IS 'Returns a dated name that is free in schema public: <name>_backup_YYYYMMDD, else with _2, _3 ...';
 
 -- A policy that uses a column is copied if the target table has that column with that type.
-CREATE FUNCTION copy_row_security(original regclass, stand_in regclass) RETURNS void
+CREATE FUNCTION public.copy_row_security(original regclass, stand_in regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = public, pg_temp
 AS $$
 DECLARE
@@ -168,10 +168,10 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION copy_row_security IS 'Copies row security and policies from one table to the table that replaces it.';
+COMMENT ON FUNCTION public.copy_row_security IS 'Copies row security and policies from one table to the table that replaces it.';
 
 -- After a downgrade has handed back the rows, no statement may add more.
-CREATE FUNCTION refuse_write() RETURNS trigger
+CREATE FUNCTION public.refuse_write() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -180,4 +180,4 @@ BEGIN
               HINT = 'Write to workshop_students and student_configs, or upgrade again.';
 END
 $$;
-COMMENT ON FUNCTION refuse_write IS 'Trigger: refuses writes to a table that a downgrade drops.'
+COMMENT ON FUNCTION public.refuse_write IS 'Trigger: refuses writes to a table that a downgrade drops.'

@@ -1,4 +1,4 @@
-SELECT create_commented($tables$
+SELECT public.create_commented($tables$
 CREATE TABLE students (  -- Students, one for each clean e-mail address.
     student_id uuid NOT NULL DEFAULT gen_random_uuid(),  -- Immutable identity of the student.
     student_email text NOT NULL,  -- Address in lower case without surrounding white space.

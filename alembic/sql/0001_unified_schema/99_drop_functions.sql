@@ -1,7 +1,7 @@
-DROP FUNCTION create_commented(text);
-DROP FUNCTION lock_holders(regclass[], boolean);
-DROP FUNCTION retry_locking(text, integer);
-DROP FUNCTION lock_unified_tables(text);
-DROP FUNCTION free_dated_name(text);
-DROP FUNCTION copy_row_security(regclass, regclass);
-DROP FUNCTION refuse_write()
+DROP FUNCTION public.create_commented(text);
+DROP FUNCTION public.lock_holders(regclass[], boolean);
+DROP FUNCTION public.retry_locking(text, integer);
+DROP FUNCTION public.lock_unified_tables(text);
+DROP FUNCTION public.free_dated_name(text);
+DROP FUNCTION public.copy_row_security(regclass, regclass);
+DROP FUNCTION public.refuse_write()

@@ -3,7 +3,7 @@
 -- to ASCII in every locale.
 
 -- The application stringifies values and the driver serialises them again, so a JSON string that holds JSON is common.
-CREATE FUNCTION unwrap_json(value jsonb) RETURNS jsonb
+CREATE FUNCTION public.unwrap_json(value jsonb) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -17,10 +17,10 @@ EXCEPTION
         RETURN value;
 END
 $$;
-COMMENT ON FUNCTION unwrap_json(jsonb) IS 'Unwraps JSON from any number of layers of JSON strings.';
+COMMENT ON FUNCTION public.unwrap_json(jsonb) IS 'Unwraps JSON from any number of layers of JSON strings.';
 
 -- Accepts ISO forms only. PostgreSQL would also read "yesterday", "infinity" and names of zones.
-CREATE FUNCTION read_timestamp(value text) RETURNS timestamptz
+CREATE FUNCTION public.read_timestamp(value text) RETURNS timestamptz
     LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -35,7 +35,7 @@ EXCEPTION
         RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION read_timestamp(text) IS 'Reads an ISO time stamp, as UTC if it names no zone; else NULL.';
+COMMENT ON FUNCTION public.read_timestamp(text) IS 'Reads an ISO time stamp, as UTC if it names no zone; else NULL.';
 
 -- Most time stamps have the form that JavaScript writes. From PostgreSQL 16 on they are validated first, which needs no
 -- subtransaction.
@@ -50,9 +50,9 @@ BEGIN
         ELSE 'public.read_timestamp(value)' END);
 END
 $$;
-COMMENT ON FUNCTION parse_timestamp(text) IS 'Reads an ISO time stamp, as UTC if it names no zone; else NULL.';
+COMMENT ON FUNCTION public.parse_timestamp(text) IS 'Reads an ISO time stamp, as UTC if it names no zone; else NULL.';
 
-CREATE FUNCTION parse_count(value jsonb) RETURNS integer
+CREATE FUNCTION public.parse_count(value jsonb) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
     WHEN jsonb_typeof(value) = 'number'
@@ -62,9 +62,9 @@ RETURN CASE
     THEN least(greatest(trunc((value #>> '{}')::numeric), 0), 2147483647)::integer
     ELSE 0
 END;
-COMMENT ON FUNCTION parse_count(jsonb) IS 'Reads a count from a number or from text: 0 to 2147483647; 0 if there is none.';
+COMMENT ON FUNCTION public.parse_count(jsonb) IS 'Reads a count from a number or from text: 0 to 2147483647; 0 if there is none.';
 
-CREATE FUNCTION parse_done(value jsonb) RETURNS boolean
+CREATE FUNCTION public.parse_done(value jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE jsonb_typeof(value)
     WHEN 'boolean' THEN value::boolean
@@ -72,9 +72,9 @@ RETURN CASE jsonb_typeof(value)
     WHEN 'string' THEN lower(btrim(value #>> '{}', E' \t\r\n') COLLATE "C") IN ('true', '1')
     ELSE false
 END;
-COMMENT ON FUNCTION parse_done(jsonb) IS 'Returns true for true, for a number other than 0, and for the text "true" or "1".';
+COMMENT ON FUNCTION public.parse_done(jsonb) IS 'Returns true for true, for a number other than 0, and for the text "true" or "1".';
 
-CREATE FUNCTION clean_email(value text) RETURNS text
+CREATE FUNCTION public.clean_email(value text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN nullif(lower(btrim(value, E' \t\r\n\f\x0B') COLLATE "C"), '');
-COMMENT ON FUNCTION clean_email(text) IS 'Converts an address to lower case (ASCII) and trims it; NULL if empty.'
+COMMENT ON FUNCTION public.clean_email(text) IS 'Converts an address to lower case (ASCII) and trims it; NULL if empty.'

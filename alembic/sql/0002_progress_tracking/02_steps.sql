@@ -1,6 +1,6 @@
 -- The nine steps: names, present and former keys, and the one definition of "done".
 
-CREATE FUNCTION workshop_steps()
+CREATE FUNCTION public.workshop_steps()
     RETURNS TABLE (step_number integer, step_name text, exercise_key text, early_key text)
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -14,11 +14,11 @@ BEGIN ATOMIC
            (8, 'Tools & Functions', 'step-8-test-call', 'test-full-call'),
            (9, 'Deploy Your System', 'step-9-multichannel', 'add-multichannel');
 END;
-COMMENT ON FUNCTION workshop_steps() IS 'Lists the nine steps with their names and exercise keys.';
+COMMENT ON FUNCTION public.workshop_steps() IS 'Lists the nine steps with their names and exercise keys.';
 
 -- Runs for every exercise. A constant object is inlined; a join with workshop_steps() or a regular expression is
 -- slower.
-CREATE FUNCTION step_number_of(name text) RETURNS integer
+CREATE FUNCTION public.step_number_of(name text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
     WHEN left(name, 5) = 'step-' THEN (
@@ -39,35 +39,35 @@ RETURN CASE
           "Tools & Functions": 8, "test-full-call": 8,
           "Deploy Your System": 9, "add-multichannel": 9, "Final Deployment": 9}'::jsonb ->> name)::integer
 END;
-COMMENT ON FUNCTION step_number_of(text) IS 'Returns the step of a title or an exercise key, else NULL.';
+COMMENT ON FUNCTION public.step_number_of(text) IS 'Returns the step of a title or an exercise key, else NULL.';
 
-CREATE FUNCTION step_name_of(number integer) RETURNS text
+CREATE FUNCTION public.step_name_of(number integer) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (ARRAY['Connect Accounts', 'Choose Use Case', 'Provision Services', 'Basic TwiML', 'WebSocket Handler',
               'ConversationRelay', 'Custom AI Prompt', 'Tools & Functions', 'Deploy Your System'])[number];
-COMMENT ON FUNCTION step_name_of(integer) IS 'Returns the name of step 1 to 9.';
+COMMENT ON FUNCTION public.step_name_of(integer) IS 'Returns the name of step 1 to 9.';
 
 -- Several keys of one step merge: done if one is done, earliest completion, greatest time and attempts. Unknown keys,
 -- and entries that are neither an object nor true, are ignored and stay in the object.
-CREATE FUNCTION exercise_steps(exercises jsonb)
+CREATE FUNCTION public.exercise_steps(exercises jsonb)
     RETURNS TABLE (
         step_number integer, completed_at timestamptz, time_spent integer, attempts integer, validation_passed boolean)
     LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT
         f.step_number,
-        min(CASE WHEN f.done THEN parse_timestamp(f.done_at) END),
-        coalesce(max(parse_count(f.time_spent)), 0),
-        coalesce(max(parse_count(f.attempts)), 0),
+        min(CASE WHEN f.done THEN public.parse_timestamp(f.done_at) END),
+        coalesce(max(public.parse_count(f.time_spent)), 0),
+        coalesce(max(public.parse_count(f.attempts)), 0),
         bool_or(f.done)
     FROM jsonb_each(exercises) AS e
     -- without OFFSET 0 PostgreSQL would compute these expressions at each use
     CROSS JOIN LATERAL (
         SELECT
-            step_number_of(e.key) AS step_number,
+            public.step_number_of(e.key) AS step_number,
             -- the common values first
             CASE e.value ->> 'completed' WHEN 'true' THEN true WHEN 'false' THEN false
-                ELSE jsonb_typeof(e.value) = 'boolean' OR coalesce(parse_done(e.value -> 'completed'), false)
+                ELSE jsonb_typeof(e.value) = 'boolean' OR coalesce(public.parse_done(e.value -> 'completed'), false)
             END AS done,
             e.value ->> 'timestamp' AS done_at,
             e.value -> 'timeSpent' AS time_spent,
@@ -78,11 +78,11 @@ BEGIN ATOMIC
       AND (jsonb_typeof(e.value) = 'object' OR e.value = 'true')
     GROUP BY f.step_number;
 END;
-COMMENT ON FUNCTION exercise_steps(jsonb) IS 'Reads an exercises object: its progress by step.';
+COMMENT ON FUNCTION public.exercise_steps(jsonb) IS 'Reads an exercises object: its progress by step.';
 
 -- Updates every key that the step has in the object, else its current key. p_passed NULL: the step has no row, and its
 -- keys are removed.
-CREATE FUNCTION exercises_with_step(
+CREATE FUNCTION public.exercises_with_step(
     exercises jsonb, p_number integer, p_passed boolean, p_completed_at timestamptz, p_time_spent integer, p_attempts integer)
     RETURNS jsonb
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
@@ -109,10 +109,10 @@ AS $$
           WHERE public.step_number_of(o.key) = p_number) AS k
     LEFT JOIN public.exercise_steps(exercises) AS s ON s.step_number = p_number
 $$;
-COMMENT ON FUNCTION exercises_with_step IS 'Returns the exercises object with one step updated from its step_progress row.';
+COMMENT ON FUNCTION public.exercises_with_step IS 'Returns the exercises object with one step updated from its step_progress row.';
 
 -- A step is done by its flags, or because it was passed.
-CREATE FUNCTION session_steps_done(
+CREATE FUNCTION public.session_steps_done(
     twilio_connected boolean, openai_connected boolean, call_direction_chosen boolean, services_ready boolean,
     step4_deployed boolean, step5_deployed boolean, step6_deployed boolean, system_prompt_saved boolean,
     step8_deployed boolean, project_deployed boolean, passed integer[])
@@ -129,9 +129,9 @@ RETURN array_remove(ARRAY[
     CASE WHEN step8_deployed OR 8 = ANY (passed) THEN 8 END,
     CASE WHEN project_deployed OR 9 = ANY (passed) THEN 9 END
 ], NULL);
-COMMENT ON FUNCTION session_steps_done IS 'Lists the steps done, ascending: by flag, or by validation_passed in step_progress.';
+COMMENT ON FUNCTION public.session_steps_done IS 'Lists the steps done, ascending: by flag, or by validation_passed in step_progress.';
 
-CREATE FUNCTION session_completion_rate(done integer[]) RETURNS integer
+CREATE FUNCTION public.session_completion_rate(done integer[]) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN round(100.0 * cardinality(done) / 9)::integer;
-COMMENT ON FUNCTION session_completion_rate(integer[]) IS 'Returns the steps done in percent of nine, 0 to 100.'
+COMMENT ON FUNCTION public.session_completion_rate(integer[]) IS 'Returns the steps done in percent of nine, 0 to 100.'

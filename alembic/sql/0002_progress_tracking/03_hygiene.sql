@@ -2,7 +2,7 @@
 -- triggers fire in the order of their names: clean_..., completion_rate (0004), touch_updated_at.
 
 -- *<> compares columns of every type, json too. A WHEN condition could not compare generated columns.
-CREATE FUNCTION touch_updated_at() RETURNS trigger
+CREATE FUNCTION public.touch_updated_at() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF OLD *<> NEW THEN
@@ -11,13 +11,16 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION touch_updated_at() IS 'Trigger: sets updated_at when a statement changes the row and not updated_at.';
+COMMENT ON FUNCTION public.touch_updated_at() IS 'Trigger: sets updated_at when a statement changes the row and not updated_at.';
 
-CREATE TRIGGER touch_updated_at BEFORE UPDATE ON students FOR EACH ROW WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
-CREATE TRIGGER touch_updated_at BEFORE UPDATE ON sessions FOR EACH ROW WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
-CREATE TRIGGER touch_updated_at BEFORE UPDATE ON step_progress FOR EACH ROW WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION touch_updated_at();
+CREATE TRIGGER touch_updated_at BEFORE UPDATE ON students FOR EACH ROW
+    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION public.touch_updated_at();
+CREATE TRIGGER touch_updated_at BEFORE UPDATE ON sessions FOR EACH ROW
+    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION public.touch_updated_at();
+CREATE TRIGGER touch_updated_at BEFORE UPDATE ON step_progress FOR EACH ROW
+    WHEN (OLD.updated_at IS NOT DISTINCT FROM NEW.updated_at) EXECUTE FUNCTION public.touch_updated_at();
 
-CREATE FUNCTION refuse_student_id_change() RETURNS trigger
+CREATE FUNCTION public.refuse_student_id_change() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION 'students.student_id is immutable'
@@ -25,23 +28,25 @@ BEGIN
               HINT = 'Insert another student and move the sessions instead.';
 END
 $$;
-COMMENT ON FUNCTION refuse_student_id_change() IS 'Trigger: refuses a change of student_id.';
+COMMENT ON FUNCTION public.refuse_student_id_change() IS 'Trigger: refuses a change of student_id.';
 
-CREATE TRIGGER refuse_student_id_change BEFORE UPDATE OF student_id ON students FOR EACH ROW WHEN (OLD.student_id IS DISTINCT FROM NEW.student_id) EXECUTE FUNCTION refuse_student_id_change();
+CREATE TRIGGER refuse_student_id_change BEFORE UPDATE OF student_id ON students FOR EACH ROW
+    WHEN (OLD.student_id IS DISTINCT FROM NEW.student_id) EXECUTE FUNCTION public.refuse_student_id_change();
 
 -- BEFORE triggers run before the conflict check, so the application's ON CONFLICT (student_email) still works.
-CREATE FUNCTION clean_students() RETURNS trigger
+CREATE FUNCTION public.clean_students() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     NEW.student_email := public.clean_email(NEW.student_email);
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION clean_students() IS 'Trigger: converts student_email to lower case and trims it.';
+COMMENT ON FUNCTION public.clean_students() IS 'Trigger: converts student_email to lower case and trims it.';
 
-CREATE TRIGGER clean_students BEFORE INSERT OR UPDATE ON students FOR EACH ROW WHEN (NEW.student_email IS DISTINCT FROM clean_email(NEW.student_email)) EXECUTE FUNCTION clean_students();
+CREATE TRIGGER clean_students BEFORE INSERT OR UPDATE ON students FOR EACH ROW
+    WHEN (NEW.student_email IS DISTINCT FROM public.clean_email(NEW.student_email)) EXECUTE FUNCTION public.clean_students();
 
-CREATE FUNCTION clean_sessions() RETURNS trigger
+CREATE FUNCTION public.clean_sessions() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     NEW.selected_phone_number := nullif(NEW.selected_phone_number, '');
@@ -64,7 +69,7 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION clean_sessions() IS 'Trigger: replaces empty text by NULL and unwraps JSON.';
+COMMENT ON FUNCTION public.clean_sessions() IS 'Trigger: replaces empty text by NULL and unwraps JSON.';
 
 CREATE TRIGGER clean_sessions BEFORE INSERT OR UPDATE ON sessions FOR EACH ROW
     WHEN ('' IN (
@@ -75,11 +80,11 @@ CREATE TRIGGER clean_sessions BEFORE INSERT OR UPDATE ON sessions FOR EACH ROW
           OR jsonb_typeof(NEW.voice_settings) IS DISTINCT FROM 'object'
           OR jsonb_typeof(NEW.exercises) IS DISTINCT FROM 'object'
           OR jsonb_typeof(NEW.bug_reports) IS DISTINCT FROM 'array')
-    EXECUTE FUNCTION clean_sessions();
+    EXECUTE FUNCTION public.clean_sessions();
 
 -- The application counts titles from 0 and exercise keys from 1, under one unique key. So the name identifies the step;
 -- the number alone does not.
-CREATE FUNCTION clean_step_progress() RETURNS trigger
+CREATE FUNCTION public.clean_step_progress() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'UPDATE' AND NEW.step_name IS NOT DISTINCT FROM OLD.step_name AND NEW.step_number <> OLD.step_number THEN
@@ -93,20 +98,22 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION clean_step_progress() IS 'Trigger: sets step_number from a known step_name.';
+COMMENT ON FUNCTION public.clean_step_progress() IS 'Trigger: sets step_number from a known step_name.';
 
-CREATE TRIGGER clean_step_progress BEFORE INSERT OR UPDATE ON step_progress FOR EACH ROW WHEN (NEW.step_name IS DISTINCT FROM step_name_of(NEW.step_number)) EXECUTE FUNCTION clean_step_progress();
+CREATE TRIGGER clean_step_progress BEFORE INSERT OR UPDATE ON step_progress FOR EACH ROW
+    WHEN (NEW.step_name IS DISTINCT FROM public.step_name_of(NEW.step_number)) EXECUTE FUNCTION public.clean_step_progress();
 
-CREATE FUNCTION clean_events() RETURNS trigger
+CREATE FUNCTION public.clean_events() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     NEW.event_data := coalesce(public.unwrap_json(NEW.event_data), '{}');
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION clean_events() IS 'Trigger: unwraps JSON in event_data.';
+COMMENT ON FUNCTION public.clean_events() IS 'Trigger: unwraps JSON in event_data.';
 
-CREATE TRIGGER clean_events BEFORE INSERT OR UPDATE ON events FOR EACH ROW WHEN (jsonb_typeof(NEW.event_data) IS NULL OR jsonb_typeof(NEW.event_data) = 'string') EXECUTE FUNCTION clean_events();
+CREATE TRIGGER clean_events BEFORE INSERT OR UPDATE ON events FOR EACH ROW
+    WHEN (jsonb_typeof(NEW.event_data) IS NULL OR jsonb_typeof(NEW.event_data) = 'string') EXECUTE FUNCTION public.clean_events();
 
 -- Cleans the existing rows: copies of an earlier attempt, and rows of endpoints that moved too early. Writers wait
 -- until the triggers exist.

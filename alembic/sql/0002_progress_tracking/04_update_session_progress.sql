@@ -1,6 +1,6 @@
 -- The application calls it when a student makes progress. The backfill does not: it would set last_activity to the time
 -- of the migration.
-CREATE FUNCTION update_session_progress(p_session_token text) RETURNS void
+CREATE FUNCTION public.update_session_progress(p_session_token text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -27,4 +27,4 @@ BEGIN
     WHERE s.session_token = p_session_token;
 END
 $$;
-COMMENT ON FUNCTION update_session_progress IS 'Recomputes completion, raises current_step to the highest step done, sets last_activity.'
+COMMENT ON FUNCTION public.update_session_progress IS 'Recomputes completion, raises current_step to the highest step done, sets last_activity.'

@@ -1,5 +1,5 @@
 -- The tables of the bridge. A killed run, a script and a later command find the same state in them.
-SELECT create_commented($tables$
+SELECT public.create_commented($tables$
 CREATE TABLE bridge.source (  -- The two legacy tables.
     legacy_name text PRIMARY KEY,  -- Name that the application uses.
     relation regclass NOT NULL,  -- The table itself: after the cut-over, the dated backup.
@@ -11,7 +11,7 @@ CREATE TABLE bridge.source (  -- The two legacy tables.
 CREATE TABLE bridge.state (  -- State of the migration; one row.
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     sync boolean NOT NULL DEFAULT false,  -- False: triggers only log. True: each transaction also applies its changes as it commits.
-    stage text CHECK (stage IN ('sources', 'students', 'sessions')),  -- Stage of the backfill that is running; NULL: none.
+    stage text CHECK (stage IN ('sources', 'students', 'sessions', 'kept')),  -- Stage of the backfill that is running; NULL: none.
     cursor_at text NOT NULL DEFAULT '',  -- Last key, in key order, that this stage has done.
     sessions bigint NOT NULL DEFAULT 0,  -- Sessions that the backfill has done so far.
     merged_at timestamptz,  -- When the backfill reached the end.
@@ -24,7 +24,7 @@ CREATE TABLE bridge.change_log (  -- Changes of an application, on the legacy or
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     side text NOT NULL CHECK (side IN ('legacy', 'unified')),  -- Tables that the application wrote.
     token text NOT NULL,
-    before jsonb,  -- Unified side, UPDATE: the session as it was; of a student, student_email and student_name as they were.
+    before jsonb,  -- Unified side: the session as it was; {}: deleted; NULL: inserted. Of a student: student_email and student, the row as it was.
     at timestamptz NOT NULL DEFAULT clock_timestamp(),  -- Time of the change.
     xact xid8 NOT NULL DEFAULT pg_current_xact_id()  -- Transaction of the writer.
 );
@@ -46,7 +46,7 @@ CREATE INDEX student_source_email ON bridge.student_source (student_email);
 -- A value here stays in the unified schema for as long as the mapping says what it said when the value was
 -- recorded. The downgrade keeps this table aside, with the values of columns that are the unified schema's own.
 CREATE TABLE bridge.override (  -- Values of the unified tables that the legacy tables cannot hold.
-    table_name text NOT NULL,  -- students, sessions, step_progress or events.
+    table_name text NOT NULL,  -- students, sessions, step_progress or events. kept ...: not restored yet; prior ...: of an earlier attempt.
     key text NOT NULL,  -- Address of a student, token of a session or step, id of an event.
     step_number integer NOT NULL DEFAULT 0,  -- Number of the step; 0 for other tables.
     column_name text NOT NULL,  -- Column; (row): the whole row exists (value true, or the row) or does not exist (false), whatever the mapping says.

@@ -182,12 +182,6 @@ CREATE VIEW bridge.no_legacy_table AS SELECT (NULL::bridge.known_columns).* WHER
 COMMENT ON VIEW bridge.no_legacy_table IS 'Replaces a legacy table until its adapter is built.';
 SELECT bridge.create_adapter(n, 'bridge.no_legacy_table', 't.session_token') FROM unnest(ARRAY['progress', 'config']) AS n;
 
-CREATE FUNCTION bridge.keep_first(kept anyelement, next anyelement) RETURNS anyelement
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-AS 'SELECT kept';
-CREATE AGGREGATE bridge.first(anyelement) (SFUNC = bridge.keep_first, STYPE = anyelement);
-COMMENT ON AGGREGATE bridge.first(anyelement) IS 'First value that is not NULL.';
-
 CREATE AGGREGATE bridge.merge_objects(jsonb) (SFUNC = jsonb_concat, STYPE = jsonb, INITCOND = '{}');
 COMMENT ON AGGREGATE bridge.merge_objects(jsonb) IS 'One object of many; the last value of a key wins.';
 
@@ -215,7 +209,7 @@ GROUP BY r.token;
 CREATE VIEW bridge.token_%1$s AS SELECT * FROM bridge.legacy_%1$s
         $view$, stem, (
             SELECT string_agg(CASE c.type WHEN 'boolean' THEN format('bool_or(r.%1$I) AS %1$I', c.name)
-                                  ELSE format('bridge.first(r.%1$I ORDER BY r.row_at DESC NULLS LAST, r.%1$I) AS %1$I', c.name)
+                                  ELSE format('(array_agg(r.%1$I ORDER BY r.row_at DESC NULLS LAST, r.%1$I) FILTER (WHERE r.%1$I IS NOT NULL))[1] AS %1$I', c.name)
                               END, ', ' ORDER BY c.place)
             FROM bridge.columns_of('bridge.legacy_progress')
                 WITH ORDINALITY AS c(name, type, not_null, is_number, constant_default, place)
@@ -250,7 +244,8 @@ BEGIN
       AND token = 't.session_token::text';
     EXECUTE format('CREATE OR REPLACE VIEW bridge.token_%1$s AS SELECT * FROM bridge.%2$s_%1$s',
                    stem, CASE WHEN is_unique THEN 'legacy' ELSE 'merged' END);
-    IF NOT has_key THEN
+    IF NOT has_key AND (to_regclass('public.' || index_name) IS NULL OR token IS DISTINCT FROM (
+        SELECT s.token_expression FROM bridge.source AS s WHERE s.legacy_name = p_legacy_name)) THEN
         EXECUTE format('DROP INDEX IF EXISTS public.%I', index_name);
         EXECUTE format('CREATE INDEX %I ON %s ((%s))', index_name, rel, replace(token, 't.', ''));
     END IF;

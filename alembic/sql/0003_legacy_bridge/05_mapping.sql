@@ -242,15 +242,14 @@ BEGIN
         OFFSET 0
     ) AS d
     CROSS JOIN LATERAL (
+        -- true if two values differ of which neither is NULL
         SELECT CASE WHEN
-            (p.email <> c.email OR p.exercises <> c.exercises OR p.bug_reports <> c.bug_reports
-             OR p.selected_phone_number <> c.selected_phone_number OR p.selected_voice <> c.selected_voice
-             OR p.tts_provider <> c.tts_provider OR p.call_direction <> c.call_direction
-             OR p.use_case_description <> c.use_case_description OR p.openai_api_key <> c.openai_api_key
-             OR p.system_prompt <> c.system_prompt OR p.ivr_greeting <> c.ivr_greeting
-             OR p.websocket_url <> c.websocket_url OR p.codespace_url <> c.codespace_url
-             OR p.github_repo_url <> c.github_repo_url OR p.railway_url <> c.railway_url
-             OR p.tools <> c.tools OR p.voice_settings <> c.voice_settings)
+            (p.email, p.exercises, p.bug_reports, p.selected_phone_number, p.selected_voice, p.tts_provider, p.call_direction,
+             p.use_case_description, p.openai_api_key, p.system_prompt, p.ivr_greeting, p.websocket_url, p.codespace_url,
+             p.github_repo_url, p.railway_url, p.tools, p.voice_settings)
+            <> (c.email, c.exercises, c.bug_reports, c.selected_phone_number, c.selected_voice, c.tts_provider, c.call_direction,
+                c.use_case_description, c.openai_api_key, c.system_prompt, c.ivr_greeting, c.websocket_url, c.codespace_url,
+                c.github_repo_url, c.railway_url, c.tools, c.voice_settings)
         THEN jsonb_strip_nulls(jsonb_build_object(
             'student_email', bridge.winner('workshop_students', p.email, c.email),
             'exercises', bridge.winner('workshop_students', p.exercises, c.exercises),

@@ -24,6 +24,14 @@ CREATE FUNCTION bridge.session_json(student_email text, shared bridge.shared_col
 RETURN to_jsonb(shared) || jsonb_build_object('student_email', student_email);
 COMMENT ON FUNCTION bridge.session_json(text, bridge.shared_columns) IS 'Column -> value, of either side.';
 
+CREATE FUNCTION bridge.whole_json(
+    student_email text, shared bridge.shared_columns, expires_at timestamptz, is_active boolean, updated_at timestamptz)
+    RETURNS jsonb
+    LANGUAGE sql STABLE
+RETURN bridge.session_json(student_email, shared)
+    || jsonb_build_object('expires_at', expires_at, 'is_active', is_active, 'updated_at', updated_at);
+COMMENT ON FUNCTION bridge.whole_json IS 'session_json(), and the columns that the mapping sets only when it inserts the row.';
+
 CREATE FUNCTION bridge.columns_that_differ(u jsonb, m jsonb) RETURNS TABLE (name text, unified jsonb, mapped jsonb)
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -76,7 +84,7 @@ $$;
 COMMENT ON FUNCTION bridge.patch_of(text, text, jsonb, text[]) IS 'Legacy column -> value, for some columns of a session; NULL: for all.';
 
 -- public enters the path for the statement alone: the application's triggers and defaults run inside. A function that another
--- role creates there must match no other call. If the table refuses a value, the columns are written one by one.
+-- role creates there must match no other call, so the table's name is qualified as well. If the table refuses a value, the columns are written one by one.
 CREATE FUNCTION bridge.update_legacy(p_legacy_name text, p_token text, p_patch jsonb) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
@@ -87,7 +95,8 @@ DECLARE
         SELECT format(
             'UPDATE %s AS t SET (%s) = (SELECT %s FROM pg_catalog.jsonb_populate_record(t.*, $1) AS n) WHERE %s = $2 AND EXISTS ('
             'SELECT FROM pg_catalog.jsonb_each($1) AS e WHERE pg_catalog.to_jsonb(t.*) -> e.key IS DISTINCT FROM e.value)',
-            src.relation, string_agg(quote_ident(k), ', '), string_agg('n.' || quote_ident(k), ', '), src.token_expression)
+            (pg_identify_object('pg_class'::regclass, src.relation, 0)).identity, string_agg(quote_ident(k), ', '), string_agg('n.' || quote_ident(k), ', '),
+            src.token_expression)
         FROM jsonb_object_keys(p_patch) AS k);
 BEGIN
     BEGIN
@@ -118,7 +127,8 @@ DECLARE
          WHERE l.legacy_name = p_legacy_name AND (l.instead_of_null IS NOT NULL OR l.column_name = 'student_email'))), '{}');
     statement CONSTANT text := (
         SELECT format('INSERT INTO %1$s AS t (%2$s) SELECT %2$s FROM pg_catalog.jsonb_populate_record(NULL::%1$s, $1) RETURNING %3$s = $2',
-                      src.relation, string_agg(quote_ident(k), ', '), src.token_expression) FROM jsonb_object_keys(base) AS k);
+                      (pg_identify_object('pg_class'::regclass, src.relation, 0)).identity, string_agg(quote_ident(k), ', '), src.token_expression)
+        FROM jsonb_object_keys(base) AS k);
 BEGIN
     IF NOT EXISTS (SELECT FROM bridge.columns_of(src.relation) AS c WHERE c.name = 'session_token') THEN
         RETURN false;
@@ -155,7 +165,7 @@ AS $$
 DECLARE
     statement text;
 BEGIN
-    FOR statement IN SELECT format('DELETE FROM %s AS t WHERE %s = $1', s.relation, s.token_expression)
+    FOR statement IN SELECT format('DELETE FROM %s AS t WHERE %s = $1', (pg_identify_object('pg_class'::regclass, s.relation, 0)).identity, s.token_expression)
                      FROM bridge.source AS s ORDER BY bridge.legacy_refers(s.legacy_name) DESC, s.legacy_name LOOP
         PERFORM pg_catalog.set_config('search_path', 'public, pg_temp', true);
         EXECUTE statement USING p_token;
@@ -518,24 +528,75 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.note_decision(text, jsonb) IS 'Records merge decisions of a session as an event, once.';
 
-CREATE FUNCTION bridge.record_overrides(p_token text) RETURNS void
+CREATE FUNCTION bridge.record_overrides(tokens text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    DELETE FROM bridge.override AS o WHERE o.table_name = 'sessions' AND o.key = p_token;
+    DELETE FROM bridge.override AS o WHERE o.table_name = 'sessions' AND o.key = ANY (tokens);
     INSERT INTO bridge.override (table_name, key, column_name, value, over)
-    SELECT 'sessions', p_token, d.name, d.unified, d.mapped FROM bridge.diff(p_token, p_token) AS d
-    WHERE d.name <> 'completion_rate';  -- computed
-    INSERT INTO bridge.override (table_name, key, column_name, value)
-    SELECT 'sessions', p_token, '(row)', 'true' FROM public.sessions AS v
-    WHERE v.session_token = p_token AND NOT EXISTS (SELECT FROM bridge.tokens AS t WHERE t.token = p_token);
+    SELECT 'sessions', d.token, d.name, d.unified, d.mapped
+    FROM bridge.diff((SELECT min(t) FROM unnest(tokens) AS t), (SELECT max(t) FROM unnest(tokens) AS t)) AS d
+    WHERE d.token = ANY (tokens) AND d.name <> 'completion_rate'  -- computed
+    UNION ALL
+    SELECT 'sessions', v.session_token, '(row)', 'true', NULL FROM public.sessions AS v
+    WHERE v.session_token = ANY (tokens) AND NOT EXISTS (SELECT FROM bridge.tokens AS t WHERE t.token = v.session_token OFFSET 0);
 END
 $$;
-COMMENT ON FUNCTION bridge.record_overrides(text) IS 'Records the differing columns of a session.';
+COMMENT ON FUNCTION bridge.record_overrides(text[]) IS 'Records the differing columns of sessions.';
+
+-- The decision table, for each column that differs. session_id: the last change of the session itself; a change of its
+-- student changes no other column than student_email. Conflicts: columns that changed on both sides, and the side that won.
+CREATE FUNCTION bridge.decide_columns(
+    p_token text, unified jsonb, mapped jsonb, before jsonb, inserted boolean, legacy_id bigint, unified_id bigint,
+    session_id bigint, OUT to_unified jsonb, OUT to_legacy text[], OUT conflicts jsonb)
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    d record;
+    kept bridge.override;
+    goes text;
+    written_id bigint;
+    legacy_changed boolean;
+    unified_changed boolean;
+BEGIN
+    to_unified := '{}';
+    to_legacy := '{}';
+    conflicts := '{}';
+    FOR d IN SELECT * FROM bridge.columns_that_differ(unified, mapped) LOOP
+        SELECT * INTO kept FROM bridge.override AS o
+        WHERE o.table_name = 'sessions' AND o.key = p_token AND o.column_name = d.name;
+        legacy_changed := bridge.has_changed(kept, before, d.name, d.mapped);
+        unified_changed := bridge.has_changed(NULL, before, d.name, d.unified);
+        written_id := CASE d.name WHEN 'student_email' THEN unified_id ELSE session_id END;
+        goes := bridge.direction(legacy_id, written_id, legacy_changed, unified_changed);
+        IF d.name = 'student_email' AND d.unified IS NULL THEN
+            goes := 'unified';  -- the student was deleted
+        ELSIF inserted AND d.name <> 'exercises' THEN  -- columns that the insertion left at their defaults
+            goes := CASE WHEN d.mapped IS DISTINCT FROM bridge.combined(d.name, d.unified, d.mapped, goes = 'legacy') THEN 'legacy' ELSE 'unified' END;
+        END IF;
+        IF goes = 'legacy' THEN
+            -- recorded: the legacy tables refused it, or have no column for it
+            CONTINUE WHEN kept.key IS NOT NULL AND (kept.value, kept.over) IS NOT DISTINCT FROM (d.unified, d.mapped);
+            to_legacy := to_legacy || d.name;
+        ELSIF goes = 'unified' THEN
+            to_unified := to_unified || jsonb_build_object(d.name, d.mapped);
+        END IF;
+        CONTINUE WHEN NOT (legacy_changed AND unified_changed AND num_nulls(legacy_id, written_id) = 0 OR inserted AND d.name = 'exercises');
+        IF d.name = 'exercises' THEN
+            to_unified := to_unified || jsonb_build_object('exercises', bridge.merge_keys(
+                before -> 'exercises', d.unified, d.mapped, goes = 'legacy'));
+            to_legacy := to_legacy || d.name;
+        ELSIF jsonb_typeof(coalesce(d.unified, d.mapped)) <> 'number' AND d.name NOT IN ('started_at', 'created_at', 'last_activity') THEN
+            conflicts := conflicts || jsonb_build_object(d.name, CASE goes WHEN 'legacy' THEN 'unified' ELSE 'legacy' END);
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION bridge.decide_columns IS 'Decides a direction for each differing column of a session.';
 
 -- Applies the logged changes of one session. It reads the log before the rows, and deletes only the changes that it read.
--- A change committed in between raises an error at the end. Locks do not wait. The caller catches errors, and the session
--- stays logged.
+-- A change committed in between raises an error at the end. It waits for no lock of the unified tables, and 50 ms for one of
+-- a legacy row. The caller catches errors, and the session stays logged.
 CREATE FUNCTION bridge.apply(p_token text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp SET row_security = off  -- a hidden row is an error, not a deleted row
@@ -551,16 +612,12 @@ DECLARE
     merged_at CONSTANT timestamptz := (SELECT s.merged_at FROM bridge.state AS s);
     logged record;
     before jsonb;
-    both_written boolean;
     u bridge.unified;
     m bridge.mapped_session;
     emails text[];
     email text;
-    d record;
     kept bridge.override;
     goes text;
-    legacy_changed boolean;
-    unified_changed boolean;
     to_unified jsonb := '{}';
     to_legacy text[] := '{}';
     conflicts jsonb := '{}';
@@ -568,9 +625,11 @@ BEGIN
     SELECT array_agg(c.id) AS ids,
            max(c.id) FILTER (WHERE c.side = 'legacy') AS legacy,
            max(c.id) FILTER (WHERE c.side = 'unified') AS unified,
+           max(c.id) FILTER (WHERE c.side = 'unified' AND (c.before ? 'student') IS NOT TRUE) AS session,
            max(c.id) FILTER (WHERE c.side = 'unified' AND c.before = '{}') AS deleted,
            bool_or(c.side = 'unified' AND (c.at < merged_at) IS NOT FALSE) AS early,
-           -- an inserted session has no value before
+           -- the session before the first change: the first logged value of each column; an inserted session has none
+           bridge.merge_objects(c.before ORDER BY c.id DESC) AS before,
            coalesce((array_agg(c.before IS NULL ORDER BY c.id) FILTER (WHERE c.side = 'unified'))[1], false) AS inserted
     INTO logged
     FROM bridge.change_log AS c
@@ -578,13 +637,7 @@ BEGIN
     IF logged.ids IS NULL THEN
         RETURN;
     END IF;
-    both_written := logged.legacy IS NOT NULL AND logged.unified IS NOT NULL;
-    -- the session before the first change: the first logged value of each column
-    SELECT jsonb_object_agg(b.key, b.value) INTO before
-    FROM (SELECT DISTINCT ON (e.key) e.key, e.value
-          FROM bridge.change_log AS c CROSS JOIN LATERAL jsonb_each(c.before) AS e
-          WHERE c.token = p_token AND logged.unified IS NOT NULL AND NOT logged.inserted
-          ORDER BY e.key, c.id) AS b;
+    before := CASE WHEN NOT logged.inserted THEN logged.before END;
     PERFORM set_config('bridge.applying', 'on', true);
     -- a constraint that refuses a legacy row at the commit would fail the application's transaction
     EXECUTE (SELECT coalesce('SET CONSTRAINTS ' || string_agg(format('%s.%I', k.connamespace::regnamespace, k.conname), ', ') || ' IMMEDIATE', '')
@@ -621,7 +674,7 @@ BEGIN
         PERFORM bridge.delete_session(p_token);  -- its steps
     ELSIF u.session_token IS NULL AND m.session_token IS NULL THEN
         PERFORM bridge.delete_session(p_token);
-    ELSIF u.session_token IS NOT NULL AND m.session_token IS NULL AND logged.legacy > coalesce(logged.unified, 0) AND NOT EXISTS (
+    ELSIF u.session_token IS NOT NULL AND m.session_token IS NULL AND logged.legacy > coalesce(logged.session, 0) AND NOT EXISTS (
         SELECT FROM bridge.override AS o WHERE o.table_name = 'sessions' AND o.key = p_token AND o.column_name = '(row)') THEN
         PERFORM bridge.delete_session(p_token);
         u := NULL;
@@ -652,38 +705,9 @@ BEGIN
     IF u.session_token IS NULL AND m.session_token IS NOT NULL THEN
         PERFORM bridge.insert_sessions(p_token, p_token);
     ELSIF m.session_token IS NOT NULL THEN
-        FOR d IN
-            SELECT * FROM bridge.columns_that_differ(
-                bridge.session_json(u.student_email, u.shared), bridge.session_json(m.student_email, m.shared))
-        LOOP
-            SELECT * INTO kept FROM bridge.override AS o
-            WHERE o.table_name = 'sessions' AND o.key = p_token AND o.column_name = d.name;
-            legacy_changed := bridge.has_changed(kept, before, d.name, d.mapped);
-            unified_changed := bridge.has_changed(NULL, before, d.name, d.unified);
-            goes := bridge.direction(logged.legacy, logged.unified, legacy_changed, unified_changed);
-            IF d.name = 'student_email' AND d.unified IS NULL THEN
-                goes := 'unified';  -- the student was deleted
-            ELSIF logged.inserted AND d.name <> 'exercises' AND d.mapped IS DISTINCT FROM bridge.combined(d.name, d.unified, d.mapped, goes = 'legacy') THEN
-                goes := 'legacy';
-            ELSIF logged.inserted AND d.name <> 'exercises' THEN
-                goes := 'unified';  -- columns that the insertion left at their defaults
-            END IF;
-            IF goes = 'legacy' THEN
-                -- recorded: the legacy tables refused it, or have no column for it
-                CONTINUE WHEN kept.key IS NOT NULL AND (kept.value, kept.over) IS NOT DISTINCT FROM (d.unified, d.mapped);
-                to_legacy := to_legacy || d.name;
-            ELSIF goes = 'unified' THEN
-                to_unified := to_unified || jsonb_build_object(d.name, d.mapped);
-            END IF;
-            CONTINUE WHEN NOT (both_written AND legacy_changed AND unified_changed OR logged.inserted AND d.name = 'exercises');
-            IF d.name = 'exercises' THEN
-                to_unified := to_unified || jsonb_build_object('exercises', bridge.merge_keys(
-                    before -> 'exercises', d.unified, d.mapped, goes = 'legacy'));
-                to_legacy := to_legacy || d.name;
-            ELSIF jsonb_typeof(coalesce(d.unified, d.mapped)) <> 'number' AND d.name NOT IN ('started_at', 'created_at', 'last_activity') THEN
-                conflicts := conflicts || jsonb_build_object(d.name, CASE goes WHEN 'legacy' THEN 'unified' ELSE 'legacy' END);
-            END IF;
-        END LOOP;
+        SELECT c.patch, to_legacy || c.columns, c.conflicting INTO to_unified, to_legacy, conflicts
+        FROM bridge.decide_columns(p_token, bridge.session_json(u.student_email, u.shared), bridge.session_json(m.student_email, m.shared),
+                                   before, logged.inserted, logged.legacy, logged.unified, logged.session) AS c(patch, columns, conflicting);
         IF to_unified - 'completion_rate' <> '{}' THEN
             PERFORM bridge.update_session(p_token, to_unified);
             PERFORM bridge.note_decision(p_token, m.note) WHERE m.note IS NOT NULL;
@@ -711,7 +735,7 @@ BEGIN
     -- 5. Record what still differs.
     IF to_legacy <> '{}' OR (u.session_token IS NULL) <> (m.session_token IS NULL)
        OR EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'sessions' AND o.key = p_token) THEN
-        PERFORM bridge.record_overrides(p_token);
+        PERFORM bridge.record_overrides(ARRAY[p_token]);
     END IF;
 
     -- 6. Check the log again, and delete the changes that were read.

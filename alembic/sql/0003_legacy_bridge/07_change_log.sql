@@ -117,12 +117,15 @@ BEGIN
     PERFORM bridge.apply(p_token);
     RETURN NULL;
 EXCEPTION
-    WHEN lock_not_available OR deadlock_detected OR serialization_failure OR unique_violation THEN
+    WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
         RETURN 'busy';
     WHEN insufficient_resources OR operator_intervention OR system_error OR internal_error OR invalid_transaction_state THEN
         RAISE;
     WHEN OTHERS OR assert_failure THEN
         GET STACKED DIAGNOSTICS constraint_name = CONSTRAINT_NAME;
+        IF constraint_name IN ('pk_students', 'uq_students_student_email', 'pk_sessions', 'pk_step_progress') THEN
+            RETURN 'busy';  -- another transaction has inserted the row
+        END IF;
         RETURN concat_ws(', ', 'SQLSTATE ' || SQLSTATE, 'constraint ' || nullif(constraint_name, ''),
             -- no value caused it: the message can be shown
             CASE WHEN SQLSTATE LIKE '42%' OR SQLSTATE LIKE '0A%' THEN SQLERRM END);
@@ -134,7 +137,7 @@ COMMENT ON FUNCTION bridge.try_apply(text) IS 'Applies the changes of a session;
 -- SERIALIZABLE, where it would make the application's transaction fail. jit = off, because the plans are short.
 CREATE FUNCTION bridge.sync() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET jit = off SET statement_timeout = 0
+    SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET jit = off
 AS $$
 DECLARE
     began timestamptz;
@@ -194,6 +197,19 @@ END
 $$;
 COMMENT ON PROCEDURE bridge.commit_chunk() IS 'COMMIT, except in a rehearsal.';
 
+CREATE FUNCTION bridge.report(reported timestamptz, message text) RETURNS timestamptz
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF clock_timestamp() - reported < interval '2 seconds' THEN
+        RETURN reported;
+    END IF;
+    RAISE NOTICE '%', message;
+    RETURN clock_timestamp();
+END
+$$;
+COMMENT ON FUNCTION bridge.report(timestamptz, text) IS 'Shows progress every two seconds; returns the time of the last message.';
+
 -- Applies the changes that were logged before the call, in transactions of some 40 ms. It skips a busy session and retries
 -- it after a pause. A refused session stays logged, and is named. strict: both raise an error. A procedure with a SET
 -- clause could not commit.
@@ -221,8 +237,8 @@ BEGIN
     FOR round IN 1 .. rounds LOOP
         tokens := ARRAY(SELECT c.token FROM bridge.change_log AS c WHERE c.id <= last_id AND NOT refused ? c.token
                         GROUP BY c.token ORDER BY min(c.id));
-        EXIT WHEN tokens = '{}';
         busy := '{}';
+        EXIT WHEN tokens = '{}';
         chunk_began := clock_timestamp();
         PERFORM set_config('lock_timeout', '50ms', true);
         FOREACH token IN ARRAY tokens LOOP

@@ -72,14 +72,14 @@ DECLARE
 BEGIN
     FOR session IN
         WITH written AS MATERIALIZED (  -- by an application since 0003
-            SELECT c.token, bool_or(c.before IS NULL) AS inserted, (array_agg(c.before ORDER BY c.id) FILTER (WHERE c.before ? 'exercises'))[1] AS before
+            SELECT c.token, bool_or(c.before IS NULL) AS inserted, bridge.merge_objects(c.before ORDER BY c.id DESC) AS before
             FROM bridge.change_log AS c
             WHERE c.token = ANY (tokens) AND c.side = 'unified'
             GROUP BY c.token
         ),
         differing AS (
             SELECT d.*, w.token IS NOT NULL AS written, bridge.combined(d.name, d.unified, d.mapped,
-                       w.inserted IS TRUE OR w.before ? d.name AND nullif(w.before -> d.name, 'null') IS DISTINCT FROM d.unified) AS value
+                       w.inserted OR w.before ? d.name AND nullif(w.before -> d.name, 'null') IS DISTINCT FROM d.unified) AS value
             FROM bridge.diff(tokens[1], tokens[cardinality(tokens)]) AS d
             LEFT JOIN written AS w ON w.token = d.token
             WHERE d.token = ANY (tokens) AND d.name <> 'completion_rate'
@@ -98,8 +98,12 @@ BEGIN
     END LOOP;
     PERFORM bridge.align_steps(tokens);
     -- the drain decides for a session that an application wrote
-    PERFORM bridge.record_overrides(t) FROM unnest(tokens) AS t
-    WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = t AND c.side = 'unified');
+    PERFORM bridge.record_overrides(ARRAY(
+        SELECT t FROM unnest(tokens) AS t
+        WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c
+                          WHERE c.token = t AND c.side = 'unified' AND (c.before ? 'student') IS NOT TRUE)));
+    DELETE FROM bridge.override AS o USING bridge.change_log AS c  -- and for its student
+    WHERE o.table_name = 'sessions' AND o.key = ANY (tokens) AND o.column_name = 'student_email' AND c.token = o.key AND c.side = 'unified';
     -- another upgrade copies the earlier attempt again: a downgrade keeps those whole that have changed since
     INSERT INTO bridge.override (table_name, key, column_name, value)
     SELECT 'prior sessions', t, '(row)', jsonb_build_object('hash', bridge.session_hash(t), 'steps', (
@@ -113,55 +117,44 @@ COMMENT ON FUNCTION bridge.combine(text[]) IS 'Combines sessions that were there
 
 -- --- what an earlier downgrade kept aside ----------------------------------------------------------
 
--- Restores a value if the mapped value is the one of the time of the downgrade. A later write of an application stays.
-CREATE FUNCTION bridge.restore_session(p_token text) RETURNS void
+-- Writes the kept values of one session. p_whole: the kept row, or false for a deleted one; for a session that the legacy
+-- tables do not have. p_patch: column -> value. p_written: an application has written the session since 0003; what it
+-- wrote stays.
+CREATE FUNCTION bridge.restore_session(p_token text, p_mapped jsonb, p_whole jsonb, p_patch jsonb, p_written boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
-DECLARE
-    m CONSTANT jsonb := (SELECT bridge.session_json(o.student_email, o.shared) || bridge.own_columns(o.expires_at, o.is_active, o.updated_at)
-                         FROM bridge.mapped(p_token, p_token) AS o);
-    written CONSTANT boolean := EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = p_token AND c.side = 'unified');
-    u CONSTANT jsonb := (SELECT bridge.session_json(o.student_email, o.shared) || bridge.own_columns(o.expires_at, o.is_active, o.updated_at)
-                         FROM bridge.unified AS o WHERE written AND o.session_token = p_token);
-    whole jsonb;
-    patch jsonb;
-    step record;
 BEGIN
-    SELECT CASE WHEN bool_or(o.column_name = '(row)' AND jsonb_typeof(o.value) = 'object') THEN bridge.first(o.value) FILTER (WHERE o.column_name = '(row)')
-                ELSE jsonb_object_agg(o.column_name, o.value) FILTER (WHERE o.column_name <> '(row)') END,
-           jsonb_object_agg(o.column_name, o.value) FILTER (WHERE o.column_name <> '(row)' AND o.over IS NOT DISTINCT FROM nullif(m -> o.column_name, 'null'))
-    INTO whole, patch
-    FROM (SELECT k.column_name, k.value, k.over FROM bridge.override AS k WHERE k.table_name = 'kept sessions' AND k.key = p_token) AS o;
-
-    IF EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'kept sessions' AND o.key = p_token AND o.column_name = '(row)') AND m IS NULL THEN
-        IF 'false' = (SELECT o.value FROM bridge.override AS o WHERE o.table_name = 'kept sessions' AND o.key = p_token AND o.column_name = '(row)') THEN
-            PERFORM bridge.delete_session(p_token) WHERE NOT written;
-            DELETE FROM bridge.override AS o WHERE o.key = p_token AND o.table_name LIKE 'kept %';
-            RETURN;
-        END IF;
+    IF p_mapped IS NULL AND p_whole = 'false' THEN
+        PERFORM bridge.delete_session(p_token) WHERE NOT p_written;
+        RETURN;
+    ELSIF p_mapped IS NULL AND p_whole IS NOT NULL THEN
         INSERT INTO public.sessions (session_token, student_id)
-        SELECT p_token, st.student_id FROM public.students AS st WHERE st.student_email = whole ->> 'student_email'
+        SELECT p_token, st.student_id FROM public.students AS st WHERE st.student_email = p_whole ->> 'student_email'
         ON CONFLICT DO NOTHING;
-        patch := whole;
+        p_patch := p_whole;
     END IF;
-    IF written THEN
-        patch := (SELECT jsonb_object_agg(e.key, bridge.combined(e.key, nullif(u -> e.key, 'null'), nullif(e.value, 'null'), true))
-                  FROM jsonb_each(patch) AS e WHERE e.value IS DISTINCT FROM u -> e.key);
+    IF p_written THEN
+        p_patch := (SELECT jsonb_object_agg(d.name, bridge.combined(d.name, d.unified, d.mapped, true))
+                    FROM bridge.unified AS u
+                    CROSS JOIN LATERAL bridge.columns_that_differ(
+                        bridge.whole_json(u.student_email, u.shared, u.expires_at, u.is_active, u.updated_at), p_patch) AS d
+                    WHERE u.session_token = p_token);
     END IF;
-    IF patch IS NOT NULL THEN
-        IF patch ? 'student_email' THEN
-            DELETE FROM bridge.override AS o WHERE o.table_name = 'students' AND o.key = patch ->> 'student_email' AND o.column_name = '(row)';
-            PERFORM bridge.insert_students(ARRAY[patch ->> 'student_email']);
-        END IF;
+    IF p_patch ? 'student_email' THEN
+        DELETE FROM bridge.override AS o WHERE o.table_name = 'students' AND o.key = p_patch ->> 'student_email' AND o.column_name = '(row)';
+        PERFORM bridge.insert_students(ARRAY[p_patch ->> 'student_email']);
+    END IF;
+    IF p_patch IS NOT NULL THEN
         PERFORM set_config('bridge.backfilling', '', true);  -- the trigger derives the steps
-        PERFORM bridge.update_session(p_token, (SELECT jsonb_object_agg(e.key, e.value) FROM jsonb_each(patch) AS e
-            WHERE e.key IN (SELECT c.name FROM bridge.columns_of('public.sessions') AS c UNION SELECT 'student_email') AND e.key NOT IN ('session_token', 'student_id')));
+        PERFORM bridge.update_session(p_token, p_patch);
         PERFORM set_config('bridge.backfilling', 'on', true);
+    END IF;
+    IF p_patch ? 'student_email' THEN
         -- the placeholder of the session before
         DELETE FROM public.students AS st
         USING bridge.override AS o
-        WHERE patch ? 'student_email' AND st.student_email = bridge.placeholder_email(p_token)
+        WHERE st.student_email = bridge.placeholder_email(p_token)
           AND o.table_name = 'kept students' AND o.key = st.student_email AND o.column_name = '(row)'
           AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.student_id = st.student_id);
         IF FOUND THEN
@@ -169,6 +162,16 @@ BEGIN
             FROM bridge.students AS s WHERE s.student_email = bridge.placeholder_email(p_token);
         END IF;
     END IF;
+END
+$$;
+COMMENT ON FUNCTION bridge.restore_session(text, jsonb, jsonb, jsonb, boolean) IS 'Writes the kept values of a session.';
+
+CREATE FUNCTION bridge.restore_steps(p_token text, p_written boolean) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    step record;
+BEGIN
     FOR step IN
         SELECT o.step_number, jsonb_object_agg(o.column_name, o.value) AS cells
         FROM bridge.override AS o
@@ -191,29 +194,74 @@ BEGIN
         UPDATE public.step_progress AS sp
         SET (step_name, started_at, completed_at, time_spent, attempts, validation_passed, code_submitted, deployment_url) = (
             SELECT n.step_name, n.started_at, n.completed_at, n.time_spent, n.attempts, n.validation_passed, n.code_submitted, n.deployment_url
-            FROM jsonb_populate_record(sp, step.cells || CASE WHEN written THEN jsonb_strip_nulls(to_jsonb(sp)) ELSE '{}' END) AS n)
+            FROM jsonb_populate_record(sp, step.cells || CASE WHEN p_written THEN jsonb_strip_nulls(to_jsonb(sp)) ELSE '{}' END) AS n)
         WHERE sp.session_token = p_token AND sp.step_number = step.step_number;
     END LOOP;
-    DELETE FROM bridge.override AS o WHERE o.key = p_token AND o.table_name IN ('kept sessions', 'kept step_progress');
-    -- the drain applies what an application wrote to the legacy tables: no override yet
-    PERFORM bridge.record_overrides(p_token) WHERE NOT written;
 END
 $$;
-COMMENT ON FUNCTION bridge.restore_session(text) IS 'Restores the kept values of a session.';
+COMMENT ON FUNCTION bridge.restore_steps(text, boolean) IS 'Writes the kept values of the steps of a session.';
 
-CREATE FUNCTION bridge.student_values(emails text[]) RETURNS TABLE (student_email text, name text, unified jsonb, mapped jsonb)
+-- A value is restored if the mapped value is the one of the time of the downgrade. A later legacy write stays.
+CREATE FUNCTION bridge.restore_sessions(first_token text, last_token text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
+AS $$
+DECLARE
+    kept record;
+    restored text[] := '{}';
+BEGIN
+    IF NOT EXISTS (SELECT FROM bridge.override AS o
+                   WHERE o.key >= first_token AND o.key <= last_token AND o.table_name IN ('kept sessions', 'kept step_progress')) THEN
+        RETURN;
+    END IF;
+    FOR kept IN
+        SELECT o.key AS token, (array_agg(m.said))[1] AS mapped,
+               (array_agg(o.value) FILTER (WHERE o.table_name = 'kept sessions' AND o.column_name = '(row)'))[1] AS whole,
+               jsonb_object_agg(o.column_name, o.value) FILTER (
+                   WHERE o.table_name = 'kept sessions' AND o.column_name <> '(row)'
+                     AND o.over IS NOT DISTINCT FROM nullif(m.said -> o.column_name, 'null')) AS patch,
+               bool_or(o.table_name = 'kept step_progress') AS has_steps,
+               EXISTS (SELECT FROM bridge.change_log AS c
+                       WHERE c.token = o.key AND c.side = 'unified' AND (c.before ? 'student') IS NOT TRUE) AS written
+        FROM bridge.override AS o
+        LEFT JOIN (
+            SELECT s.session_token, bridge.whole_json(s.student_email, s.shared, s.expires_at, s.is_active, s.updated_at) AS said
+            FROM bridge.mapped(first_token, last_token) AS s
+        ) AS m ON m.session_token = o.key
+        WHERE o.key >= first_token AND o.key <= last_token AND o.table_name IN ('kept sessions', 'kept step_progress')
+        GROUP BY o.key
+        ORDER BY o.key
+    LOOP
+        PERFORM bridge.restore_session(kept.token, kept.mapped, kept.whole, kept.patch, kept.written);
+        PERFORM bridge.restore_steps(kept.token, kept.written) WHERE kept.has_steps;
+        -- the drain applies what an application wrote: no override yet
+        restored := restored || CASE WHEN kept.written THEN '{}' ELSE ARRAY[kept.token] END;
+    END LOOP;
+    PERFORM bridge.record_overrides(restored);
+    DELETE FROM bridge.override AS o
+    WHERE o.key >= first_token AND o.key <= last_token AND o.table_name IN ('kept sessions', 'kept step_progress');
+END
+$$;
+COMMENT ON FUNCTION bridge.restore_sessions(text, text) IS 'Restores the kept values of a range of tokens, both ends included.';
+
+CREATE FUNCTION bridge.student_diff(emails text[])
+    RETURNS TABLE (student_email text, first_token text, name text, unified jsonb, mapped jsonb)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
 AS $$
-    SELECT m.student_email, o.name, nullif(o.unified, 'null'), nullif(o.mapped, 'null')
+    SELECT m.student_email, m.first_token, o.name, nullif(o.unified, 'null'), nullif(o.mapped, 'null')
     FROM bridge.students AS m
-    JOIN public.students AS st ON st.student_email = m.student_email
+    LEFT JOIN LATERAL (
+        SELECT k.* FROM public.students AS k WHERE k.student_email = m.student_email COLLATE "default" OFFSET 0) AS st ON true
     CROSS JOIN LATERAL (
-        VALUES ('student_name', to_jsonb(st.student_name), to_jsonb(m.student_name)),
-               ('created_at', to_jsonb(st.created_at), to_jsonb(m.created_at))
-    ) AS o(name, unified, mapped)
-    WHERE m.student_email = ANY (emails)
+        VALUES ('(row)', st.student_id IS NULL, 'false'::jsonb, jsonb_strip_nulls(to_jsonb(m))),
+               ('student_name', st.student_id IS NOT NULL AND st.student_name IS DISTINCT FROM m.student_name,
+                    to_jsonb(st.student_name), to_jsonb(m.student_name)),
+               ('created_at', st.student_id IS NOT NULL AND st.created_at IS DISTINCT FROM m.created_at,
+                    to_jsonb(st.created_at), to_jsonb(m.created_at))
+    ) AS o(name, differs, unified, mapped)
+    WHERE m.student_email = ANY (emails) AND o.differs
 $$;
-COMMENT ON FUNCTION bridge.student_values(text[]) IS 'Name and first time of students, in the unified schema and in the mapping.';
+COMMENT ON FUNCTION bridge.student_diff(text[]) IS 'Columns in which students and mapping differ; (row): the student is missing.';
 
 CREATE FUNCTION bridge.restore_students() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -241,12 +289,7 @@ BEGIN
     ) AS k
     WHERE st.student_email = k.key;
     PERFORM bridge.record_override('students', d.student_email, d.name, d.unified, d.mapped)
-    FROM bridge.student_values(ARRAY(SELECT DISTINCT k.key FROM bridge.override AS k WHERE k.table_name = 'kept students')) AS d
-    WHERE d.unified IS DISTINCT FROM d.mapped;
-    PERFORM bridge.record_override('students', m.student_email, '(row)', 'false', jsonb_strip_nulls(to_jsonb(m)))
-    FROM bridge.students AS m
-    WHERE m.student_email IN (SELECT k.key FROM bridge.override AS k WHERE k.table_name = 'kept students')
-      AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = m.student_email);
+    FROM bridge.student_diff(ARRAY(SELECT DISTINCT k.key FROM bridge.override AS k WHERE k.table_name = 'kept students')) AS d;
     DELETE FROM bridge.override AS o
     WHERE o.table_name = 'kept students' AND NOT (o.column_name = '(row)' AND o.key LIKE 'anonymous+%@workshop.invalid');
 END
@@ -260,29 +303,17 @@ AS $$
 DECLARE
     numbers CONSTANT regclass := pg_get_serial_sequence('public.events', 'id');
 BEGIN
-    IF NOT EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'kept events') THEN
-        RETURN;
-    END IF;
     -- nextval(), because setval() could set the sequence back
     PERFORM nextval(numbers) FROM generate_series(
         coalesce(pg_sequence_last_value(numbers), 0) + 1,
         (SELECT max(o.key::bigint) FROM bridge.override AS o WHERE o.table_name = 'kept events'));
-    WITH missing AS (
-        SELECT k.* FROM bridge.override AS o
-        CROSS JOIN LATERAL jsonb_populate_record(NULL::public.events, o.value) AS k
-        WHERE o.table_name = 'kept events'
-          AND NOT EXISTS (SELECT FROM public.events AS e
-                          WHERE e.id = k.id AND (e.event_type, e.created_at) = (k.event_type, k.created_at))
-    ),
-    restored AS (
-        INSERT INTO public.events (id, student_id, session_token, event_type, event_data, created_at)
-        SELECT m.id, m.student_id, m.session_token, m.event_type, m.event_data, m.created_at FROM missing AS m
-        ON CONFLICT (id) DO NOTHING
-        RETURNING id
-    )
-    INSERT INTO public.events (student_id, session_token, event_type, event_data, created_at)
-    SELECT m.student_id, m.session_token, m.event_type, m.event_data, m.created_at
-    FROM missing AS m WHERE NOT EXISTS (SELECT FROM restored AS r WHERE r.id = m.id);
+    INSERT INTO public.events (id, student_id, session_token, event_type, event_data, created_at)
+    SELECT CASE WHEN e.id IS NULL THEN k.id ELSE nextval(numbers) END,
+           k.student_id, k.session_token, k.event_type, k.event_data, k.created_at
+    FROM bridge.override AS o
+    CROSS JOIN LATERAL jsonb_populate_record(NULL::public.events, o.value) AS k
+    LEFT JOIN public.events AS e ON e.id = k.id
+    WHERE o.table_name = 'kept events' AND (e.event_type, e.created_at) IS DISTINCT FROM (k.event_type, k.created_at);
     DELETE FROM bridge.override AS o WHERE o.table_name = 'kept events';
 END
 $$;
@@ -308,7 +339,7 @@ BEGIN
         WHERE m.student_email = ANY (present) AND st.student_email = m.student_email
           AND (coalesce(m.student_name, st.student_name), least(m.created_at, st.created_at)) IS DISTINCT FROM (st.student_name, st.created_at);
         PERFORM bridge.record_override('students', d.student_email, d.name, d.unified, d.mapped)
-        FROM bridge.student_values(present) AS d WHERE d.unified IS DISTINCT FROM d.mapped;
+        FROM bridge.student_diff(present) AS d;
     END IF;
     -- no placeholder for a session that has a student
     PERFORM bridge.record_override('students', m.student_email, '(row)', 'false', jsonb_strip_nulls(to_jsonb(m)))
@@ -336,18 +367,14 @@ DECLARE
         ORDER BY 1);
 BEGIN
     PERFORM bridge.insert_sessions(first_token, last_token);
-    IF present <> '{}' THEN
-        PERFORM bridge.combine(present);
-    END IF;
-    PERFORM bridge.restore_session(k.key)
-    FROM (SELECT DISTINCT o.key FROM bridge.override AS o
-          WHERE o.key >= first_token AND o.key <= last_token AND o.table_name IN ('kept sessions', 'kept step_progress')) AS k;
+    PERFORM bridge.combine(present) WHERE present <> '{}';
+    PERFORM bridge.restore_sessions(first_token, last_token);
 END
 $$;
 COMMENT ON FUNCTION bridge.backfill_sessions(text, text) IS 'Inserts the sessions of a range of tokens, and combines those that were there first.';
 
 -- Runs one chunk, and repeats it if an application inserts the same row meanwhile: the row is then combined.
-CREATE FUNCTION bridge.backfill_chunk(stage text, first_key text, last_key text, emails text[]) RETURNS void
+CREATE FUNCTION bridge.backfill_chunk(stage text, first_key text, last_key text, keys text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
 AS $$
 DECLARE
@@ -360,9 +387,11 @@ BEGIN
                 WHEN 'sources' THEN
                     INSERT INTO bridge.student_source SELECT * FROM bridge.sources_of(first_key, last_key);
                 WHEN 'students' THEN
-                    PERFORM bridge.backfill_students(emails);
+                    PERFORM bridge.backfill_students(keys);
                 WHEN 'sessions' THEN
                     PERFORM bridge.backfill_sessions(first_key, last_key);
+                WHEN 'kept' THEN
+                    PERFORM bridge.restore_sessions(k, k) FROM unnest(keys) AS k;
             END CASE;
             EXIT;
         EXCEPTION
@@ -383,7 +412,7 @@ END
 $$;
 COMMENT ON FUNCTION bridge.backfill_chunk(text, text, text, text[]) IS 'Runs a chunk of a stage of the backfill, with retries.';
 
-CREATE PROCEDURE bridge.backfill_stage(p_stage text, last_key text)
+CREATE PROCEDURE bridge.backfill_stage(p_stage text, next_stage text, last_key text)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -397,23 +426,31 @@ DECLARE
     size integer := 50;
     first_token text;
     in_range bigint;
-    emails text[];
+    keys text[];
     rate numeric;
 BEGIN
+    IF (SELECT s.stage <> p_stage FROM bridge.state AS s) THEN
+        RETURN;
+    END IF;
     LOOP
         looked := clock_timestamp();
-        IF p_stage = 'students' THEN
-            emails := ARRAY(SELECT DISTINCT s.student_email FROM bridge.student_source AS s
-                            WHERE s.student_email > done_to ORDER BY s.student_email LIMIT size);
-            EXIT WHEN emails = '{}';
-            done_to := emails[cardinality(emails)];
+        IF p_stage IN ('students', 'kept') THEN
+            keys := CASE p_stage
+                WHEN 'students' THEN ARRAY(
+                    SELECT DISTINCT s.student_email FROM bridge.student_source AS s
+                    WHERE s.student_email > done_to ORDER BY s.student_email LIMIT size)
+                ELSE ARRAY(
+                    SELECT DISTINCT o.key FROM bridge.override AS o
+                    WHERE o.key > done_to AND o.table_name IN ('kept sessions', 'kept step_progress') ORDER BY o.key LIMIT size) END;
+            EXIT WHEN keys = '{}';
+            done_to := keys[cardinality(keys)];
         ELSE
             EXIT WHEN done_to >= last_key;
             SELECT r.first_token, r.last_token, r.sessions INTO first_token, done_to, in_range FROM bridge.next_range(done_to, size) AS r;
             EXIT WHEN done_to IS NULL;
             done := done + CASE WHEN p_stage = 'sessions' THEN in_range ELSE 0 END;
         END IF;
-        PERFORM bridge.backfill_chunk(p_stage, first_token, done_to, emails);
+        PERFORM bridge.backfill_chunk(p_stage, first_token, done_to, keys);
         UPDATE bridge.state SET cursor_at = done_to, sessions = done;
         CALL bridge.commit_chunk();
         size := bridge.next_size(size, 4000, clock_timestamp() - looked);
@@ -422,9 +459,18 @@ BEGIN
             ELSE format('merged %s sessions of at most %s (legacy rows), %s a second, less than %s s left',
                         done, total, round(rate), ceil(greatest(total - done, 0) / rate)) END);
     END LOOP;
+    IF p_stage = 'students' THEN
+        PERFORM set_config('bridge.applying', 'on', true);
+        UPDATE bridge.override AS o SET value = to_jsonb(st) FROM public.students AS st
+        WHERE o.table_name = 'prior students' AND o.key = st.student_email;
+        PERFORM bridge.restore_students();
+        PERFORM set_config('bridge.applying', '', true);
+    END IF;
+    UPDATE bridge.state SET stage = next_stage, cursor_at = '';
+    CALL bridge.commit_chunk();
 END
 $$;
-COMMENT ON PROCEDURE bridge.backfill_stage(text, text) IS 'Runs a stage of the backfill from its cursor to its end.';
+COMMENT ON PROCEDURE bridge.backfill_stage(text, text, text) IS 'Runs a stage of the backfill from its cursor to its end, if it is the present one.';
 
 CREATE PROCEDURE bridge.backfill()
     LANGUAGE plpgsql
@@ -450,26 +496,12 @@ BEGIN
         PERFORM set_config('bridge.applying', '', true);
         CALL bridge.commit_chunk();
     END IF;
-    IF (SELECT s.stage = 'sources' FROM bridge.state AS s) THEN
-        CALL bridge.backfill_stage('sources', last_token);
-        UPDATE bridge.state SET stage = 'students', cursor_at = '';
-        CALL bridge.commit_chunk();
-    END IF;
-    IF (SELECT s.stage = 'students' FROM bridge.state AS s) THEN
-        CALL bridge.backfill_stage('students', NULL);
-        PERFORM set_config('bridge.applying', 'on', true);
-        UPDATE bridge.override AS o SET value = to_jsonb(st) FROM public.students AS st
-        WHERE o.table_name = 'prior students' AND o.key = st.student_email;
-        PERFORM bridge.restore_students();
-        UPDATE bridge.state SET stage = 'sessions', cursor_at = '';
-        PERFORM set_config('bridge.applying', '', true);
-        CALL bridge.commit_chunk();
-    END IF;
-    CALL bridge.backfill_stage('sessions', last_token);
+    CALL bridge.backfill_stage('sources', 'students', last_token);
+    CALL bridge.backfill_stage('students', 'sessions', NULL);
+    CALL bridge.backfill_stage('sessions', 'kept', last_token);
+    CALL bridge.backfill_stage('kept', 'kept', NULL);  -- sessions without a legacy row
 
     PERFORM set_config('bridge.applying', 'on', true), set_config('bridge.backfilling', 'on', true);
-    PERFORM bridge.restore_session(k.key)
-    FROM (SELECT DISTINCT o.key FROM bridge.override AS o WHERE o.table_name IN ('kept sessions', 'kept step_progress')) AS k;
     DELETE FROM bridge.override AS o WHERE o.table_name = 'kept students';
     INSERT INTO public.events (event_type, event_data)
     SELECT 'legacy_merge', jsonb_build_object(
@@ -489,19 +521,20 @@ COMMENT ON PROCEDURE bridge.backfill() IS 'Fills the unified tables from the leg
 CREATE PROCEDURE bridge.merge()
     LANGUAGE plpgsql
 AS $$
+DECLARE
+    checks jsonb;
 BEGIN
+    CALL bridge.refresh_adapters(false);
     IF (SELECT s.merged_at IS NULL AND s.retired_at IS NULL FROM bridge.state AS s) THEN
-        CALL bridge.refresh_adapters(false);
         CALL bridge.backfill();
-    ELSE
-        CALL bridge.refresh_adapters(false);
-        UPDATE bridge.state SET merged_at = coalesce(merged_at, retired_at), retired_at = NULL;
-        DELETE FROM bridge.override AS o
-        WHERE o.table_name IN ('step_progress', 'events') OR o.column_name IN ('student_id', 'github_username', 'expires_at', 'is_active', 'updated_at');
-        UPDATE bridge.override SET value = 'true' WHERE table_name = 'sessions' AND column_name = '(row)';
-        CALL bridge.commit_chunk();
-        CALL bridge.log_differences('legacy');
+        RETURN;
     END IF;
+    UPDATE bridge.state SET merged_at = coalesce(merged_at, retired_at), retired_at = NULL;
+    DELETE FROM bridge.override AS o
+    WHERE o.table_name IN ('step_progress', 'events') OR o.column_name IN ('student_id', 'github_username', 'expires_at', 'is_active', 'updated_at');
+    UPDATE bridge.override SET value = 'true' WHERE table_name = 'sessions' AND column_name = '(row)';
+    CALL bridge.commit_chunk();
+    CALL bridge.run_checks(checks, log_as => 'legacy');
 END
 $$;
 COMMENT ON PROCEDURE bridge.merge() IS 'The backfill; where it was done before, logs every session that differs.'

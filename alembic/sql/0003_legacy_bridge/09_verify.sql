@@ -97,9 +97,11 @@ END
 $$;
 COMMENT ON FUNCTION bridge.count_range(text, text) IS 'Counts of both sides for a range of tokens.';
 
+CREATE TYPE bridge.difference AS (table_name text, column_name text, token text);
+COMMENT ON TYPE bridge.difference IS 'A value that differs between both sides.';
+
 -- Compares every value of sessions and steps, and the student sources.
-CREATE FUNCTION bridge.differences(first_token text, last_token text)
-    RETURNS TABLE (table_name text, column_name text, token text)
+CREATE FUNCTION bridge.differences(first_token text, last_token text) RETURNS SETOF bridge.difference
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET jit = off
 AS $$
 BEGIN
@@ -166,65 +168,62 @@ END
 $$;
 COMMENT ON FUNCTION bridge.differences(text, text) IS 'Values that differ between both sides, for a range of tokens, both ends included.';
 
-CREATE FUNCTION bridge.student_differences(first_email text, last_email text)
-    RETURNS TABLE (table_name text, column_name text, token text)
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET jit = off
+CREATE FUNCTION bridge.student_differences(emails text[]) RETURNS SETOF bridge.difference
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
-    SELECT 'students', d.name, m.first_token
-    FROM bridge.students AS m
-    LEFT JOIN LATERAL (
-        SELECT k.* FROM public.students AS k WHERE k.student_email = m.student_email COLLATE "default" OFFSET 0) AS st ON true
-    CROSS JOIN LATERAL (
-        VALUES ('(row missing)', st.student_id IS NULL, NULL::jsonb),
-               ('student_name', st.student_id IS NOT NULL AND st.student_name IS DISTINCT FROM m.student_name, nullif(to_jsonb(m.student_name), 'null')),
-               ('created_at', st.student_id IS NOT NULL AND st.created_at IS DISTINCT FROM m.created_at, nullif(to_jsonb(m.created_at), 'null'))
-    ) AS d(name, differs, mapped)
-    WHERE m.student_email >= first_email AND m.student_email <= last_email AND d.differs
-      AND NOT EXISTS (
+    SELECT 'students', CASE d.name WHEN '(row)' THEN '(row missing)' ELSE d.name END, d.first_token
+    FROM bridge.student_diff(emails) AS d
+    WHERE NOT EXISTS (
           SELECT FROM bridge.override AS o
-          WHERE o.table_name = 'students' AND o.key = m.student_email
-            AND (o.column_name = d.name AND o.over IS NOT DISTINCT FROM d.mapped OR d.name = '(row missing)' AND o.column_name = '(row)'))
+          WHERE o.table_name = 'students' AND o.key = d.student_email AND o.column_name = d.name
+            AND (d.name = '(row)' OR o.over IS NOT DISTINCT FROM d.mapped))
       AND NOT EXISTS (
-          SELECT FROM bridge.change_log AS c JOIN bridge.student_source AS s ON s.token = c.token WHERE s.student_email = m.student_email)
+          SELECT FROM bridge.change_log AS c JOIN bridge.student_source AS s ON s.token = c.token WHERE s.student_email = d.student_email)
       AND NOT EXISTS (
-          SELECT FROM bridge.change_log AS c JOIN public.sessions AS v ON v.session_token = c.token WHERE v.student_id = st.student_id)
+          SELECT FROM bridge.change_log AS c JOIN public.sessions AS v ON v.session_token = c.token
+          JOIN public.students AS st ON st.student_id = v.student_id WHERE st.student_email = d.student_email)
 $$;
-COMMENT ON FUNCTION bridge.student_differences(text, text) IS
-    'Values of students that differ, for a range of addresses, both ends included.';
+COMMENT ON FUNCTION bridge.student_differences(text[]) IS 'Values of students that differ.';
 
--- The object has for each column a count, and the ends of some tokens.
-CREATE FUNCTION bridge.add_differences(seen jsonb, first_key text, last_key text, of_students boolean) RETURNS jsonb
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION bridge.add_differences(seen jsonb, listed bridge.difference[]) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    d record;
+    SELECT seen || coalesce(jsonb_object_agg(d.name, jsonb_build_object(
+        'count', d.n + coalesce((seen -> d.name ->> 'count')::bigint, 0),
+        'tails', coalesce(seen -> d.name -> 'tails', '[]') || to_jsonb(d.tails))), '{}')
+    FROM (
+        SELECT f.table_name || '.' || f.column_name AS name, count(*) AS n, (array_agg('...' || right(f.token, 4)))[:5] AS tails
+        FROM unnest(listed) AS f GROUP BY 1
+    ) AS d
+$$;
+COMMENT ON FUNCTION bridge.add_differences(jsonb, bridge.difference[]) IS
+    'Adds differences to an object: for each column a count, and the ends of some tokens.';
+
+-- Only logs: the drain applies. Steps and exercises are merged first, because apply() compares exercises only.
+CREATE FUNCTION bridge.log_differences(listed bridge.difference[], p_side text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    FOR d IN
-        SELECT k.table_name || '.' || k.column_name AS name, count(*) AS n, (array_agg('...' || right(k.token, 4)))[:5] AS tails
-        FROM (SELECT * FROM bridge.differences(first_key, last_key) WHERE NOT of_students
-              UNION ALL
-              SELECT * FROM bridge.student_differences(first_key, last_key) WHERE of_students) AS k
-        GROUP BY 1
-    LOOP
-        seen := seen || jsonb_build_object(d.name, jsonb_build_object(
-            'count', d.n + coalesce((seen -> d.name ->> 'count')::bigint, 0),
-            'tails', coalesce(seen -> d.name -> 'tails', '[]') || to_jsonb(d.tails)));
-    END LOOP;
-    RETURN seen;
+    PERFORM set_config('bridge.applying', 'on', true);
+    PERFORM bridge.align_steps(ARRAY(
+        SELECT f.token FROM unnest(listed) AS f WHERE f.table_name = 'step_progress' OR f.column_name = 'completion_rate'));
+    PERFORM bridge.log_changes(p_side, ARRAY(SELECT f.token FROM unnest(listed) AS f), CASE p_side WHEN 'unified' THEN '{}'::jsonb END);
+    PERFORM set_config('bridge.applying', '', true);
 END
 $$;
-COMMENT ON FUNCTION bridge.add_differences(jsonb, text, text, boolean) IS 'Adds the differing columns of a range to those found before.';
+COMMENT ON FUNCTION bridge.log_differences(bridge.difference[], text) IS 'Logs sessions as changed on one side.';
 
--- Runs range by range, with commits. The result is a JSON array of checks.
-CREATE PROCEDURE bridge.run_checks(INOUT result jsonb, every_value boolean DEFAULT true)
+-- Runs range by range, with commits. The result is a JSON array of checks. log_as finds writes that no trigger logged: each
+-- session that differs is logged, as changed on this side.
+CREATE PROCEDURE bridge.run_checks(INOUT result jsonb, every_value boolean DEFAULT true, log_as text DEFAULT NULL)
     LANGUAGE plpgsql
 AS $$
 DECLARE
     last_token CONSTANT text := greatest(bridge.last_token(), (SELECT max(sp.session_token) FROM public.step_progress AS sp));
     range record;
     emails text[];
-    n jsonb := bridge.count_range('', '');  -- zeros
-    counted jsonb;
+    n jsonb := bridge.count_range('', '');  -- a range without tokens: zeros
+    listed bridge.difference[];
     differing jsonb := '{}';
     cursor_at text := '';
     size integer := 100;
@@ -240,10 +239,12 @@ BEGIN
             range.first_token := cursor_at;
             range.last_token := last_token;  -- steps of no session
         END IF;
-        counted := bridge.count_range(range.first_token, range.last_token);
-        n := (SELECT jsonb_object_agg(e.key, coalesce((n ->> e.key)::bigint, 0) + e.value::bigint) FROM jsonb_each(counted) AS e);
-        IF every_value AND EXISTS (SELECT FROM bridge.differences(range.first_token, range.last_token)) THEN
-            differing := bridge.add_differences(differing, range.first_token, range.last_token, false);
+        n := (SELECT jsonb_object_agg(e.key, coalesce((n ->> e.key)::bigint, 0) + e.value::bigint)
+              FROM jsonb_each(bridge.count_range(range.first_token, range.last_token)) AS e);
+        IF every_value THEN
+            listed := ARRAY(SELECT d FROM bridge.differences(range.first_token, range.last_token) AS d);
+            differing := bridge.add_differences(differing, listed);
+            PERFORM bridge.log_differences(listed, log_as) WHERE listed <> '{}' AND log_as IS NOT NULL AND range.sessions > 0;
         END IF;
         cursor_at := range.last_token;
         CALL bridge.commit_chunk();
@@ -257,9 +258,9 @@ BEGIN
                         WHERE s.student_email > cursor_at ORDER BY s.student_email LIMIT 2000);
         EXIT WHEN emails = '{}';
         cursor_at := emails[cardinality(emails)];
-        IF EXISTS (SELECT FROM bridge.student_differences(emails[1], cursor_at)) THEN
-            differing := bridge.add_differences(differing, emails[1], cursor_at, true);
-        END IF;
+        listed := ARRAY(SELECT d FROM bridge.student_differences(emails) AS d);
+        differing := bridge.add_differences(differing, listed);
+        PERFORM bridge.log_differences(listed, log_as) WHERE listed <> '{}' AND log_as IS NOT NULL;
         CALL bridge.commit_chunk();
     END LOOP;
 
@@ -293,7 +294,7 @@ BEGIN
     CALL bridge.commit_chunk();
 END
 $$;
-COMMENT ON PROCEDURE bridge.run_checks(jsonb, boolean) IS 'Runs every check, in short transactions.';
+COMMENT ON PROCEDURE bridge.run_checks(jsonb, boolean, text) IS 'Runs every check, in short transactions.';
 
 CREATE FUNCTION bridge.verify()
     RETURNS TABLE (check_name text, expected bigint, actual bigint, ok boolean)
@@ -333,57 +334,6 @@ END
 $$;
 COMMENT ON PROCEDURE bridge.require_verified(boolean) IS 'Raises an error if a check fails; every_value: false compares counts only.';
 
--- Finds writes that no trigger logged. Steps and exercises are merged first, because apply() compares exercises only.
-CREATE PROCEDURE bridge.log_differences(p_side text)
-    LANGUAGE plpgsql
-AS $$
-DECLARE
-    before CONSTANT jsonb := CASE p_side WHEN 'unified' THEN '{}' END;
-    last_token CONSTANT text := bridge.last_token();
-    range record;
-    differing record;
-    cursor_at text := '';
-    size integer := 100;
-    looked timestamptz;
-    reported timestamptz := clock_timestamp();
-    done bigint := 0;
-    emails text[];
-BEGIN
-    WHILE cursor_at < last_token LOOP
-        looked := clock_timestamp();
-        range := bridge.next_range(cursor_at, size);
-        EXIT WHEN range.last_token IS NULL;
-        SELECT array_agg(DISTINCT k.token) AS tokens,
-               array_agg(DISTINCT k.token) FILTER (WHERE k.table_name = 'step_progress' OR k.column_name = 'completion_rate') AS of_steps
-        INTO differing
-        FROM bridge.differences(range.first_token, range.last_token) AS k;
-        -- only log: the drain applies
-        PERFORM set_config('bridge.applying', 'on', true);
-        PERFORM bridge.align_steps(differing.of_steps) WHERE differing.of_steps IS NOT NULL;
-        PERFORM bridge.log_changes(p_side, differing.tokens, before) WHERE differing.tokens IS NOT NULL;
-        PERFORM set_config('bridge.applying', '', true);
-        cursor_at := range.last_token;
-        done := done + range.sessions;
-        reported := bridge.report(reported, format('compared %s sessions', done));
-        CALL bridge.commit_chunk();
-        size := bridge.next_size(size, 2000, clock_timestamp() - looked);
-    END LOOP;
-    cursor_at := '';
-    LOOP
-        emails := ARRAY(SELECT DISTINCT s.student_email FROM bridge.student_source AS s
-                        WHERE s.student_email > cursor_at ORDER BY s.student_email LIMIT 2000);
-        EXIT WHEN emails = '{}';
-        cursor_at := emails[cardinality(emails)];
-        PERFORM set_config('bridge.applying', 'on', true);
-        PERFORM bridge.log_changes(p_side, ARRAY(
-            SELECT d.token FROM bridge.student_differences(emails[1], cursor_at) AS d), before);
-        PERFORM set_config('bridge.applying', '', true);
-        CALL bridge.commit_chunk();
-    END LOOP;
-END
-$$;
-COMMENT ON PROCEDURE bridge.log_differences(text) IS 'Logs every session that differs, as changed on the side that wins.';
-
 CREATE PROCEDURE bridge.bring_over()
     LANGUAGE plpgsql
 AS $$
@@ -392,7 +342,7 @@ BEGIN
     CALL bridge.drain(strict => false);
     CALL bridge.drain(strict => false);  -- what was logged meanwhile
     CALL bridge.require_verified(every_value => false);
-    PERFORM public.retry_locking('SELECT bridge.make_writable()');
+    PERFORM public.retry_locking('SELECT bridge.set_read_only(false)');
 END
 $$;
 COMMENT ON PROCEDURE bridge.bring_over() IS 'Backfill, drain, counts; refuses to continue if a count does not add up.'

@@ -1,22 +1,5 @@
 -- Read-only mode, ranges of tokens, and adapters after a change of columns.
 
--- Read-only, so that the downgrade drops no write of an application.
-CREATE FUNCTION bridge.make_read_only() RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    name text;
-BEGIN
-    FOREACH name IN ARRAY ARRAY['students', 'sessions', 'step_progress', 'events'] LOOP
-        EXECUTE format(
-            'CREATE TRIGGER read_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON public.%I '
-            'FOR EACH STATEMENT WHEN (current_setting(''bridge.applying'', true) IS DISTINCT FROM ''on'') '
-            'EXECUTE FUNCTION public.refuse_write()', name);
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bridge.make_read_only() IS 'Refuses writes of applications to the unified tables.';
-
 CREATE FUNCTION bridge.is_read_only() RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -25,19 +8,26 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.is_read_only() IS 'True: a downgrade has made the unified tables read-only.';
 
-CREATE FUNCTION bridge.make_writable() RETURNS void
+-- Read-only, so that the downgrade drops no write of an application.
+CREATE FUNCTION bridge.set_read_only(wanted boolean) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    name text;
 BEGIN
-    IF bridge.is_read_only() THEN
-        DROP TRIGGER read_only ON public.students;
-        DROP TRIGGER read_only ON public.sessions;
-        DROP TRIGGER read_only ON public.step_progress;
-        DROP TRIGGER read_only ON public.events;
+    IF wanted = bridge.is_read_only() THEN
+        RETURN;
     END IF;
+    FOREACH name IN ARRAY ARRAY['students', 'sessions', 'step_progress', 'events'] LOOP
+        EXECUTE format(CASE WHEN wanted THEN
+            'CREATE TRIGGER read_only BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON public.%I '
+            'FOR EACH STATEMENT WHEN (current_setting(''bridge.applying'', true) IS DISTINCT FROM ''on'') '
+            'EXECUTE FUNCTION public.refuse_write()'
+            ELSE 'DROP TRIGGER read_only ON public.%I' END, name);
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bridge.make_writable() IS 'Reverses make_read_only().';
+COMMENT ON FUNCTION bridge.set_read_only(boolean) IS 'Refuses writes of applications to the unified tables, or allows them again.';
 
 CREATE FUNCTION bridge.next_range(after text, size integer, OUT first_token text, OUT last_token text, OUT sessions bigint)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
@@ -72,12 +62,6 @@ CREATE FUNCTION bridge.next_size(size integer, most integer, took interval) RETU
 RETURN least(most, 2 * size, greatest(25, (size * 0.045 / greatest(extract(epoch FROM took), 0.001))::integer));
 COMMENT ON FUNCTION bridge.next_size(integer, integer, interval) IS 'Sessions of the next chunk, from how long the last one took.';
 
-CREATE FUNCTION bridge.own_columns(expires_at timestamptz, is_active boolean, updated_at timestamptz) RETURNS jsonb
-    LANGUAGE sql STABLE
-RETURN jsonb_build_object('expires_at', expires_at, 'is_active', is_active, 'updated_at', updated_at);
-COMMENT ON FUNCTION bridge.own_columns(timestamptz, boolean, timestamptz) IS
-    'Columns of a session that the mapping sets when it inserts the row.';
-
 CREATE FUNCTION bridge.session_hash(p_token text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
@@ -95,6 +79,7 @@ CREATE PROCEDURE bridge.refresh_adapters(compare boolean)
 AS $$
 DECLARE
     stale text[];
+    checks jsonb;
 BEGIN
     SELECT array_agg(s.legacy_name) INTO stale
     FROM bridge.source AS s
@@ -106,7 +91,7 @@ BEGIN
     PERFORM public.retry_locking(format('SELECT bridge.build_adapter(%L)', n)) FROM unnest(stale) AS n;
     CALL bridge.commit_chunk();
     IF compare THEN
-        CALL bridge.log_differences('legacy');
+        CALL bridge.run_checks(checks, log_as => 'legacy');
     END IF;
 END
 $$;

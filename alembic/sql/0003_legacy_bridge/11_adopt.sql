@@ -80,7 +80,8 @@ BEGIN
         $q$, CASE WHEN id_type = 'uuid' THEN 't.student_id' ELSE 'NULL::uuid' END, students);
     END IF;
     INSERT INTO public.students (student_id, student_email, student_name, created_at)
-    SELECT bridge.student_uuid(k.email, min(k.token COLLATE "C")), k.email, bridge.first(k.student_name ORDER BY k.row_at DESC NULLS LAST),
+    SELECT bridge.student_uuid(k.email, min(k.token COLLATE "C")), k.email,
+           (array_agg(k.student_name ORDER BY k.row_at DESC NULLS LAST) FILTER (WHERE k.student_name IS NOT NULL))[1],
            min(least(k.created_at, k.started_at))
     FROM (SELECT coalesce(p.email, bridge.placeholder_email(p.token)) AS email, p.token, p.student_name, p.row_at, p.created_at, p.started_at
           FROM prior_session AS p

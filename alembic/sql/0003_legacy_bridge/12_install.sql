@@ -195,9 +195,7 @@ BEGIN
       AND EXISTS (SELECT FROM bridge.columns_of(s.relation) AS c WHERE c.name = 'student_id');
     -- Rows that an application wrote before now were logged by no trigger. Where a downgrade has made the
     -- tables read-only, what they hold is what it left behind.
-    IF NOT bridge.is_read_only() THEN
-        PERFORM bridge.log_changes('unified', ARRAY(SELECT v.session_token FROM public.sessions AS v))
-        WHERE to_regclass('public.prior_attempt') IS NULL;
-    END IF;
+    PERFORM bridge.log_changes('unified', ARRAY(SELECT v.session_token FROM public.sessions AS v))
+    WHERE NOT bridge.is_read_only() AND to_regclass('public.prior_attempt') IS NULL;
 END
 $$

@@ -16,7 +16,7 @@ END
 $$;
 
 -- OR REPLACE: 0004 commits in steps, and is repeated after an interruption.
-CREATE OR REPLACE FUNCTION follow_step_progress() RETURNS trigger
+CREATE OR REPLACE FUNCTION public.follow_step_progress() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
 AS $$
 BEGIN
@@ -48,15 +48,15 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION follow_step_progress() IS 'Trigger: exercises of a session follow its steps.';
+COMMENT ON FUNCTION public.follow_step_progress() IS 'Trigger: exercises of a session follow its steps.';
 
 CREATE OR REPLACE TRIGGER follow_step_progress AFTER INSERT OR UPDATE OR DELETE ON step_progress
-    FOR EACH ROW WHEN (current_setting('bridge.applying', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION follow_step_progress();
+    FOR EACH ROW WHEN (current_setting('bridge.applying', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION public.follow_step_progress();
 -- Locks the session before an upsert locks the step, as a transaction that writes the session first does: else they deadlock.
 CREATE OR REPLACE TRIGGER follow_step_progress_first BEFORE INSERT ON step_progress
-    FOR EACH ROW WHEN (current_setting('bridge.applying', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION follow_step_progress();
+    FOR EACH ROW WHEN (current_setting('bridge.applying', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION public.follow_step_progress();
 
-CREATE OR REPLACE FUNCTION steps_follow_exercises() RETURNS trigger
+CREATE OR REPLACE FUNCTION public.steps_follow_exercises() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
 AS $$
 DECLARE
@@ -101,12 +101,12 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION steps_follow_exercises() IS 'Trigger: step_progress of a session follows its exercises.';
+COMMENT ON FUNCTION public.steps_follow_exercises() IS 'Trigger: step_progress of a session follows its exercises.';
 
 CREATE OR REPLACE TRIGGER steps_follow_exercises AFTER INSERT OR UPDATE OF exercises OR DELETE ON sessions
-    FOR EACH ROW WHEN (current_setting('bridge.backfilling', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION steps_follow_exercises();
+    FOR EACH ROW WHEN (current_setting('bridge.backfilling', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION public.steps_follow_exercises();
 
-CREATE OR REPLACE FUNCTION completion_rate() RETURNS trigger
+CREATE OR REPLACE FUNCTION public.completion_rate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -121,9 +121,9 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION completion_rate() IS 'Trigger: completion_rate follows the flags and the exercises.';
+COMMENT ON FUNCTION public.completion_rate() IS 'Trigger: completion_rate follows the flags and the exercises.';
 
 CREATE OR REPLACE TRIGGER completion_rate BEFORE INSERT OR UPDATE OF
         completion_rate, exercises, twilio_connected, openai_connected, call_direction_chosen, services_ready,
         step4_deployed, step5_deployed, step6_deployed, system_prompt_saved, step8_deployed, project_deployed
-    ON sessions FOR EACH ROW WHEN (current_setting('bridge.backfilling', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION completion_rate()
+    ON sessions FOR EACH ROW WHEN (current_setting('bridge.backfilling', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION public.completion_rate()

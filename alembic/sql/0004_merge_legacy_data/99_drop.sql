@@ -10,6 +10,6 @@ DROP TRIGGER IF EXISTS follow_step_progress ON step_progress;
 DROP TRIGGER IF EXISTS follow_step_progress_first ON step_progress;
 DROP TRIGGER IF EXISTS completion_rate ON sessions;
 DROP TRIGGER IF EXISTS steps_follow_exercises ON sessions;
-DROP FUNCTION steps_follow_exercises();
-DROP FUNCTION follow_step_progress();
-DROP FUNCTION completion_rate()
+DROP FUNCTION public.steps_follow_exercises();
+DROP FUNCTION public.follow_step_progress();
+DROP FUNCTION public.completion_rate()

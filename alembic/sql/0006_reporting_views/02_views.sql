@@ -1,4 +1,4 @@
-SELECT create_commented($views$
+SELECT public.create_commented($views$
 -- For people and BI tools: flags instead of keys and prompts. The token gives access to the session, so grant this view
 -- with care.
 CREATE VIEW session_overview AS  -- Sessions with their students, one row each; flags instead of secrets, but the whole token.
@@ -52,7 +52,7 @@ WITH touched AS (
 ),
 reached AS MATERIALIZED (
     SELECT
-        session_steps_done(
+        public.session_steps_done(
             s.twilio_connected, s.openai_connected, s.call_direction_chosen, s.services_ready,
             s.step4_deployed, s.step5_deployed, s.step6_deployed, s.system_prompt_saved,
             s.step8_deployed, s.project_deployed, t.passed) AS done,
@@ -75,7 +75,7 @@ counted AS (
         count(*) FILTER (WHERE w.step_number = ANY (r.done || r.flagged || r.steps)) AS started,
         count(*) FILTER (WHERE w.step_number = ANY (r.done)) AS done
     FROM reached AS r
-    CROSS JOIN workshop_steps() AS w
+    CROSS JOIN public.workshop_steps() AS w
     GROUP BY w.step_number
 ),
 timed AS (
@@ -95,7 +95,7 @@ SELECT
     coalesce(c.done, 0) AS done,  -- Sessions that finished the step, as session_steps_done() defines it.
     t.median_time_spent,  -- Median seconds of the sessions that finished it and have a time; NULL: none.
     t.mean_time_spent  -- Mean seconds of the sessions that finished it and have a time; NULL: none.
-FROM workshop_steps() AS w
+FROM public.workshop_steps() AS w
 LEFT JOIN counted AS c ON c.step_number = w.step_number
 LEFT JOIN timed AS t ON t.step_number = w.step_number;
 
@@ -131,7 +131,7 @@ SELECT
     s.demo_mode,  -- Session of a demonstration.
     s.completion_rate,  -- Steps done in percent, 0 to 99.
     n.next_step,  -- First step that is not done, 1 to 9.
-    step_name_of(n.next_step) AS next_step_name,  -- Name of that step.
+    public.step_name_of(n.next_step) AS next_step_name,  -- Name of that step.
     coalesce(sp.attempts, 0) AS attempts,  -- Attempts at that step.
     coalesce(sp.time_spent, 0) AS time_spent,  -- Seconds spent in that step.
     q.since AS quiet_since,  -- Last activity, else the start of the session; NULL: unknown.
@@ -141,7 +141,7 @@ FROM sessions AS s
 JOIN students AS st ON st.student_id = s.student_id
 CROSS JOIN LATERAL (SELECT coalesce(s.last_activity, s.started_at, s.created_at) AS since) AS q
 CROSS JOIN LATERAL (
-    SELECT session_steps_done(
+    SELECT public.session_steps_done(
         s.twilio_connected, s.openai_connected, s.call_direction_chosen, s.services_ready,
         s.step4_deployed, s.step5_deployed, s.step6_deployed, s.system_prompt_saved,
         s.step8_deployed, s.project_deployed,

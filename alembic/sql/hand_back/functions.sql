@@ -37,9 +37,8 @@ BEGIN
     ),
     s AS (
         SELECT k.token, k.is_mapped, k.is_prior, k.is_logged,
-               bridge.session_json(k.student_email, k.shared) || bridge.own_columns(k.expires_at, k.is_active, k.updated_at) AS unified,
-               bridge.session_json(k.mapped_email, k.mapped)
-                   || bridge.own_columns(k.mapped_expires_at, k.mapped_is_active, k.mapped_updated_at) AS mapped
+               bridge.whole_json(k.student_email, k.shared, k.expires_at, k.is_active, k.updated_at) AS unified,
+               bridge.whole_json(k.mapped_email, k.mapped, k.mapped_expires_at, k.mapped_is_active, k.mapped_updated_at) AS mapped
         FROM k
         WHERE k.is_prior OR (k.student_email, k.shared, k.expires_at, k.is_active, k.updated_at) IS DISTINCT FROM
                             (k.mapped_email, k.mapped, k.mapped_expires_at, k.mapped_is_active, k.mapped_updated_at)
@@ -146,6 +145,7 @@ DECLARE
     done bigint := 0;
     last_id bigint;
     unlogged bigint := 0;
+    checks jsonb;
 BEGIN
     IF (SELECT s.retired_at IS NOT NULL FROM bridge.state AS s) THEN
         RETURN;
@@ -155,17 +155,15 @@ BEGIN
         RAISE NOTICE 'tables of the unified schema were dropped by hand: there is nothing to hand back';
         RETURN;
     END IF;
-    IF NOT bridge.is_read_only() THEN
-        PERFORM public.retry_locking('SELECT bridge.make_read_only()');
-        CALL bridge.commit_chunk();
-    END IF;
+    PERFORM public.retry_locking('SELECT bridge.set_read_only(true)');
+    CALL bridge.commit_chunk();
     last_token := bridge.last_token();
     CALL bridge.refresh_adapters(merged);
     CALL bridge.drain(strict => false);
     IF merged THEN
         -- compares every value, and logs what no trigger logged
         last_id := (SELECT coalesce(max(c.id), 0) FROM bridge.change_log AS c);
-        CALL bridge.log_differences('unified');
+        CALL bridge.run_checks(checks, log_as => 'unified');
         unlogged := (SELECT count(DISTINCT c.token) FROM bridge.change_log AS c WHERE c.id > last_id AND c.before = '{}');
     END IF;
     IF unlogged > 0 THEN

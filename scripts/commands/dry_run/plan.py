@@ -42,7 +42,7 @@ SELECT format('trigger %s of %s: its function %s uses the name of its table, whi
               'see docs/dba-review.md', t.tgname, c.relname, t.tgfoid::regprocedure)
 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS p ON p.oid = t.tgfoid
 WHERE c.oid IN (to_regclass('public.workshop_students'), to_regclass('public.student_configs'))
-  AND c.relkind = 'r' AND NOT t.tgisinternal
+  AND c.relkind = 'r' AND NOT t.tgisinternal AND p.pronamespace IS DISTINCT FROM to_regnamespace('bridge')
   AND p.prosrc ~* 'tg_(table_name|relname|relid)|td\s*\[.(table_name|relid)|_td\s*->\s*\{.?(table_name|relname|relid)'
 ORDER BY 1
 """

@@ -7,7 +7,6 @@ The session's temporary schema replaces the schemas ``public`` and
 its transactions use no permanent table. PostgreSQL drops all of it when the connection ends.
 """
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,9 +28,8 @@ MERGE = SQL / "0004_merge_legacy_data"
 UNIFIED = ("students", "sessions", "step_progress", "events")
 # of 0003, which creates them before the bridge; 0005 creates the others
 EARLY_INDEXES = ("ix_sessions_student_id", "ix_events_session_token")
+LEFT_OUT = ("00_preflight.sql", "01_schema.sql")
 OF_0001 = ("02_make_way.sql", "03_tables.sql", "04_copy_prior.sql")
-FUNCTIONS = re.compile(r"CREATE (?:OR REPLACE )?FUNCTION (?:public\.)?(\w+)\(")
-OF_SCHEMA = re.compile(r"^(?:CREATE|COMMENT ON) SCHEMA bridge\b[^;]*;?\n", re.MULTILINE)
 
 COPIED = """
 SELECT c.relname::text
@@ -76,7 +74,6 @@ class Shadow:
     """
 
     moment: Moment
-    functions: str = ""
     refused: list[str] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -86,16 +83,20 @@ class Shadow:
         return run(self.moment.connection, self.moved(sql))
 
     def moved(self, sql: str) -> str:
-        """Return the SQL with the temporary schema instead of ``public`` and ``bridge``."""
-        schema = self.moment.schema
-        sql = OF_SCHEMA.sub("", sql).replace("CREATE UNLOGGED TABLE", "CREATE TABLE")
-        # PostgreSQL never searches pg_temp for a function, so each name is qualified
-        sql = re.sub(rf"(?<![\w.])({self.functions})(?=\(| IS\b)", rf"{schema}.\1", sql)
-        sql = re.sub(rf"\bbridge\.({'|'.join(UNIFIED)})\b", rf"{schema}.bridge_\1", sql)
-        sql = re.sub(r"\bbridge\.", f"{schema}.", sql)
-        # a statement that names a copy without its schema must not find the application's table
-        sql = sql.replace("'public, pg_temp'", f"'{schema}, public'")
-        return re.sub(r"\bpublic\.", f"{schema}.", sql).replace("'public'", f"'{schema}'")
+        """Return the SQL with the temporary schema instead of ``public`` and ``bridge``.
+
+        The files qualify every function: PostgreSQL never searches a temporary schema for one.
+        """
+        for name, replacement in (
+            # views that have the name of a table
+            ("bridge.students", f"{self.moment.schema}.bridge_students"),
+            ("bridge.sessions", f"{self.moment.schema}.bridge_sessions"),
+            ("bridge.", f"{self.moment.schema}."),
+            ("public.", f"{self.moment.schema}."),
+            ("'public'", f"'{self.moment.schema}'"),
+        ):
+            sql = sql.replace(name, replacement)
+        return sql
 
 
 def build(connection: Connection, revision: str | None, say: Callable[[str], None]) -> Shadow:
@@ -109,10 +110,9 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
         for path in sorted((SQL / name).glob("[01]*.sql"))
     ]
     files.append((MERGE.name, MERGE / "01_steps.sql"))
-    names = {name for _, path in files for name in FUNCTIONS.findall(path.read_text("utf-8"))}
     run(connection, "SET client_min_messages = warning; SET temp_buffers = '64MB'")
     with moment(connection, say) as now:
-        shadow = Shadow(now, "|".join(sorted(names)))
+        shadow = Shadow(now)
         began = time.monotonic()
         unified, bridge = revision is not None, revision is not None and revision >= "0003"
         for name in run(connection, COPIED.format(unified=unified, bridge=bridge)).scalars():
@@ -123,7 +123,7 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
 
         read_only = run(connection, READ_ONLY).scalar_one()
         for folder, path in files:
-            if path.name == "00_preflight.sql" or (unified and path.name in OF_0001):
+            if path.name in LEFT_OUT or (unified and path.name in OF_0001):
                 continue
             if path.name == "11_adopt.sql" and bridge:
                 continue
@@ -131,7 +131,7 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
                 _create_unified(shadow)
                 continue
             if path.name == "12_install.sql" and read_only:
-                shadow.run("SELECT bridge.make_read_only()")
+                shadow.run("SELECT bridge.set_read_only(true)")
             say(f"building {folder}")
             if not _succeeds(shadow, path.read_text("utf-8")):
                 return shadow

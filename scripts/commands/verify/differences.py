@@ -18,7 +18,7 @@ ORDER BY d.token, d.table_name, d.column_name
 """
 STUDENT_DIFFERENCES = """
 SELECT table_name, column_name, token
-FROM bridge.student_differences('', (SELECT max(student_email) FROM bridge.student_source))
+FROM bridge.student_differences(ARRAY(SELECT DISTINCT student_email FROM bridge.student_source))
 ORDER BY token, column_name
 """
 SESSION = """
