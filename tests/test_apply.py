@@ -856,6 +856,35 @@ def test_a_step_is_not_restored_when_the_legacy_tables_lost_its_exercise(
     assert database.query(f"SELECT FROM step_progress WHERE session_token = '{token}'") == []
 
 
+def test_a_kept_session_that_the_legacy_tables_have_got_since(database: Database) -> None:
+    """Combined like a row that was there first: the later legacy values win, all others come back."""
+    for table in (CONFIG, PROGRESS):
+        database.execute(
+            f"ALTER TABLE {table} ADD CONSTRAINT no_zz CHECK (session_token NOT LIKE 'zz%') NOT VALID"
+        )
+    database.execute(
+        """
+        INSERT INTO sessions (session_token, student_id, system_prompt, ivr_greeting)
+        SELECT 'zz1', student_id, 'kept', 'kept' FROM students ORDER BY 2 LIMIT 1;
+        INSERT INTO step_progress (session_token, student_id, step_number, step_name, validation_passed, code_submitted)
+        SELECT 'zz1', student_id, 4, 'Basic TwiML', true, 'kept' FROM sessions WHERE session_token = 'zz1'
+        """
+    )
+    downgrade(database)
+    for table in (CONFIG, PROGRESS):
+        database.execute(f"ALTER TABLE {table} DROP CONSTRAINT no_zz")
+    database.execute(f"INSERT INTO {CONFIG} (session_token, system_prompt) VALUES ('zz1', 'later')")
+    upgrade(database)
+    query = (
+        "SELECT system_prompt, ivr_greeting, code_submitted, exercises ? 'step-4-basic-twiml' "
+        "FROM sessions JOIN step_progress USING (session_token) WHERE session_token = 'zz1'"
+    )
+    assert database.query(query) == [("later", "kept", "kept", True)]
+    note = "SELECT event_data -> 'conflicts' FROM events WHERE session_token = 'zz1' AND event_data ? 'conflicts'"
+    assert database.query(note) == [({"system_prompt": "legacy"},)]
+    assert failed_checks(database) == []
+
+
 def test_a_legacy_write_during_the_hand_back_is_not_undone_by_the_next_upgrade(
     database: Database,
 ) -> None:

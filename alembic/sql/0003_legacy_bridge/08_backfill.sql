@@ -118,7 +118,7 @@ COMMENT ON FUNCTION bridge.combine(text[]) IS 'Combines sessions that were there
 -- --- what an earlier downgrade kept aside ----------------------------------------------------------
 
 -- Writes the kept values of one session. p_whole: the kept row, or false for a deleted one; for a session that the legacy
--- tables do not have. p_patch: column -> value. p_written: an application has written the session since 0003; what it
+-- tables did not have. p_patch: column -> value. p_written: an application has written the session since 0003; what it
 -- wrote stays.
 CREATE FUNCTION bridge.restore_session(p_token text, p_mapped jsonb, p_whole jsonb, p_patch jsonb, p_written boolean) RETURNS void
     LANGUAGE plpgsql
@@ -133,6 +133,14 @@ BEGIN
         SELECT p_token, st.student_id FROM public.students AS st WHERE st.student_email = p_whole ->> 'student_email'
         ON CONFLICT DO NOTHING;
         p_patch := p_whole;
+    ELSIF jsonb_typeof(p_whole) = 'object' THEN  -- the legacy tables have the session since: combined like a row that was there first
+        p_patch := (SELECT jsonb_object_agg(d.name, CASE WHEN d.name IN ('expires_at', 'is_active', 'updated_at') THEN d.unified
+                                                    ELSE bridge.combined(d.name, d.unified, d.mapped, d.name = 'exercises') END)
+                    FROM bridge.columns_that_differ(p_whole - 'completion_rate', p_mapped - 'completion_rate') AS d);
+        PERFORM bridge.note_decision(p_token, jsonb_build_object('conflicts', jsonb_object_agg(e.key, 'legacy')))
+        FROM jsonb_each(p_patch) AS e
+        WHERE p_whole -> e.key NOT IN ('null', '[]', '{}', 'false', '0') AND e.value <> p_whole -> e.key
+          AND e.key !~ '_(at|activity|extra)$' HAVING count(*) > 0;
     END IF;
     IF p_written THEN
         p_patch := (SELECT jsonb_object_agg(d.name, bridge.combined(d.name, d.unified, d.mapped, true))
@@ -145,11 +153,9 @@ BEGIN
         DELETE FROM bridge.override AS o WHERE o.table_name = 'students' AND o.key = p_patch ->> 'student_email' AND o.column_name = '(row)';
         PERFORM bridge.insert_students(ARRAY[p_patch ->> 'student_email']);
     END IF;
-    IF p_patch IS NOT NULL THEN
-        PERFORM set_config('bridge.backfilling', '', true);  -- the trigger derives the steps
-        PERFORM bridge.update_session(p_token, p_patch);
-        PERFORM set_config('bridge.backfilling', 'on', true);
-    END IF;
+    PERFORM set_config('bridge.backfilling', '', true);  -- the trigger derives the steps
+    PERFORM bridge.update_session(p_token, p_patch) WHERE p_patch IS NOT NULL;
+    PERFORM set_config('bridge.backfilling', 'on', true);
     IF p_patch ? 'student_email' THEN
         -- the placeholder of the session before
         DELETE FROM public.students AS st

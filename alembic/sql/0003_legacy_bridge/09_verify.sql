@@ -302,11 +302,9 @@ CREATE FUNCTION bridge.verify()
 AS $$
 DECLARE
     result jsonb;
-    before CONSTANT text := coalesce(current_setting('bridge.single_transaction', true), '');
 BEGIN
     PERFORM set_config('bridge.single_transaction', 'on', true);
     CALL bridge.run_checks(result);
-    PERFORM set_config('bridge.single_transaction', before, true);
     RETURN QUERY
     SELECT r.check_name, r.expected, r.actual, r.ok
     FROM jsonb_to_recordset(result) AS r(check_name text, expected bigint, actual bigint, ok boolean);

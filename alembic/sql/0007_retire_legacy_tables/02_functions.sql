@@ -13,7 +13,6 @@ BEGIN
         src record;
         backup text;
         last_written text[];
-        before CONSTANT text := coalesce(current_setting('bridge.single_transaction', true), '');
     BEGIN
         FOR src IN SELECT * FROM bridge.source ORDER BY legacy_name LOOP
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', src.relation);
@@ -27,7 +26,6 @@ BEGIN
         ELSIF last_written <> '{}' THEN
             PERFORM set_config('bridge.single_transaction', 'on', true);
             CALL bridge.drain(rounds => 3);
-            PERFORM set_config('bridge.single_transaction', before, true);
             IF EXISTS (SELECT FROM unnest(last_written) AS t CROSS JOIN LATERAL bridge.differences(t, t)) THEN
                 RAISE EXCEPTION 'verification failed for the last writes'
                     USING HINT = 'Nothing was renamed. SELECT * FROM bridge.verify() shows what differs.';
