@@ -73,7 +73,7 @@ BEGIN
             SELECT 'trigger ' || g.tgname, pg_get_triggerdef(g.oid)
             FROM pg_trigger AS g JOIN pg_proc AS p ON p.oid = g.tgfoid
             WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND p.pronamespace IS DISTINCT FROM to_regnamespace('bridge')
-              AND NOT (g.tgname IN (p.proname, 'read_only') AND p.oid::regprocedure::text IN (SELECT u.name FROM ours AS u))
+              AND NOT (g.tgname IN (p.proname, p.proname || '_first', 'read_only') AND p.oid::regprocedure::text IN (SELECT u.name FROM ours AS u))
             UNION ALL
             SELECT 'policy ' || p.polname, format(
                 'CREATE POLICY %I ON public.%I AS %s FOR %s TO %s%s%s', p.polname, t.name,
