@@ -406,7 +406,9 @@ def test_a_unique_key_of_the_application_is_named(database: Database, token: str
 def test_the_index_of_a_table_without_keys_is_built_once(clone: Clone) -> None:
     """A new column changes the adapter, not the token."""
     database = clone("legacy")
-    database.execute(f"ALTER TABLE {CONFIG} DROP CONSTRAINT student_configs_pkey")
+    database.execute(
+        f"ALTER TABLE {CONFIG} DROP CONSTRAINT student_configs_pkey, ALTER session_token DROP NOT NULL"
+    )
     upgrade(database, "0006_reporting_views")
     index = "SELECT 'bridge_token_of_student_configs'::regclass::oid"
     before = database.query(index)
