@@ -419,6 +419,29 @@ def test_a_session_without_a_student_is_refused_at_the_keys(clone: Clone) -> Non
     assert failed_checks(database) == []
 
 
+def test_a_session_inserted_early_with_its_student(clone: Clone) -> None:
+    """The student is logged first; the session counts as inserted all the same."""
+    database = clone("0003")
+    query = (
+        "SELECT session_token, lower(student_email) FROM student_configs JOIN workshop_students "
+        "USING (session_token, student_email) WHERE system_prompt <> '' AND twilio_connected LIMIT 1"
+    )
+    ((token, email),) = database.query(query)
+    database.execute(
+        f"""
+        INSERT INTO bridge.student_source SELECT * FROM bridge.sources_of('{token}', '{token}');
+        INSERT INTO students (student_email) VALUES ('{email}');
+        INSERT INTO sessions (session_token, student_id, selected_voice)
+        SELECT '{token}', student_id, 'early' FROM students WHERE student_email = '{email}'
+        """
+    )
+    with database.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    for table in ("student_configs", "sessions"):
+        values = f"SELECT system_prompt <> '', twilio_connected, selected_voice FROM {table} WHERE session_token = %s"
+        assert database.query(values, token) == [(True, True, "early")]
+
+
 def test_a_student_of_an_earlier_attempt_who_moves_before_the_backfill(empty: Database) -> None:
     """The legacy tables have the address before; the later one stays, and is applied to them."""
     with empty.connect(autocommit=False) as connection:

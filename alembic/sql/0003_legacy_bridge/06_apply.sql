@@ -630,7 +630,7 @@ BEGIN
            bool_or(c.side = 'unified' AND (c.at < merged_at) IS NOT FALSE) AS early,
            -- the session before the first change: the first logged value of each column; an inserted session has none
            bridge.merge_objects(c.before ORDER BY c.id DESC) AS before,
-           coalesce((array_agg(c.before IS NULL ORDER BY c.id) FILTER (WHERE c.side = 'unified'))[1], false) AS inserted
+           coalesce((array_agg(c.before IS NULL ORDER BY c.id) FILTER (WHERE c.side = 'unified' AND (c.before ? 'student') IS NOT TRUE))[1], false) AS inserted
     INTO logged
     FROM bridge.change_log AS c
     WHERE c.token = p_token;
