@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from scripts.backup.manifest import Manifest, digest, new_file
-from scripts.backup.programs import NO_TIMEOUTS, ProgramFailed, pg_dump, play
+from scripts.backup.programs import NO_TIMEOUTS, pg_dump, play
 from scripts.backup.tables import PINNED, fingerprint, relations
 from scripts.common.connection import ConnectionProblem, connect, explain, make_engine, resolve_url
 from scripts.common.database import (
@@ -39,19 +39,15 @@ NAMES: dict[Format, str] = {
     "json": "backup-{}.json",
 }
 Place = Literal["same", "embedded"]
-"""The server of the proof."""
 
 # A plain file sets owners, so its role has to be a member of each.
-ABLE = """
-SELECT (r.rolsuper OR r.rolcreatedb AND {}) AND NOT pg_is_in_recovery()
-FROM pg_roles AS r WHERE r.rolname = current_user
+HERE = """
+SELECT (r.rolsuper OR r.rolcreatedb AND {}) AND NOT pg_is_in_recovery() AS able,
+       format('LC_COLLATE %L LC_CTYPE %L', d.datcollate, d.datctype) AS locale
+FROM pg_roles AS r, pg_database AS d WHERE r.rolname = current_user AND d.datname = current_database()
 """
 # A plain file names owners, which a throw-away server lacks at first.
 ROLES = "SELECT format('CREATE ROLE %I', rolname) FROM pg_roles WHERE rolname !~ '^(pg_|postgres$)'"
-LIKE = """
-SELECT format('LC_COLLATE %L LC_CTYPE %L', datcollate, datctype)
-FROM pg_database WHERE datname = current_database()
-"""
 FACTS = """
 SELECT pg_export_snapshot() AS snapshot, current_database()::text AS database,
        current_setting('server_version') AS server,
@@ -64,9 +60,8 @@ ROWS = "SELECT coalesce(json_agg(t), '[]')::text FROM ONLY {} AS t"
 def make(
     connection: Connection, format: Format, file: Path | None, options: list[str]
 ) -> tuple[Path, Manifest]:
-    """Write a backup of one moment, and return its manifest, which is not written yet.
+    """Write a backup of one moment, and return it with its manifest, which is not written yet.
 
-    ``file`` None: a file of ``NAMES`` in the current folder, with the day of the server in UTC.
     Refused: the file exists. ConnectionProblem: the database cannot be dumped. Then no file was
     written.
     """
@@ -91,8 +86,7 @@ def make(
     )
     with new_file(file) as out:
         if format != "json":
-            settings = [f"--format={format}", f"--snapshot={snapshot}"]
-            settings += ["--no-subscriptions", "--lock-wait-timeout=5000"]
+            settings = [f"--format={format}", f"--snapshot={snapshot}", "--no-subscriptions"]
             began = time.monotonic()
             pg_dump(programs, connection.engine.url, settings + options, out)
             manifest.held_seconds = round(time.monotonic() - began, 2)
@@ -112,38 +106,32 @@ def _read(connection: Connection, names: list[str], manifest: Manifest, out: IO[
             rows.append(f"{json.dumps(name)}: {run(connection, ROWS.format(name)).scalar_one()}")
         run(connection, "ROLLBACK TO one_table")  # frees the lock
     if manifest.format == "json":
-        head = {
-            "database": manifest.database,
-            "revision": manifest.revision,
-            "at": manifest.made_at,
-        }
+        head = {key: getattr(manifest, key) for key in ("database", "revision", "made_at")}
         tables = ",\n".join(rows)
         out.write(f'{json.dumps(head)[:-1]}, "tables": {{\n{tables}}}}}\n'.encode())
 
 
-def prove(
-    connection: Connection, file: Path, manifest: Manifest, place: Place | None
-) -> tuple[bool, str]:
-    """Restore a backup elsewhere and compare it with its manifest; return whether it is the same, and why not."""
+def prove(connection: Connection, file: Path, manifest: Manifest, place: Place | None) -> None:
+    """Restore a backup elsewhere, compare it with its manifest, and note the result there."""
+    here = run(connection, HERE.format(manifest.format == "custom")).one()
     try:
-        if place is None:
-            able = run(connection, ABLE.format(manifest.format == "custom")).scalar_one()
-            place = "same" if able else "embedded"
-        if place == "same":
-            _restore(connection, run(connection, LIKE).scalar_one(), file, manifest)
-            return True, "restored on the same server, with the same rows"
-        with (
-            embedded_server() as server,
-            connect(make_engine(resolve_url(server.url("postgres")))) as other,
-        ):
-            other = other.execution_options(isolation_level="AUTOCOMMIT")
-            for role in run(connection, ROLES).scalars():
-                run(other, role)
-            _restore(other, "", file, manifest)
-        return True, "restored on a throw-away server, with the same rows"
-    except (ProgramFailed, ConnectionProblem, ServerUnavailable, DBAPIError) as error:
+        if (place or ("same" if here.able else "embedded")) == "same":
+            _restore(connection, here.locale, file, manifest)
+            manifest.proof = "restored on the same server, with the same rows"
+        else:
+            with (
+                embedded_server() as server,
+                connect(make_engine(resolve_url(server.url("postgres")))) as other,
+            ):
+                other = other.execution_options(isolation_level="AUTOCOMMIT")
+                for role in run(connection, ROLES).scalars():
+                    run(other, role)
+                _restore(other, "", file, manifest)
+            manifest.proof = "restored on a throw-away server, with the same rows"
+        manifest.proven = True
+    except (ConnectionProblem, ServerUnavailable, DBAPIError) as error:
         reason = explain(error) if isinstance(error, DBAPIError) else error
-        return False, f"it could not be restored: {reason}"
+        manifest.proof = f"it could not be restored: {reason}"
 
 
 def _restore(connection: Connection, locale: str, file: Path, manifest: Manifest) -> None:
@@ -208,7 +196,9 @@ def main(
     """
     # ends in order, so that the database of the proof is dropped
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    asked = proving and format != "json"
+    unproven = "it was interrupted" if proving else "not asked for"
+    if format == "json":
+        proving, unproven = False, "a JSON export cannot be restored"
     with (
         database(url, "AUTOCOMMIT", prefix=COULD_NOT_DO) as connection,
         progress("backing up") as say,
@@ -218,12 +208,10 @@ def main(
                 f"{options[0]} is no option of pg_dump; --file {options[0]} names the file"
             )
         made, manifest = make(connection, format, file, options or [])
-        manifest.proof = "it was interrupted" if asked else "not asked for"
-        if format == "json":
-            manifest.proof = "a JSON export cannot be restored"
+        manifest.proof = unproven
         manifest.write(made)
-        if asked:
+        if proving:
             say("proving the backup: restoring it")
-            manifest.proven, manifest.proof = prove(connection, made, manifest, prove_on)
+            prove(connection, made, manifest, prove_on)
             manifest.write(made)
-    finish(manifest, partial(show, made), as_json, 1 if asked and not manifest.proven else 0)
+    finish(manifest, partial(show, made), as_json, 1 if proving and not manifest.proven else 0)

@@ -34,9 +34,8 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 class Manifest:
     """The content of a backup. ``tables`` maps a table, named as SQL, to its ``rows`` and ``checksum``.
 
-    ``format`` is custom, plain or json; ``options`` are the operator's options for pg_dump.
-    ``made_with_major`` is the version of pg_dump. ``held_seconds``: the time that pg_dump held
-    ACCESS SHARE on all tables. ``proven``: it was restored elsewhere, with the same rows.
+    ``options`` are those of the operator for pg_dump, ``made_with_major`` is its version, and
+    ``held_seconds`` the time that it held ACCESS SHARE on all tables.
     """
 
     file: str
@@ -67,10 +66,7 @@ class Manifest:
 
     @classmethod
     def of(cls, file: Path) -> "Manifest":
-        """Read the manifest of a backup, if the file is the one that it describes.
-
-        Refused for a file that is missing, damaged, or not made by this command.
-        """
+        """Read the manifest of a backup. Refused unless the file is the one that it describes."""
         beside = cls.path(file)
         if missing := [path for path in (file, beside) if not path.is_file()]:
             raise Refused(

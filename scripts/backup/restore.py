@@ -1,8 +1,4 @@
-"""Restore: all of a backup or nothing.
-
-Into an empty database; or, with --replace, instead of the existing tables. One transaction restores
-and compares with the manifest; a difference rolls it back.
-"""
+"""Restore all of a backup or nothing: into an empty database, or (--replace) instead of its tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,35 +21,35 @@ def restore(
 ) -> None:
     """Restore a backup, and print its effect.
 
-    Raises Refused if the database is in use, the replacement is not confirmed, or the restore
-    fails; then nothing was changed.
+    Refused if the database is in use, the replacement is not confirmed, or the restore fails.
     """
     apply_settings(connection)
     name = run(connection, "SELECT current_database()::text").scalar_one()
-    manifest, there, inside = Manifest.of(file), relations(connection), set[str]()
+    manifest, there = Manifest.of(file), relations(connection)
+    before = after = ""
     if manifest.format != "custom" and (options or replace or manifest.format == "json"):
         raise Refused(
             f"pg_restore cannot read a {manifest.format} backup. Nothing was changed; restore a plain "
             "one into an empty database, without options. A JSON export is for reading only"
         )
     if replace:
-        inside = relations_in(file, manifest)
+        describe(connection, manifest, there, relations_in(file, manifest))
+        if confirm != name:
+            raise Refused(
+                f"not confirmed, nothing was changed. To drop these tables: --replace --confirm {name}"
+            )
+        drop = Path(__file__).with_name("replace.sql").read_text(encoding="utf-8")
+        drop = drop.format(relations=RELATIONS, functions=FUNCTIONS)
+        before, after = f"{sql_text('session.sql')};\n{drop}", "SELECT pg_temp.refuse_loss();"
+        options = ["--clean", "--if-exists", *options]
     elif used := [r.quoted for r in there if r.ours or r.listed.startswith("public ")]:
         raise Refused(
             f"database {name} is not empty: {', '.join(used[:5])}{' ...' if used[5:] else ''}. Nothing was "
             "changed. Restore into an empty database (createdb, then --url), or replace them (--replace)"
         )
-    describe(connection, manifest, there, inside)
-    around = ("", "")
-    if replace:
-        if confirm != name:
-            raise Refused(
-                f"not confirmed, nothing was changed. To drop these tables: --replace --confirm {name}"
-            )
-        options, around = ["--clean", "--if-exists", *options], replacing()
     try:
         with progress("restoring, and comparing with the manifest"):
-            play(connection.engine.url, file, manifest, options, around)
+            play(connection.engine.url, file, manifest, options, before, after)
     except ProgramFailed as error:
         hint = "; -- --no-owner --no-privileges leaves owners and grants out"
         raise Refused(
@@ -62,43 +58,33 @@ def restore(
         ) from None
     rows = [entry["rows"] for entry in manifest.tables.values()]
     console().print(
-        f"\n[green]RESTORED:[/] {len(rows)} tables of the workshop, {sum(rows):,} rows, each as the "
-        "manifest says"
+        f"[green]RESTORED:[/] the backup of {manifest.made_at}, revision {manifest.revision or '(base)'}: "
+        f"{len(rows)} tables of the workshop, {sum(rows):,} rows, each as the manifest says"
     )
 
 
 def describe(
     connection: Connection, manifest: Manifest, there: Sequence[Row[Any]], inside: set[str]
 ) -> None:
-    """Print the effect of a restore; ``inside``: names in the backup, which replace present ones."""
-    out = console()
-    proven = "proven" if manifest.proven else "[red]not proven[/]"
-    out.print(
-        f"Backup {escape(manifest.file)}: made {manifest.made_at}, revision "
-        f"{manifest.revision or '(base)'}, {proven}"
-    )
+    """Print what a replacement drops; ``inside`` are the names in the backup."""
     gone = [r for r in there if r.ours or r.listed in inside]
+    stays = [r.quoted for r in there if r not in gone and r.kind != "S"]
     rows = []
     for r in (r for r in gone if r.kind == "r"):
         now = run(connection, f"SELECT count(*) FROM ONLY {r.quoted}").scalar_one()
-        uncounted = "not counted" if r.listed in inside else "-"
-        rows.append(
-            (escape(r.quoted), manifest.tables.get(r.quoted, {}).get("rows", uncounted), now)
-        )
-    if gone:
-        out.print(table("Tables", ("Table", "Rows in the backup", "Rows now, to be dropped"), rows))
-        out.print(
-            "\nTheir triggers, views and functions are dropped too. Then all of the backup is created."
-        )
-    if stays := [r.quoted for r in there if r not in gone and r.kind != "S"]:
+        unknown = "not counted" if r.listed in inside else "-"
+        then = manifest.tables.get(r.quoted, {}).get("rows", unknown)
+        rows.append((escape(r.quoted), then, now))
+    out = console()
+    proven = "proven" if manifest.proven else "[red]not proven[/]"
+    revision = manifest.revision or "(base)"
+    out.print(f"Backup of {manifest.made_at}, revision {revision}, {proven}\n")
+    out.print(table("Tables", ("Table", "Rows in the backup", "Rows now, to be dropped"), rows))
+    out.print(
+        "\nTheir triggers, views and functions are dropped too. Then all of the backup is created."
+    )
+    if stays:
         out.print(f"Not in the backup, unchanged: {escape(', '.join(stays))}")
-
-
-def replacing() -> tuple[str, str]:
-    """Return SQL to run before and after a restore in place of the present objects."""
-    drop = Path(__file__).with_name("replace.sql").read_text(encoding="utf-8")
-    drop = drop.format(relations=RELATIONS, functions=FUNCTIONS)
-    return f"{sql_text('session.sql')};\n{drop}", "SELECT pg_temp.refuse_loss();"
 
 
 def main(
@@ -113,8 +99,7 @@ def main(
     """Restore a backup: into an empty database, or instead of the existing tables.
 
     All in one transaction, which compares every row of the workshop's tables with the manifest
-    before it commits. To compare a backup with the tables in use, restore it into another database.
-    --replace without --confirm only describes the effect.
+    before it commits. --replace without --confirm only shows what it would drop.
 
     Exits with 0 (restored), 1 (refused or failed, nothing was changed) or 2 (unknown).
 
