@@ -72,10 +72,10 @@ PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
 class Report:
     """The state, and the ``reasons`` why nothing can be dropped now.
 
-    ``backups`` are tables that can be dropped. ``was``: the table that it is a backup of; ``age``
-    in days, by its name; ``reads`` and ``writes``: scans and rows while watching, including those
-    of the bridge. ``gone``: legacy tables dropped by hand; ``views``: those with the legacy names;
-    ``keys``: foreign keys of other tables, which will refer to sessions; ``mentions``: functions.
+    ``backups`` can be dropped. ``was``: the table that it is a backup of; ``age`` in days, by its
+    name; ``reads`` and ``writes``: scans and rows while watching, including those of the bridge.
+    ``gone``: legacy tables dropped by hand; ``views``: those with the legacy names; ``keys``:
+    foreign keys of other tables, which will refer to sessions; ``mentions``: functions.
     """
 
     database: str
@@ -107,6 +107,8 @@ def examine(connection: Connection, watch: float) -> Report:
         )
     report = Report(has["database"], revision, has["bridge"])
     _find_backups(connection, report, watch)
+    oids = {"oids": [backup["oid"] for backup in report.backups]}
+    report.not_ours = list(connection.execute(text(NOT_OURS), oids).scalars())
     if report.bridge and revision < "0007":
         report.reasons.append(
             f"at revision {revision} the legacy tables are still in use. Next: alembic upgrade head"
@@ -115,7 +117,14 @@ def examine(connection: Connection, watch: float) -> Report:
     if report.bridge:
         report.views = [name for name in has["legacy"] if name not in report.gone]
         report.pending = run(connection, PENDING).scalar_one()
-    _find_keys(connection, report)
+    for key in connection.execute(text(KEYS), oids).mappings():
+        dangling = run(connection, DANGLING.format(**key)).scalar_one()
+        report.keys.append({**key, "dangling": dangling})
+        if dangling and key["valid"]:
+            report.reasons.append(
+                f"{dangling:,} rows of {key['child']} have a {key['column']} that sessions does not "
+                f"have: foreign key {key['name']} cannot refer to sessions"
+            )
     names = "|".join(["workshop_students", "student_configs", *(b["name"] for b in report.backups)])
     found = connection.execute(text(MENTIONS), {"names": rf"\m({names})\M"})
     report.mentions = list(found.scalars())
@@ -124,7 +133,7 @@ def examine(connection: Connection, watch: float) -> Report:
 
 
 def _find_backups(connection: Connection, report: Report, watch: float) -> None:
-    """Fill in ``backups``, ``gone``, ``not_ours``, and the reasons of ages."""
+    """Fill in ``backups``, ``gone``, and the reasons of ages."""
     prior = run(connection, "SELECT to_regclass('public.prior_attempt') IS NOT NULL").scalar()
     query = BACKUPS.format((OF_BRIDGE if report.bridge else "") + (OF_PRIOR if prior else ""))
     before = run(connection, query).mappings().all()
@@ -138,23 +147,10 @@ def _find_backups(connection: Connection, report: Report, watch: float) -> None:
             watched = {key: now[key] - was[key] for key in ("reads", "writes")}
             report.backups.append({**now, **watched, "rows": rows})
             if now["age"] is None or now["age"] < DAYS:
-                age = "? days old by its name" if now["age"] is None else f"{now['age']} days old"
-                report.reasons.append(f"{now['name']} is {age}, and has to be {DAYS} days old")
-    oids = {"oids": [backup["oid"] for backup in report.backups]}
-    report.not_ours = list(connection.execute(text(NOT_OURS), oids).scalars())
-
-
-def _find_keys(connection: Connection, report: Report) -> None:
-    """Fill in ``keys``, and the reasons why keys cannot refer to sessions."""
-    oids = {"oids": [backup["oid"] for backup in report.backups]}
-    for key in connection.execute(text(KEYS), oids).mappings():
-        dangling = run(connection, DANGLING.format(**key)).scalar_one()
-        report.keys.append({**key, "dangling": dangling})
-        if dangling and key["valid"]:
-            report.reasons.append(
-                f"{dangling:,} rows of {key['child']} have a {key['column']} that sessions does not "
-                f"have: foreign key {key['name']} cannot refer to sessions"
-            )
+                age = "?" if now["age"] is None else now["age"]
+                report.reasons.append(
+                    f"{now['name']} is {age} days old, and has to be {DAYS} days old"
+                )
 
 
 def dependents(connection: Connection, report: Report) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from psycopg import sql
 from rich.console import Console
 from rich.markup import escape
 from sqlalchemy import Connection, text
@@ -22,6 +21,7 @@ from scripts.common.connection import ADVISORY_LOCK, ConnectionProblem
 from scripts.common.database import COULD_NOT_DO, Refused, Url, database, run
 from scripts.common.project import sql_text
 from scripts.common.terminal import Json, finish, progress, table
+from scripts.migration.guards import literal
 
 CONFIRMATION = "DELETE OLD TABLES"
 
@@ -51,10 +51,14 @@ COMMENT ON TABLE public.legacy_tables_dropped IS
     'Records that the legacy tables were dropped for good: a downgrade of 0007 is refused. The dump still has them.'
 """
 RECORD = """
-WITH mark AS (
+WITH drops AS (SELECT CAST(:data AS jsonb) AS data),
+mark AS (
     INSERT INTO public.legacy_tables_dropped (tables, dump, dump_sha256)
-    VALUES (CAST(:tables AS text[]), :name, :sha256))
-INSERT INTO public.events (event_type, event_data) VALUES ('legacy_tables_dropped', CAST(:data AS jsonb))
+    SELECT ARRAY(SELECT jsonb_object_keys(data -> 'tables')
+                 UNION ALL SELECT jsonb_array_elements_text(data -> 'dropped_by_hand')),
+           data #>> '{dump,name}', data #>> '{dump,sha256}'
+    FROM drops)
+INSERT INTO public.events (event_type, event_data) SELECT 'legacy_tables_dropped', data FROM drops
 """
 
 
@@ -101,10 +105,7 @@ def verify(connection: Connection) -> None:
 
 
 def drop(connection: Connection, report: Report, manifest: Manifest | None) -> None:
-    """Drop everything in one transaction; foreign keys then refer to sessions.
-
-    Raises Refused if other objects depend on the tables; ConnectionProblem while a migrator runs.
-    """
+    """Drop everything in one transaction; foreign keys then refer to sessions."""
     run(connection, "BEGIN")
     if not run(connection, f"SELECT pg_try_advisory_xact_lock({ADVISORY_LOCK})").scalar():
         raise ConnectionProblem(
@@ -115,14 +116,7 @@ def drop(connection: Connection, report: Report, manifest: Manifest | None) -> N
     names += [*(b["quoted"] for b in report.backups), *UNIFIED, *(k["child"] for k in report.keys)]
     names += run(connection, OF_BRIDGE).scalars()
     lock = f"LOCK TABLE {', '.join(names)} IN ACCESS EXCLUSIVE MODE"
-    run(connection, f"SELECT public.retry_locking({sql.Literal(lock).as_string()})")
-    _drop_all(connection, report)
-    _record(connection, report, manifest)
-    run(connection, "COMMIT")
-    report.dropped = True
-
-
-def _drop_all(connection: Connection, report: Report) -> None:
+    run(connection, f"SELECT public.retry_locking({literal(lock)})")
     if report.bridge and not report.gone:
         tokens = list(run(connection, LAST_WRITES).scalars())
         run(connection, APPLY)
@@ -133,25 +127,21 @@ def _drop_all(connection: Connection, report: Report) -> None:
     # before the one CASCADE
     if in_the_way := dependents(connection, report):
         raise Refused(f"new objects depend on them: {'; '.join(in_the_way)}. Nothing was dropped")
-    for name in report.views:
-        run(connection, f"DROP VIEW public.{name}")
+    commands = [f"DROP VIEW public.{name}" for name in report.views]
     if report.bridge:
-        run(connection, "SET LOCAL client_min_messages = warning; SELECT bridge.detach()")
-        run(connection, "DROP SCHEMA bridge CASCADE")
-    if report.backups:
-        run(connection, f"DROP TABLE {', '.join(b['quoted'] for b in report.backups)}")
-    run(connection, "DROP TABLE IF EXISTS public.prior_attempt")
-
-
-def _record(connection: Connection, report: Report, manifest: Manifest | None) -> None:
-    """Insert an event, and create the table that shows a downgrade where the rows are."""
-    run(connection, MARKER)
-    run(connection, sql_text("rights", "owner_only.sql"))
+        commands.append("SET LOCAL client_min_messages = warning; SELECT bridge.detach()")
+        commands.append("DROP SCHEMA bridge CASCADE")
+    commands += [f"DROP TABLE {backup['quoted']}" for backup in report.backups]
+    commands += ["DROP TABLE IF EXISTS public.prior_attempt", MARKER]
+    commands += [sql_text("rights", "owner_only.sql")]
+    for command in commands:
+        run(connection, command)
     tables = {b["name"]: b["rows"] for b in report.backups}
-    dump = {"name": manifest and manifest.file, "sha256": manifest and manifest.sha256}
-    data = {"tables": tables, "dropped_by_hand": report.gone, "dump": dump if manifest else None}
-    values = {"tables": [*tables, *report.gone], **dump, "data": json.dumps(data)}
-    connection.execute(text(RECORD), values)
+    dump = {"name": manifest.file, "sha256": manifest.sha256} if manifest else None
+    data = json.dumps({"tables": tables, "dropped_by_hand": report.gone, "dump": dump})
+    connection.execute(text(RECORD), {"data": data})
+    run(connection, "COMMIT")
+    report.dropped = True
 
 
 def show(report: Report, out: Console) -> None:
@@ -168,20 +158,20 @@ def show(report: Report, out: Console) -> None:
     elif not report.bridge:
         out.print("No dated backup: nothing to drop.")
     notes = [
-        f"View {v} goes with its table: endpoints that use it will fail." for v in report.views
-    ]
-    notes += [f"The table behind {name} was dropped by hand." for name in report.gone]
-    if report.gone:
-        notes.append(
-            f"{report.pending:,} logged sessions were not applied. The bridge can be dropped."
-        )
-    for key in report.keys:
-        notes.append(
+        *(f"View {v} goes with its table: endpoints that use it will fail." for v in report.views),
+        *(
+            f"The table behind {name} was dropped by hand. {report.pending:,} logged sessions were "
+            "not applied. The bridge can be dropped."
+            for name in report.gone
+        ),
+        *(
             f"Foreign key {key['name']} of {key['child']} will refer to sessions(session_token) "
             f"({key['dangling']:,} rows would be orphaned)."
-        )
-    notes += [f"Function {f} mentions them: check whether it is needed." for f in report.mentions]
-    notes += [f"Not made by the migration, stays: {name}" for name in report.not_ours]
+            for key in report.keys
+        ),
+        *(f"Function {f} mentions them: check whether it is needed." for f in report.mentions),
+        *(f"Not made by the migration, stays: {name}" for name in report.not_ours),
+    ]
     for note in notes:
         out.print(escape(note))
     for reason in report.reasons:

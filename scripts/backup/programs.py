@@ -69,7 +69,7 @@ def complaint(stderr: bytes) -> str:
 def pg_dump(programs: Path, url: URL, options: Sequence[str], out: IO[bytes]) -> None:
     """Dump a database into an open file. Raises ProgramFailed."""
     to_it, environ = connection_of(url)
-    command = [f"{programs}/pg_dump", to_it, "--no-password", "--lock-wait-timeout=5000", *options]
+    command = [f"{programs}/pg_dump", to_it, "-w", "--lock-wait-timeout=5000", *options]
     done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=environ)
     if done.returncode != 0:
         raise ProgramFailed(f"pg_dump failed: {complaint(done.stderr)}")
@@ -99,7 +99,7 @@ def play(
     """
     programs = client_programs(manifest.made_with_major)
     to_it, environ = connection_of(url)
-    psql = [f"{programs}/psql", to_it, *["-X", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"]]
+    psql = [f"{programs}/psql", to_it, "-Xqw", "--file=-", "--set=ON_ERROR_STOP=1"]
     script = ["cat", str(file)]
     if manifest.format == "custom":
         script = [f"{programs}/pg_restore", "--file=-", *options, str(file)]
