@@ -2,28 +2,20 @@
 
 import os
 import subprocess
-import sys
 
 from typer.testing import CliRunner
 
 from scripts.cli import app
 from scripts.commands import dry_run
 from scripts.common.database import database
-from support.databases import ROOT, Database
+from support.databases import Database
+from support.processes import python_m
 
 
 def script(name: str, *args: str, url: str | None = None) -> "subprocess.CompletedProcess[str]":
     """``python -m scripts.<name> ...`` from the repository's root."""
     variables = {} if url is None else {"POSTGRES_URL_NON_POOLING": url}
-    return subprocess.run(
-        [sys.executable, "-m", f"scripts.{name}", *args],
-        cwd=ROOT,
-        env={**os.environ, **variables, "COLUMNS": "120"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return python_m(f"scripts.{name}", *args, env={**os.environ, **variables, "COLUMNS": "120"})
 
 
 def run_command(name: str, *args: str, url: str) -> "subprocess.CompletedProcess[str]":

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from psycopg import sql
 from sqlalchemy import URL, Engine, NullPool, create_engine
 
 from support.oracle import CONFIG, PROGRESS, Prediction, differences, predict, read_legacy, read_v2
+from support.processes import python_m
 
 ROOT = Path(__file__).resolve().parents[2]
 REVISIONS = tuple(sorted(path.stem for path in (ROOT / "alembic" / "versions").glob("[0-9]*.py")))
@@ -130,7 +130,9 @@ def cloned(server: Server, template: str) -> Iterator[Database]:
     """A copy of a template database, dropped at the end."""
     name = f"workshop_test_{os.getpid()}_{next(_numbers)}"
     names = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
-    server.execute(sql.SQL("CREATE DATABASE {name} TEMPLATE {template}").format(**names))
+    # the default strategy writes the whole copy to the WAL, too
+    create = "CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY"
+    server.execute(sql.SQL(create).format(**names))
     try:
         yield Database(server, name)
     finally:
@@ -172,15 +174,7 @@ def alembic_cli(
 ) -> subprocess.CompletedProcess[str]:
     """``alembic ...`` as a user runs it, from the repository's root."""
     variables = {} if url is None else {"POSTGRES_URL_NON_POOLING": url}
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *args],
-        cwd=ROOT,
-        env={**os.environ, **variables, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return python_m("alembic", *args, env={**os.environ, **variables, **(env or {})})
 
 
 @cache
