@@ -7,6 +7,8 @@ and empty -> 0002 -> fresh, which is head without legacy tables.
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,6 +53,9 @@ settings.register_profile("thorough", max_examples=1000, **COMMON)
 settings.load_profile("quick")
 
 
+ROOM = 4 * 2**30  # bytes, enough for the servers of four test processes
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--major", type=int, help="version of the embedded server, for instance 16")
     parser.addoption("--faults", action="store_true", help="every fault at every point")
@@ -91,12 +96,22 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         return
     try:
         with embedded_server(
-            major=options.major, settings={"max_prepared_transactions": "5"}
+            major=options.major,
+            settings={"max_prepared_transactions": "5"},
+            data_dir=_folder_in_memory(),
         ) as embedded:
             bin_dir = client_programs(embedded.version, [embedded.bin_dir])
             yield Server(embedded.host, embedded.port, embedded.user, None, bin_dir)
     except (ServerUnavailable, ConnectionProblem) as error:
         pytest.fail(str(error), pytrace=False)
+
+
+def _folder_in_memory() -> Path | None:
+    """A folder for the server where a copy of a database costs no disk; None if there is no room."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < ROOM:
+        return None
+    return Path(tempfile.mkdtemp(prefix="wsdb-", dir=memory))
 
 
 def _load(action: Callable[[Database], None]) -> list[Callable[..., Any] | str | Path]:
