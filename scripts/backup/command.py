@@ -92,7 +92,7 @@ def make(
             manifest.held_seconds = round(time.monotonic() - began, 2)
         _read(connection, names, manifest, out)
     run(connection, "COMMIT")
-    manifest.bytes, manifest.sha256 = file.stat().st_size, digest(file)
+    manifest.sha256 = digest(file)
     return file, manifest
 
 
@@ -106,19 +106,19 @@ def _read(connection: Connection, names: list[str], manifest: Manifest, out: IO[
             rows.append(f"{json.dumps(name)}: {run(connection, ROWS.format(name)).scalar_one()}")
         run(connection, "ROLLBACK TO one_table")  # frees the lock
     if manifest.format == "json":
-        head = {key: getattr(manifest, key) for key in ("database", "revision", "made_at")}
         tables = ",\n".join(rows)
-        out.write(f'{json.dumps(head)[:-1]}, "tables": {{\n{tables}}}}}\n'.encode())
+        out.write(f'{{"tables": {{\n{tables}}}}}\n'.encode())
 
 
 def prove(connection: Connection, file: Path, manifest: Manifest, place: Place | None) -> None:
     """Restore a backup elsewhere, compare it with its manifest, and note the result there."""
     here = run(connection, HERE.format(manifest.format == "custom")).one()
+    where = "the same server"
     try:
         if (place or ("same" if here.able else "embedded")) == "same":
             _restore(connection, here.locale, file, manifest)
-            manifest.proof = "restored on the same server, with the same rows"
         else:
+            where = "a throw-away server"
             with (
                 embedded_server() as server,
                 connect(make_engine(resolve_url(server.url("postgres")))) as other,
@@ -127,8 +127,7 @@ def prove(connection: Connection, file: Path, manifest: Manifest, place: Place |
                 for role in run(connection, ROLES).scalars():
                     run(other, role)
                 _restore(other, "", file, manifest)
-            manifest.proof = "restored on a throw-away server, with the same rows"
-        manifest.proven = True
+        manifest.proven, manifest.proof = True, f"restored on {where}, with the same rows"
     except (ConnectionProblem, ServerUnavailable, DBAPIError) as error:
         reason = explain(error) if isinstance(error, DBAPIError) else error
         manifest.proof = f"it could not be restored: {reason}"
@@ -153,7 +152,7 @@ def show(file: Path, manifest: Manifest, out: Console) -> None:
     )
     rows = ((escape(name), entry["rows"]) for name, entry in manifest.tables.items())
     out.print(table("Counted, with a checksum", ("Table", "Rows"), rows))
-    out.print(f"Backup:   {escape(str(file))} ({manifest.bytes:,} bytes), for its owner only")
+    out.print(f"Backup:   {escape(str(file))} ({file.stat().st_size:,} bytes), for its owner only")
     out.print(f"Manifest: {escape(str(Manifest.path(file)))}")
     verdict = "[green]PROVEN:[/]" if manifest.proven else "[red]NOT PROVEN:[/]"
     out.print(f"{verdict} {escape(manifest.proof)}")

@@ -24,8 +24,6 @@ from scripts.common.terminal import Json, finish, progress, table
 from scripts.migration.guards import literal
 
 CONFIRMATION = "DELETE OLD TABLES"
-
-NUMBERS = ("age", "rows", "bytes", "reads", "writes")
 UNIFIED = ("public.students", "public.sessions", "public.step_progress", "public.events")
 OF_BRIDGE = """
 SELECT oid::regclass::text FROM pg_class
@@ -149,8 +147,9 @@ def show(report: Report, out: Console) -> None:
     out.print(f"Database {escape(report.database)}, revision {report.revision}\n")
     if report.backups:
         columns = ("Table", "Of", "Days", "Rows", "Bytes", "Reads", "Writes")
+        keys = ("was", "age", "rows", "bytes", "reads", "writes")
         rows = (
-            [escape(b["name"]), b["was"], *("?" if b[n] is None else b[n] for n in NUMBERS)]
+            [escape(b["name"]), *("?" if b[k] is None else b[k] for k in keys)]
             for b in report.backups
         )
         out.print(table("Dated backups", columns, rows))

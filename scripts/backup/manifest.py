@@ -48,7 +48,6 @@ class Manifest:
     options: list[str]
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
     held_seconds: float = 0.0
-    bytes: int = 0
     sha256: str = ""
     proven: bool = False
     proof: str = ""
@@ -78,7 +77,7 @@ class Manifest:
             manifest = cls(**{f.name: found[f.name] for f in fields(cls) if f.name in found})
         except (ValueError, TypeError):
             raise Refused(f"{beside} is no manifest of a backup. Nothing was changed") from None
-        if (file.stat().st_size, digest(file)) != (manifest.bytes, manifest.sha256):
+        if digest(file) != manifest.sha256:
             raise Refused(
                 f"{file} is not the file that its manifest describes: it was damaged or replaced. "
                 "Nothing was changed; use another copy of it"

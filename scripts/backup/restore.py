@@ -72,9 +72,8 @@ def describe(
     rows = []
     for r in (r for r in gone if r.kind == "r"):
         now = run(connection, f"SELECT count(*) FROM ONLY {r.quoted}").scalar_one()
-        unknown = "not counted" if r.listed in inside else "-"
-        then = manifest.tables.get(r.quoted, {}).get("rows", unknown)
-        rows.append((escape(r.quoted), then, now))
+        told = manifest.tables.get(r.quoted, {"rows": "not counted" if r.listed in inside else "-"})
+        rows.append((escape(r.quoted), told["rows"], now))
     out = console()
     proven = "proven" if manifest.proven else "[red]not proven[/]"
     revision = manifest.revision or "(base)"
