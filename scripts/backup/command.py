@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from scripts.backup.manifest import Manifest, digest, new_file
-from scripts.backup.programs import NO_TIMEOUTS, pg_dump, play
+from scripts.backup.programs import NO_TIMEOUTS, connection_of, play, run_program
 from scripts.backup.tables import PINNED, fingerprint, relations
 from scripts.common.connection import ConnectionProblem, connect, explain, make_engine, resolve_url
 from scripts.common.database import (
@@ -86,9 +86,11 @@ def make(
     )
     with new_file(file) as out:
         if format != "json":
-            settings = [f"--format={format}", f"--snapshot={snapshot}", "--no-subscriptions"]
+            to_it, environ = connection_of(connection.engine.url)
+            settings = [to_it, "-w", f"--format={format}", f"--snapshot={snapshot}"]
+            settings += ["--no-subscriptions", "--lock-wait-timeout=5000", *options]
             began = time.monotonic()
-            pg_dump(programs, connection.engine.url, settings + options, out)
+            run_program(f"{programs}/pg_dump", *settings, stdout=out, env=environ)
             manifest.held_seconds = round(time.monotonic() - began, 2)
         _read(connection, names, manifest, out)
     run(connection, "COMMIT")

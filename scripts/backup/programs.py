@@ -1,14 +1,13 @@
 """PostgreSQL's programs: dump, read and restore a backup; their errors are shown without values."""
 
+import fcntl
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import URL
@@ -20,7 +19,8 @@ from scripts.common.programs import client_programs
 from scripts.migration.guards import alone
 
 ERROR = re.compile(
-    r"^\S*(?:pg_dump|pg_restore|psql)(?::\S*)?: +(?:(?:error|ERROR|FATAL): +|(?=\w+ option ))(.*)",
+    r"^(?:ERROR: +|\S*(?:pg_dump|pg_restore|psql|cat)(?::\S*)?: +"
+    r"(?:(?:error|ERROR|FATAL|write error): +|(?=\w+ option )))(.*)",
     re.M,
 )
 DEPENDENT = re.compile(r"^(?:DETAIL: +)?(.+) depends on .+", re.M)
@@ -33,10 +33,10 @@ NO_TIMEOUTS = """
 SELECT set_config(name, '0', false) FROM pg_settings
 WHERE name ~ '^(statement|idle_session|idle_in_transaction_session|transaction)_timeout$'
 """
-# Lines at the start of a script that are left out. With the first one the restore would wait for a
-# lock without a limit; the second one fails before PostgreSQL 17.
+# Lines in the first bytes of a script that are commented out. With the first one the restore would
+# wait for a lock without a limit; the second one fails before PostgreSQL 17.
 LEFT_OUT = (b"SET lock_timeout = 0;\n", b"SET transaction_timeout = 0;\n")
-START = 40
+START = 4096
 
 
 class ProgramFailed(ConnectionProblem):
@@ -66,22 +66,19 @@ def complaint(stderr: bytes) -> str:
     return "; ".join(said) or "it reported no reason"
 
 
-def pg_dump(programs: Path, url: URL, options: Sequence[str], out: IO[bytes]) -> None:
-    """Dump a database into an open file. Raises ProgramFailed."""
-    to_it, environ = connection_of(url)
-    command = [f"{programs}/pg_dump", to_it, "-w", "--lock-wait-timeout=5000", *options]
-    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=environ)
+def run_program(program: str, *options: str, **streams: Any) -> bytes:
+    """Run a program. Raises ProgramFailed with its errors."""
+    done = subprocess.run([program, *options], stderr=subprocess.PIPE, **streams)
     if done.returncode != 0:
-        raise ProgramFailed(f"pg_dump failed: {complaint(done.stderr)}")
+        raise ProgramFailed(f"{Path(program).name} failed: {complaint(done.stderr)}")
+    return done.stdout or b""
 
 
 def relations_in(file: Path, manifest: Manifest) -> set[str]:
     """Return schema and name, with a blank between, of each table and view in an archive."""
-    programs = client_programs(manifest.made_with_major)
-    done = subprocess.run([f"{programs}/pg_restore", "--list", file], capture_output=True)
-    if done.returncode != 0:
-        raise ProgramFailed(f"pg_restore cannot read {file}: {complaint(done.stderr)}")
-    return set(ENTRY.findall(done.stdout.decode(errors="replace")))
+    program = f"{client_programs(manifest.made_with_major)}/pg_restore"
+    listed = run_program(program, "--list", str(file), stdout=subprocess.PIPE)
+    return set(ENTRY.findall(listed.decode(errors="replace")))
 
 
 def play(
@@ -98,34 +95,21 @@ def play(
     meanwhile. Raises ProgramFailed if anything fails; then everything was rolled back.
     """
     programs = client_programs(manifest.made_with_major)
-    to_it, environ = connection_of(url)
-    psql = [f"{programs}/psql", to_it, "-Xqw", "--file=-", "--set=ON_ERROR_STOP=1"]
-    script = ["cat", str(file)]
+    reader = ["cat", str(file)]
     if manifest.format == "custom":
-        script = [f"{programs}/pg_restore", "--file=-", *options, str(file)]
-    begin = f"BEGIN; {alone(transaction=True)}; SET lock_timeout = '5s'; {NO_TIMEOUTS};\n{before}\n"
-    end = f"\n{check_sql(manifest.tables)};\n{after}\nCOMMIT;\n"
-    with tempfile.TemporaryFile() as said:
-        with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=said) as reader:
-            player = subprocess.Popen(
-                psql, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, env=environ
-            )
-            assert reader.stdout is not None
-            assert player.stdin is not None
-            try:
-                player.stdin.write(begin.encode())
-                start = islice(reader.stdout, START)
-                player.stdin.writelines(line for line in start if line not in LEFT_OUT)
-                shutil.copyfileobj(reader.stdout, player.stdin, 1 << 20)
-                if reader.wait() == 0:  # else psql rolls back at the end of its input
-                    player.stdin.write(end.encode())
-            except BrokenPipeError:
-                pass  # psql has ended; its error shows why
-            except BaseException:
-                player.kill()
-                raise
-            finally:
-                player.communicate()
-        if reader.returncode != 0 or player.returncode != 0:
-            said.seek(0)
-            raise ProgramFailed(complaint(said.read()))
+        reader = [f"{programs}/pg_restore", "--file=-", *options, str(file)]
+    begin = f"BEGIN; {alone(transaction=True)}; SET lock_timeout = '5s'; {NO_TIMEOUTS}; {before}"
+    end = f"{check_sql(manifest.tables)}; {after} COMMIT"
+    to_it, environ = connection_of(url)
+    psql = [f"{programs}/psql", to_it, "-Xqw", "--set=ON_ERROR_STOP=1"]
+    # a file without a name: nobody else can open it, and nothing of it stays
+    with tempfile.TemporaryFile() as script:
+        run_program(*reader, stdout=script)
+        head = os.pread(script.fileno(), START, 0)
+        for line in LEFT_OUT:
+            head = head.replace(line, b"--" + line[2:], 1)
+        fcntl.fcntl(script, fcntl.F_SETFL, 0)  # pg_restore sets O_APPEND
+        os.pwrite(script.fileno(), head, 0)
+        os.lseek(script.fileno(), 0, os.SEEK_SET)
+        psql += ["-c", begin, "-f", "-", "-c", end]
+        run_program(*psql, stdin=script, stdout=subprocess.DEVNULL, env=environ)
