@@ -141,7 +141,7 @@ def _restore(connection: Connection, locale: str, file: Path, manifest: Manifest
     options = ["--no-owner", "--no-privileges"]
     run(connection, f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' {locale}")
     try:
-        play(connection.engine.url.set(database=name), file, manifest, options)
+        play(connection.engine.url.set(database=name), file, manifest, options, "", "")
     finally:
         run(connection, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 

@@ -82,12 +82,7 @@ def relations_in(file: Path, manifest: Manifest) -> set[str]:
 
 
 def play(
-    url: URL,
-    file: Path,
-    manifest: Manifest,
-    options: Sequence[str],
-    before: str = "",
-    after: str = "",
+    url: URL, file: Path, manifest: Manifest, options: Sequence[str], before: str, after: str
 ) -> None:
     """Restore a backup in one transaction, and compare it with its manifest.
 
@@ -102,7 +97,7 @@ def play(
     end = f"{check_sql(manifest.tables)}; {after} COMMIT"
     to_it, environ = connection_of(url)
     psql = [f"{programs}/psql", to_it, "-Xqw", "--set=ON_ERROR_STOP=1"]
-    # a file without a name: nobody else can open it, and nothing of it stays
+    # a file without a name: no other user can open it, and nothing of it stays
     with tempfile.TemporaryFile() as script:
         run_program(*reader, stdout=script)
         head = os.pread(script.fileno(), START, 0)
