@@ -247,11 +247,13 @@ def hold_at(
 
     Some revisions take a few milliseconds: polling at long intervals would miss them.
     """
-    watcher = psycopg.connect(f"{database.url}&application_name={WATCHER}")
+    while process.poll() is None and database.query(f"SELECT count(*) {MIGRATORS}") == [(0,)]:
+        time.sleep(0.02)  # the run imports its modules
+    # so that the run and the watcher never wait long for each other
+    limit = "-c lock_timeout=100ms"
+    watcher = psycopg.connect(f"{database.url}&application_name={WATCHER}", options=limit)
     while process.poll() is None:
         with suppress(psycopg.Error):
-            # so that the run and the watcher never wait long for each other
-            watcher.execute("SET LOCAL lock_timeout = '100ms'")
             watcher.execute("LOCK TABLE alembic_version IN SHARE MODE")
             if watcher.execute(point.query.encode()).fetchone() == (True,):
                 return watcher

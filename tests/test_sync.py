@@ -223,12 +223,13 @@ def test_a_later_legacy_change_wins(migrated: Database) -> None:
 
 
 @pytest.mark.parametrize("revision", ["0003", "0004", "0005", "0006", "head"])
-def test_rollback_after_a_thousand_writes(clone: Clone, revision: str) -> None:
-    """From each revision: by the oracle, the legacy tables then equal the former unified ones."""
+def test_rollback_after_many_writes(clone: Clone, revision: str) -> None:
+    """From each revision, head after a thousand: by the oracle, the legacy tables equal the unified ones."""
     database = clone(revision if revision != "0005" else "0004")
     if revision == "0005":
         upgrade(database, "0005")
-    write(database, 1000, 7, NewApplication, OldApplication, NewApplication, OldApplication)
+    writes = 1000 if revision == "head" else 250
+    write(database, writes, 7, NewApplication, OldApplication, NewApplication, OldApplication)
     if revision in ("0003", "0004"):
         upgrade(database, "0006")  # for comparison
         downgrade(database, revision)
