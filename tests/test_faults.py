@@ -251,13 +251,14 @@ def hold_at(
         time.sleep(0.02)  # the run imports its modules
     # so that the run and the watcher never wait long for each other
     limit = "-c lock_timeout=100ms"
-    watcher = psycopg.connect(f"{database.url}&application_name={WATCHER}", options=limit)
+    url = f"{database.url}&application_name={WATCHER}"
+    watcher = psycopg.connect(url, autocommit=True, options=limit)
+    hold = f"BEGIN; LOCK TABLE alembic_version IN SHARE MODE; {point.query}"
     while process.poll() is None:
         with suppress(psycopg.Error):
-            watcher.execute("LOCK TABLE alembic_version IN SHARE MODE")
-            if watcher.execute(point.query.encode()).fetchone() == (True,):
+            if watcher.execute(hold.encode()).set_result(-1).fetchone() == (True,):
                 return watcher
-        watcher.rollback()
+        watcher.execute("ROLLBACK")
         time.sleep(0.001)
     watcher.close()
     raise Unseen(
