@@ -361,6 +361,19 @@ def test_an_unknown_dependent_stops_the_drop_itself(clone: Clone) -> None:
     assert drop(database, *CONFIRM, "--waive-dump").returncode == 0
 
 
+@pytest.mark.parametrize("child", ["student_configs", "workshop_students"])
+def test_legacy_tables_of_which_one_refers_to_the_other(clone: Clone, child: str) -> None:
+    database = clone("head")
+    age(database)
+    (parent,) = {"student_configs", "workshop_students"} - {child}
+    database.execute(
+        f"ALTER TABLE {child}_backup_{OLD} ADD FOREIGN KEY (session_token) REFERENCES {parent}_backup_{OLD} NOT VALID"
+    )
+    done = drop(database, *CONFIRM, "--waive-dump")
+    assert done.returncode == 0, done.stderr
+    assert backups(database) == []
+
+
 @pytest.mark.parametrize("both", [True, False])
 def test_dropped_by_hand(clone: Clone, both: bool) -> None:
     """The guide's DROP TABLE ... CASCADE: moved endpoints still work, status explains, and the rest can be dropped."""

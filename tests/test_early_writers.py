@@ -17,9 +17,12 @@ from alembic.util import CommandError
 from psycopg import sql
 
 from support.databases import (
+    BACKFILL,
     Clone,
     Database,
     alembic_config,
+    backfill,
+    create_functions,
     downgrade,
     failed_checks,
     hand_back,
@@ -61,18 +64,19 @@ TOUCH_STEP = "UPDATE step_progress SET attempts = attempts + 1 WHERE step_number
 
 
 def sources(merging: Connection) -> None:
+    create_functions(merging, *BACKFILL)
     merging.execute("UPDATE bridge.state SET stage = 'sources', cursor_at = ''")
-    merging.execute("CALL bridge.backfill_stage('sources', 'students', bridge.last_token())")
+    merging.execute("CALL pg_temp.backfill_stage('sources', 'students', bridge.last_token())")
 
 
 def students(merging: Connection) -> None:
-    merging.execute("CALL bridge.backfill_stage('students', 'sessions', NULL)")
+    merging.execute("CALL pg_temp.backfill_stage('students', 'sessions', NULL)")
 
 
 def sessions(merging: Connection) -> None:
     """Backfill all of them in one chunk: the procedure would commit."""
     merging.execute(
-        "SELECT bridge.backfill_chunk('sessions', r.first_token, r.last_token, NULL) "
+        "SELECT pg_temp.backfill_chunk('sessions', r.first_token, r.last_token, NULL) "
         "FROM bridge.next_range('', 2000) AS r"
     )
     merging.execute("UPDATE bridge.state SET cursor_at = bridge.last_token()")
@@ -361,7 +365,7 @@ def test_a_student_deleted_between_merge_and_verification(clone: Clone) -> None:
     """The sessions and their legacy rows still exist: the student is restored."""
     database = clone("0003")
     with database.connect() as connection:
-        connection.execute("CALL bridge.merge()")
+        backfill(connection)
         connection.execute(
             "DELETE FROM students WHERE student_id = "
             "(SELECT student_id FROM sessions ORDER BY md5(session_token) DESC OFFSET 3 LIMIT 1)"
@@ -850,7 +854,7 @@ ARRIVALS = """
 @pytest.mark.parametrize(
     ("state", "action"),
     [
-        ("0003", "CALL bridge.merge()"),
+        ("0003", "backfill"),
         ("0004", "CALL bridge.merge()"),
         ("0004", "CALL bridge.run_checks(NULL)"),
         ("0004", "hand_back"),
@@ -869,6 +873,8 @@ def test_sessions_that_come_meanwhile_do_not_keep_it_from_its_end(
         migrator.execute("SET statement_timeout = '30s'")
         if action == "hand_back":
             hand_back(migrator)
+        elif action == "backfill":
+            backfill(migrator)
         else:
             migrator.execute(action.encode())
     arrived = (

@@ -278,6 +278,20 @@ def test_a_column_that_the_application_adds(clone: Clone, stage: str) -> None:
     assert database.query(f"{found} WHERE session_token = 'ws_new'") == [("asst_1",)]
 
 
+@pytest.mark.parametrize("stage", ["0003", "0004", "0006"])
+def test_a_key_that_the_application_drops(clone: Clone, stage: str) -> None:
+    database = clone(stage)
+    database.execute("ALTER TABLE student_configs DROP CONSTRAINT student_configs_pkey")
+    database.execute(
+        "INSERT INTO student_configs (session_token, ivr_greeting, updated_at) "
+        "SELECT max(session_token), 'twice', max(updated_at) + interval '1 hour' FROM student_configs"
+    )
+    upgrade(database)
+    assert deviations(database) == []
+    assert failed_checks(database) == []
+    assert database.query("SELECT count(*) FROM sessions WHERE ivr_greeting = 'twice'") == [(1,)]
+
+
 def test_a_prepared_statement_outlives_the_cut_over(clone: Clone) -> None:
     database = clone("0006")
     (token,) = tokens(database, "workshop_students", "true")[:1]

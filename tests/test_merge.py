@@ -12,12 +12,14 @@ from pytest_postgresql.executors import NoopExecutor
 from sqlalchemy import text
 
 from support.databases import (
+    BACKFILL,
     Clone,
     Database,
     Server,
     alembic_config,
     changes,
     cloned,
+    create_functions,
     deviations,
     downgrade,
     dump,
@@ -376,8 +378,9 @@ def test_a_chunk_does_not_read_what_belongs_to_others(clone: Clone) -> None:
         FROM generate_series(1, {sessions}) AS n
         """
     )
-    chunk = "SELECT bridge.backfill_chunk(%s, %s, %s, %s)"
+    chunk = "SELECT pg_temp.backfill_chunk(%s, %s, %s, %s)"
     with database.connect() as connection:
+        create_functions(connection, *BACKFILL)
         ((tokens,),) = connection.execute(
             "SELECT array_agg(token ORDER BY token) FROM bridge.tokens"
         ).fetchall()
@@ -387,7 +390,7 @@ def test_a_chunk_does_not_read_what_belongs_to_others(clone: Clone) -> None:
         ).fetchall()
         for n in range(0, len(emails), 40):
             connection.execute(chunk, ("students", None, None, emails[n : n + 40]))
-        connection.execute("SELECT bridge.restore_students()")
+        connection.execute("SELECT pg_temp.restore_students()")
         for n in range(0, len(tokens), 40):
             part = tokens[n : n + 40]
             connection.execute(chunk, ("sessions", part[0], part[-1], None))

@@ -147,6 +147,11 @@ def test_every_name_that_is_taken_is_told_at_once(legacy: Database) -> None:
             "CREATE RULE quiet AS ON DELETE TO workshop_students DO INSTEAD NOTHING",
             "no rule: quiet on workshop_students",
         ),
+        (
+            "CREATE TRIGGER bridge_insert BEFORE INSERT ON student_configs "
+            "FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+            "trigger of this name: bridge_insert on student_configs",
+        ),
         ("CREATE SEQUENCE sessions", "names already taken: sessions"),
         ("CREATE INDEX events ON student_configs (student_name)", "names already taken: events"),
         (LOGS.format("ddl_log"), 'search_path pg_catalog, pg_temp): relation "ddl_log" does not'),

@@ -12,7 +12,7 @@ import pytest
 from pglast import ast, parse_sql
 from pgspot.formatters import format_function
 
-from support.databases import ROOT, Clone, script_of
+from support.databases import BACKFILL, ROOT, Clone, create_functions, script_of
 
 SQL = ROOT / "alembic" / "sql"
 BIN = Path(sys.executable).parent
@@ -106,7 +106,8 @@ def test_plpgsql_check_accepts_every_function(clone: Clone, state: str) -> None:
         pytest.skip("this server has no plpgsql_check: make test-stock has, with Debian's package")
     with database.connect() as connection:
         connection.execute("CREATE EXTENSION plpgsql_check SCHEMA pg_catalog")
-        connection.execute((SQL / "hand_back" / "functions.sql").read_bytes())
+        create_functions(connection, "hand_back", "functions.sql")
+        create_functions(connection, *BACKFILL)
         connection.execute(MISSPELT)
         found = connection.execute(FINDINGS).fetchall()
     assert [message for _, _, message, _ in found] == ["column v.token does not exist"], found

@@ -38,9 +38,9 @@ def upgrade() -> None:
     op.run_sql(revision, "03_state")
     op.run_sql(revision, "04_adapters")
     op.run_sql(revision, "05_mapping")
-    op.run_sql(revision, "06_apply")
-    op.run_sql(revision, "07_change_log")
-    op.run_sql(revision, "08_backfill")
+    op.run_sql(revision, "06_rows")
+    op.run_sql(revision, "07_apply")
+    op.run_sql(revision, "08_change_log")
     op.run_sql(revision, "09_verify")
     op.run_sql(revision, "10_chunks")
     op.run_sql(revision, "11_adopt")
@@ -49,15 +49,15 @@ def upgrade() -> None:
     op.create_index("ix_events_session_token", "events", ["session_token"])
     op.run_sql(revision, "12_install")
     op.run_sql("rights", "prior_grants")
-    op.run_sql("rights", "owner_only")
+    op.execute("SELECT public.owner_only()")
 
 
 def downgrade() -> None:
     """Take the bridge off the legacy tables."""
     op.expect_revision(revision)
     op.run_sql("hand_back", "functions")
-    op.run_sql(revision, "98_hand_back", commits=True)
-    op.run_sql("rights", "owner_only")
+    op.run_sql("hand_back", "call", commits=True)
+    op.execute("SELECT public.owner_only()")
     op.run_sql(revision, "99_drop")
     op.drop_index("ix_events_session_token", if_exists=True)
     op.drop_index("ix_sessions_student_id", if_exists=True)

@@ -34,12 +34,13 @@ def upgrade() -> None:
     """Backfill, drain, count."""
     op.expect_revision(down_revision)
     op.run_sql(revision, "01_steps")
-    op.run_sql(revision, "02_backfill", commits=True)
+    op.run_sql(revision, "02_backfill_functions")
+    op.run_sql(revision, "03_backfill", commits=True)
 
 
 def downgrade() -> None:
     """Hand back the writes of applications to the unified tables."""
     op.expect_revision(revision)
     op.run_sql("hand_back", "functions")
-    op.run_sql(revision, "98_hand_back", commits=True)
+    op.run_sql("hand_back", "call", commits=True)
     op.run_sql(revision, "99_drop")

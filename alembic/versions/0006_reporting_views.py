@@ -43,8 +43,7 @@ def upgrade() -> None:
     op.expect_revision(down_revision)
     op.run_sql(revision, "01_drain", commits=True)
     op.run_sql(revision, "02_views")
-    op.execute(f"SET LOCAL bridge.created = '{' '.join(VIEWS)}'")
-    op.run_sql("rights", "protect")
+    op.execute(f"SELECT public.protect('{' '.join(VIEWS)}')")
 
 
 def downgrade() -> None:

@@ -37,7 +37,7 @@ def upgrade() -> None:
     op.run_sql(revision, "01_verify", commits=True)
     op.run_sql(revision, "02_functions")
     op.run_sql(revision, "03_cut_over")
-    op.run_sql("rights", "owner_only")
+    op.execute("SELECT public.owner_only()")
 
 
 def downgrade() -> None:

@@ -19,7 +19,6 @@ from scripts.backup.manifest import Manifest
 from scripts.backup.tables import PINNED, fingerprint
 from scripts.common.connection import ADVISORY_LOCK, ConnectionProblem
 from scripts.common.database import COULD_NOT_DO, Refused, Url, database, run
-from scripts.common.project import sql_text
 from scripts.common.terminal import Json, finish, progress, table
 from scripts.migration.guards import literal
 
@@ -129,9 +128,9 @@ def drop(connection: Connection, report: Report, manifest: Manifest | None) -> N
     if report.bridge:
         commands.append("SET LOCAL client_min_messages = warning; SELECT bridge.detach()")
         commands.append("DROP SCHEMA bridge CASCADE")
-    commands += [f"DROP TABLE {backup['quoted']}" for backup in report.backups]
-    commands += ["DROP TABLE IF EXISTS public.prior_attempt", MARKER]
-    commands += [sql_text("rights", "owner_only.sql")]
+    if report.backups:  # in one statement: one may refer to the other
+        commands.append(f"DROP TABLE {', '.join(b['quoted'] for b in report.backups)}")
+    commands += ["DROP TABLE IF EXISTS public.prior_attempt", MARKER, "SELECT public.owner_only()"]
     for command in commands:
         run(connection, command)
     tables = {b["name"]: b["rows"] for b in report.backups}

@@ -37,7 +37,7 @@ WHERE to_regclass('public.legacy_tables_dropped') IS NOT NULL
 # receive them.
 WRITTEN_BACK = """
 SELECT c.token AS last, coalesce(f.found, '[]') AS found
-FROM (SELECT DISTINCT o.token FROM bridge.change_log AS o WHERE o.side = 'unified' AND o.token > :after
+FROM (SELECT DISTINCT o.token FROM bridge.change_log AS o WHERE o.side <> 'legacy' AND o.token > :after
       ORDER BY o.token LIMIT 1) AS c
 CROSS JOIN LATERAL (
     SELECT jsonb_agg(DISTINCT d.name) AS found
@@ -52,7 +52,7 @@ DELETED = """
 SELECT count(*) FROM bridge.tokens AS t
 WHERE t.token = ANY (ARRAY(
     SELECT c.token FROM bridge.change_log AS c
-    WHERE c.side = 'unified' AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = c.token)))
+    WHERE c.side <> 'legacy' AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = c.token)))
 """
 # Values of sessions that hand_back() keeps. Logged values go to the legacy tables first, if these
 # have the column.

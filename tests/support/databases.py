@@ -162,10 +162,23 @@ def downgrade(database: Database, revision: str = "base") -> None:
     command.downgrade(alembic_config(database.url), revision)
 
 
+BACKFILL = ("0004_merge_legacy_data", "02_backfill_functions.sql")
+
+
+def create_functions(connection: psycopg.Connection[Any], *file: str) -> None:
+    """Run a file below alembic/sql; its functions belong to the session."""
+    connection.execute((ROOT / "alembic" / "sql").joinpath(*file).read_bytes())
+
+
+def backfill(connection: psycopg.Connection[Any]) -> None:
+    """Run the first part of 0004."""
+    create_functions(connection, *BACKFILL)
+    connection.execute("CALL pg_temp.backfill()")
+
+
 def hand_back(connection: psycopg.Connection[Any]) -> None:
     """Run the first part of 0004's downgrade; its functions belong to the session."""
-    functions = ROOT / "alembic" / "sql" / "hand_back" / "functions.sql"
-    connection.execute(functions.read_bytes())
+    create_functions(connection, "hand_back", "functions.sql")
     connection.execute("CALL pg_temp.hand_back()")
 
 

@@ -52,6 +52,9 @@ BEGIN
         ('legacy tables may have no rule: %1$s',
          (SELECT string_agg(format('%s on %s', r.rulename, l.name), ', ' ORDER BY r.rulename)
           FROM pg_rewrite AS r JOIN legacy_table AS l ON l.oid = r.ev_class)),
+        ('the bridge has a trigger of this name: %1$s',
+         (SELECT string_agg(format('%s on %s', t.tgname, l.name), ', ' ORDER BY t.tgname)
+          FROM pg_trigger AS t JOIN legacy_table AS l ON l.oid = t.tgrelid WHERE t.tgname ~ '^bridge_(insert|update|delete|truncate)$')),
         ('legacy tables have to be in schema public, not %1$s',
          (SELECT string_agg(name, ', ') FROM elsewhere WHERE is_called = wanted AND schema <> 'public')),
         -- "Workshop_Students", "StudentConfigs"

@@ -50,8 +50,7 @@ AS $$
       AND (readers OR l.mode <> 'AccessShareLock')
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 $$;
-COMMENT ON FUNCTION public.lock_holders IS
-    'Names the sessions and prepared transactions that hold locks on tables; readers: includes ACCESS SHARE.';
+COMMENT ON FUNCTION public.lock_holders IS 'Names the sessions and prepared transactions that hold locks on tables; readers: includes ACCESS SHARE.';
 
 -- Waits 50 ms for each lock, because new readers queue behind a waiting strong lock. A failed attempt is a
 -- subtransaction; its abort frees its locks.
@@ -101,8 +100,7 @@ BEGIN
               HINT = 'This step changed nothing. Run it again at a quieter moment, or end the transaction that holds the lock.';
 END
 $$;
-COMMENT ON FUNCTION public.retry_locking IS
-    'Executes a statement with short lock waits, retries it, and names the lock holders if it fails.';
+COMMENT ON FUNCTION public.retry_locking IS 'Executes a statement with short lock waits, retries it, and names the lock holders if it fails.';
 
 -- Locks all four at once, before the first change. A writer that holds one and waits for the next would never free it,
 -- and PostgreSQL would abort one transaction as a deadlock victim.
@@ -180,4 +178,93 @@ BEGIN
               HINT = 'Write to workshop_students and student_configs, or upgrade again.';
 END
 $$;
-COMMENT ON FUNCTION public.refuse_write IS 'Trigger: refuses writes to a table that a downgrade drops.'
+COMMENT ON FUNCTION public.refuse_write IS 'Trigger: refuses writes to a table that a downgrade drops.';
+
+-- Restricts tables and views of schema public; the names are separated by spaces. If a legacy table has row security, the four tables have it, and the
+-- reporting views read with the rights of their reader. Default privileges count only if the role has the right on each
+-- legacy table. Under row security its policies must also check columns of the row.
+CREATE FUNCTION public.protect(names text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    command text;
+    created CONSTANT oid[] := ARRAY(SELECT to_regclass(format('public.%I', n)) FROM string_to_table(names, ' ') AS n);
+    unified CONSTANT oid[] := ARRAY(
+        SELECT to_regclass('public.' || n) FROM unnest(ARRAY['students', 'sessions', 'step_progress', 'events']) AS n);
+    legacy CONSTANT oid[] := ARRAY(
+        SELECT c.oid FROM pg_class AS c
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
+          AND c.relname IN ('workshop_students', 'student_configs', 'workshop_step_progress'));
+    hidden CONSTANT boolean := EXISTS (SELECT FROM pg_class AS c WHERE c.oid = ANY (legacy) AND c.relrowsecurity);
+BEGIN
+    FOR command IN
+        SELECT format('ALTER TABLE %s %s ROW LEVEL SECURITY', c.oid::regclass, w.what)
+        FROM pg_class AS c
+        CROSS JOIN LATERAL (
+            SELECT 'ENABLE' WHERE hidden AND NOT c.relrowsecurity
+            UNION ALL
+            SELECT 'FORCE' WHERE NOT c.relforcerowsecurity AND EXISTS (
+                SELECT FROM pg_class AS l WHERE l.oid = ANY (legacy) AND l.relforcerowsecurity)
+        ) AS w(what)
+        WHERE c.oid = ANY (unified)
+        UNION ALL
+        SELECT format('ALTER VIEW %s SET (security_invoker = true)', c.oid::regclass)
+        FROM pg_class AS c
+        WHERE c.oid = ANY (created) AND c.relkind = 'v'
+          AND (hidden OR EXISTS (SELECT FROM pg_class AS t WHERE t.oid = ANY (unified) AND t.relrowsecurity))
+        UNION ALL
+        SELECT DISTINCT format('REVOKE ALL ON %s FROM %s CASCADE', c.oid::regclass,
+                               CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END)
+        FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS g
+        WHERE c.oid = ANY (created) AND g.grantee <> c.relowner
+        UNION ALL
+        SELECT format('GRANT %s ON %s TO %s', g.privilege_type, c.oid::regclass,
+                      CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END)
+        FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS g
+        WHERE c.oid = ANY (created) AND (c.relkind = 'v' OR c.oid = ANY (unified) OR c.relkind = 'r' AND NOT hidden) AND g.grantee <> c.relowner
+          AND NOT EXISTS (SELECT FROM unnest(legacy) AS l WHERE NOT has_table_privilege(g.grantee, l, g.privilege_type))
+          AND NOT (hidden AND EXISTS (
+              SELECT FROM pg_policy AS p
+              WHERE p.polrelid = c.oid AND p.polpermissive AND (g.grantee = 0 OR EXISTS (
+                    SELECT FROM unnest(p.polroles) AS r WHERE r = 0 OR pg_has_role(g.grantee, r, 'USAGE')))
+                AND NOT EXISTS (
+                    SELECT FROM pg_depend AS d
+                    WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid AND d.refobjsubid > 0)))
+    LOOP
+        EXECUTE command;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION public.protect IS 'Gives new objects no right, and no less row security, than the legacy tables have.';
+
+-- Only the owner may use schema bridge and what a downgrade keeps of it, whatever default privileges grant. Functions
+-- keep the built-in right of PUBLIC: the schema is closed.
+CREATE FUNCTION public.owner_only() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    command text;
+BEGIN
+    FOR command IN
+        SELECT DISTINCT format('REVOKE ALL ON %s FROM %s CASCADE', o.what,
+                               CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END)
+        FROM (
+            SELECT 'SCHEMA bridge', n.nspowner, n.nspacl FROM pg_namespace AS n WHERE n.nspname = 'bridge'
+            UNION ALL
+            SELECT c.oid::regclass::text, c.relowner, c.relacl FROM pg_class AS c
+            WHERE c.relkind NOT IN ('i', 'I', 'c') AND (
+                c.relnamespace = to_regnamespace('bridge') OR c.relnamespace = 'public'::regnamespace
+                AND c.relname ~ '^((bridge_remainder|own_columns)_backup_\d{8}(_\d+)?|legacy_tables_dropped)$')
+            UNION ALL
+            SELECT 'ROUTINE ' || p.oid::regprocedure, p.proowner, p.proacl FROM pg_proc AS p
+            WHERE p.pronamespace = to_regnamespace('bridge')
+        ) AS o(what, owner, acl)
+        CROSS JOIN LATERAL aclexplode(o.acl) AS g
+        WHERE g.grantee <> o.owner
+    LOOP
+        EXECUTE command;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION public.owner_only IS 'Revokes what default privileges give on the bridge and on what a downgrade keeps.'

@@ -4,4 +4,6 @@ DROP FUNCTION public.retry_locking(text, integer);
 DROP FUNCTION public.lock_unified_tables(text);
 DROP FUNCTION public.free_dated_name(text);
 DROP FUNCTION public.copy_row_security(regclass, regclass);
+DROP FUNCTION public.protect(text);
+DROP FUNCTION public.owner_only();
 DROP FUNCTION public.refuse_write()

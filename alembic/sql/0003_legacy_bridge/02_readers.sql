@@ -61,8 +61,7 @@ COMMENT ON FUNCTION bridge.known_email(text) IS 'Clean e-mail address; NULL wher
 CREATE FUNCTION bridge.placeholder_email(token text) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
 RETURN 'anonymous+' || left(encode(sha256(convert_to(token, 'UTF8')), 'hex'), 16) || '@workshop.invalid';
-COMMENT ON FUNCTION bridge.placeholder_email(text) IS
-    'Stands for the unknown address of a session. The token, a secret, cannot be derived from it.';
+COMMENT ON FUNCTION bridge.placeholder_email IS 'Stands for the unknown address of a session. The token, a secret, cannot be derived from it.';
 
 -- UUID version 8: 122 bits of a SHA-256. The session token makes it hard to guess. The same input gives the same id.
 CREATE FUNCTION bridge.student_uuid(student_email text, first_token text) RETURNS uuid

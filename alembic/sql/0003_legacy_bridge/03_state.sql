@@ -4,14 +4,14 @@ CREATE TABLE bridge.source (  -- The two legacy tables.
     legacy_name text PRIMARY KEY,  -- Name that the application uses.
     relation regclass NOT NULL,  -- The table itself: after the cut-over, the dated backup.
     created_here boolean NOT NULL,  -- The table did not exist; the bridge created it, empty.
-    signature text,  -- Columns and types that the adapter was built for.
+    signature text,  -- Columns, types and key that the adapter was built for.
     token_expression text  -- SQL expression for the token of a row, alias t.
 );
 
 CREATE TABLE bridge.state (  -- State of the migration; one row.
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     sync boolean NOT NULL DEFAULT false,  -- False: triggers only log. True: each transaction also applies its changes as it commits.
-    stage text CHECK (stage IN ('sources', 'students', 'sessions', 'kept')),  -- Stage of the backfill that is running; NULL: none.
+    stage text CHECK (stage IN ('sources', 'students', 'sessions')),  -- Stage of the backfill that is running; NULL: none.
     cursor_at text NOT NULL DEFAULT '',  -- Last key, in key order, that this stage has done.
     sessions bigint NOT NULL DEFAULT 0,  -- Sessions that the backfill has done so far.
     merged_at timestamptz,  -- When the backfill reached the end.
@@ -22,9 +22,9 @@ INSERT INTO bridge.state DEFAULT VALUES;
 -- Append-only: writers never wait for each other here, and an aborted transaction leaves nothing.
 CREATE TABLE bridge.change_log (  -- Changes of an application, on the legacy or the unified side, that are not applied yet.
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    side text NOT NULL CHECK (side IN ('legacy', 'unified')),  -- Tables that the application wrote.
+    side text NOT NULL CHECK (side IN ('legacy', 'unified', 'student')),  -- What the application wrote: a legacy row, a session, or its student.
     token text NOT NULL,
-    before jsonb,  -- Unified side: the session as it was; {}: deleted; NULL: inserted. Of a student: student_email and student, the row as it was.
+    before jsonb,  -- unified: the session as it was; {}: deleted; NULL: inserted. student: student_email and student, the row as it was.
     at timestamptz NOT NULL DEFAULT clock_timestamp(),  -- Time of the change.
     xact xid8 NOT NULL DEFAULT pg_current_xact_id()  -- Transaction of the writer.
 );
@@ -54,6 +54,7 @@ CREATE TABLE bridge.override (  -- Values of the unified tables that the legacy 
     over jsonb,  -- Mapped value at that time.
     PRIMARY KEY (key, table_name, column_name, step_number)
 );
+CREATE INDEX override_kept ON bridge.override (key) WHERE table_name IN ('kept sessions', 'kept step_progress');
 CREATE INDEX override_student_id ON bridge.override ((value #>> '{}')) WHERE column_name = 'student_id';
 
 -- Which legacy columns take a value of the unified schema.

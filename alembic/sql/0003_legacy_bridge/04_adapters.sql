@@ -43,12 +43,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.columns_of(regclass) IS 'Columns of a relation; defaults where constant.';
 
+CREATE FUNCTION bridge.token_index(relation regclass) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT max(CASE WHEN i.indisunique AND i.indnkeyatts = 1 THEN 'unique' ELSE 'indexed' END)
+    FROM pg_index AS i
+    JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+    WHERE i.indrelid = relation AND i.indisvalid AND i.indpred IS NULL AND a.attname = 'session_token'
+$$;
+COMMENT ON FUNCTION bridge.token_index(regclass) IS 'How the table finds a token: unique, indexed or NULL.';
+
 CREATE FUNCTION bridge.signature_of(relation regclass) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(c.name || ' ' || c.type, ', ' ORDER BY c.name) FROM bridge.columns_of(relation) AS c
+    SELECT concat_ws(', token ', string_agg(c.name || ' ' || c.type, ', ' ORDER BY c.name), bridge.token_index(relation))
+    FROM bridge.columns_of(relation) AS c
 $$;
-COMMENT ON FUNCTION bridge.signature_of(regclass) IS 'Columns and types, to notice a change.';
+COMMENT ON FUNCTION bridge.signature_of(regclass) IS 'Columns, types and key, to notice a change.';
 
 -- The column itself where every row has a token, so that an index serves it. Else a row without a token becomes a
 -- session of its own, named after the key of the row. Built-in functions only, because an index of the bridge
@@ -233,18 +244,12 @@ DECLARE
     stem CONSTANT text := CASE p_legacy_name WHEN 'workshop_students' THEN 'progress' ELSE 'config' END;
     token CONSTANT text := bridge.token_of(rel);
     index_name CONSTANT text := 'bridge_token_of_' || p_legacy_name;
-    has_key boolean;
-    is_unique boolean;
+    key CONSTANT text := CASE token WHEN 't.session_token::text' THEN bridge.token_index(rel) END;
 BEGIN
     PERFORM bridge.create_adapter(stem, rel, token);
-    SELECT count(*) > 0, count(*) FILTER (WHERE i.indisunique AND i.indnkeyatts = 1) > 0 INTO has_key, is_unique
-    FROM pg_index AS i
-    JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-    WHERE i.indrelid = rel AND i.indisvalid AND i.indpred IS NULL AND a.attname = 'session_token'
-      AND token = 't.session_token::text';
     EXECUTE format('CREATE OR REPLACE VIEW bridge.token_%1$s AS SELECT * FROM bridge.%2$s_%1$s',
-                   stem, CASE WHEN is_unique THEN 'legacy' ELSE 'merged' END);
-    IF NOT has_key AND (to_regclass('public.' || index_name) IS NULL OR token IS DISTINCT FROM (
+                   stem, CASE key WHEN 'unique' THEN 'legacy' ELSE 'merged' END);
+    IF key IS NULL AND (to_regclass('public.' || index_name) IS NULL OR token IS DISTINCT FROM (
         SELECT s.token_expression FROM bridge.source AS s WHERE s.legacy_name = p_legacy_name)) THEN
         EXECUTE format('DROP INDEX IF EXISTS public.%I', index_name);
         EXECUTE format('CREATE INDEX %I ON %s ((%s))', index_name, rel, replace(token, 't.', ''));

@@ -13,8 +13,8 @@ CREATE TYPE bridge.step AS (
 );
 COMMENT ON TYPE bridge.step IS 'One step of a session.';
 
--- Reads a table of steps. The name identifies the step: titles count from 0, exercise keys from 1.
-CREATE FUNCTION bridge.create_steps_view(name text, rel regclass, token text, joined text) RETURNS void
+-- Creates or replaces a view over a table of steps. The name identifies the step: titles count from 0, exercise keys from 1.
+CREATE FUNCTION pg_temp.create_steps_view(name text, rel regclass, token text, joined text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $build$
 BEGIN
@@ -38,7 +38,6 @@ CROSS JOIN LATERAL (
     $view$, name, token, rel, joined);
 END
 $build$;
-COMMENT ON FUNCTION bridge.create_steps_view(text, regclass, text, text) IS 'Creates or replaces a view over a table of steps.';
 
 CREATE VIEW bridge.tracked_steps AS SELECT NULL::text AS token, (NULL::bridge.step).* WHERE false;
 COMMENT ON VIEW bridge.tracked_steps IS 'Rows of workshop_step_progress, by session token.';

@@ -196,8 +196,7 @@ AS $$
         FROM unnest(listed) AS f GROUP BY 1
     ) AS d
 $$;
-COMMENT ON FUNCTION bridge.add_differences(jsonb, bridge.difference[]) IS
-    'Adds differences to an object: for each column a count, and the ends of some tokens.';
+COMMENT ON FUNCTION bridge.add_differences IS 'Adds differences to an object: for each column a count, and the ends of some tokens.';
 
 -- Only logs: the drain applies. Steps and exercises are merged first, because apply() compares exercises only.
 CREATE FUNCTION bridge.log_differences(listed bridge.difference[], p_side text) RETURNS void
@@ -275,7 +274,7 @@ BEGIN
             ('API keys: byte for byte', n -> 'raw_keys', n -> 'keys', NULL),
             ('orphans: sessions without a student', '0', n -> 'orphans', NULL),
             ('orphans: steps without a session', '0', n -> 'steps_without_session', NULL),
-            ('adapters: legacy tables whose columns changed', '0', (
+            ('adapters: legacy tables whose columns or key changed', '0', (
                 SELECT to_jsonb(count(*)) FROM bridge.source AS s
                 WHERE s.signature IS DISTINCT FROM bridge.signature_of(s.relation)), NULL),
             ('exercises: completed ones, counted as text', n -> 'raw_completed', n -> 'completed',
@@ -332,15 +331,32 @@ END
 $$;
 COMMENT ON PROCEDURE bridge.require_verified(boolean) IS 'Raises an error if a check fails; every_value: false compares counts only.';
 
-CREATE PROCEDURE bridge.bring_over()
+-- After a downgrade that stopped, or that ended at 0003, the rows are still there: only differences are logged.
+CREATE PROCEDURE bridge.merge()
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    checks jsonb;
+BEGIN
+    CALL bridge.refresh_adapters(false);
+    UPDATE bridge.state SET merged_at = coalesce(merged_at, retired_at), retired_at = NULL;
+    DELETE FROM bridge.override AS o
+    WHERE o.table_name IN ('step_progress', 'events') OR o.column_name IN ('student_id', 'github_username', 'expires_at', 'is_active', 'updated_at');
+    UPDATE bridge.override SET value = 'true' WHERE table_name = 'sessions' AND column_name = '(row)';
+    CALL bridge.commit_chunk();
+    CALL bridge.run_checks(checks, log_as => 'legacy');
+END
+$$;
+COMMENT ON PROCEDURE bridge.merge() IS 'Merges again, after the backfill: logs every session that differs.';
+
+CREATE PROCEDURE bridge.finish_merge()
     LANGUAGE plpgsql
 AS $$
 BEGIN
-    CALL bridge.merge();
     CALL bridge.drain(strict => false);
     CALL bridge.drain(strict => false);  -- what was logged meanwhile
     CALL bridge.require_verified(every_value => false);
     PERFORM public.retry_locking('SELECT bridge.set_read_only(false)');
 END
 $$;
-COMMENT ON PROCEDURE bridge.bring_over() IS 'Backfill, drain, counts; refuses to continue if a count does not add up.'
+COMMENT ON PROCEDURE bridge.finish_merge() IS 'Drain and counts; refuses to continue if a count does not add up.'

@@ -39,11 +39,13 @@ AS $$
         (SELECT t.token FROM bridge.legacy_config AS t WHERE t.token > after ORDER BY t.token LIMIT size)
         UNION
         (SELECT v.session_token FROM public.sessions AS v WHERE v.session_token > after ORDER BY v.session_token LIMIT size)
+        UNION  -- not restored yet
+        (SELECT DISTINCT o.key FROM bridge.override AS o
+         WHERE o.key > after AND o.table_name IN ('kept sessions', 'kept step_progress') ORDER BY o.key LIMIT size)
         ORDER BY token LIMIT size
     ) AS k
 $$;
-COMMENT ON FUNCTION bridge.next_range(text, integer) IS
-    'First and last of the next tokens in key order, of both sides; NULL at the end.';
+COMMENT ON FUNCTION bridge.next_range(text, integer) IS 'First and last of the next tokens in key order, of both sides; NULL at the end.';
 
 -- A pass over all sessions ends at the token that was last when it began: an application may insert greater ones.
 CREATE FUNCTION bridge.last_token() RETURNS text
@@ -52,7 +54,8 @@ AS $$
     SELECT greatest(
         (SELECT t.token FROM bridge.legacy_progress AS t ORDER BY t.token DESC LIMIT 1),
         (SELECT t.token FROM bridge.legacy_config AS t ORDER BY t.token DESC LIMIT 1),
-        (SELECT max(v.session_token) FROM public.sessions AS v))
+        (SELECT max(v.session_token) FROM public.sessions AS v),
+        (SELECT max(o.key) FROM bridge.override AS o WHERE o.table_name IN ('kept sessions', 'kept step_progress')))
 $$;
 COMMENT ON FUNCTION bridge.last_token() IS 'The last token of either side in key order.';
 
@@ -87,7 +90,7 @@ BEGIN
     IF stale IS NULL THEN
         RETURN;
     END IF;
-    RAISE NOTICE 'columns changed since the adapters were built: %', array_to_string(stale, ', ');
+    RAISE NOTICE 'columns or key changed since the adapters were built: %', array_to_string(stale, ', ');
     PERFORM public.retry_locking(format('SELECT bridge.build_adapter(%L)', n)) FROM unnest(stale) AS n;
     CALL bridge.commit_chunk();
     IF compare THEN
@@ -96,4 +99,4 @@ BEGIN
 END
 $$;
 COMMENT ON PROCEDURE bridge.refresh_adapters(boolean) IS
-    'Rebuilds the adapters of tables with changed columns; compare: also logs the sessions that differ then.'
+    'Rebuilds the adapters of tables with changed columns or key; compare: also logs the sessions that differ then.'

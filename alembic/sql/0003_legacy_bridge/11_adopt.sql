@@ -115,7 +115,7 @@ BEGIN
 
     -- 4. Copy the steps. The name identifies the step.
     IF steps IS NOT NULL THEN
-        PERFORM bridge.create_steps_view('prior_steps', steps, 't.session_token::text', '');
+        PERFORM pg_temp.create_steps_view('prior_steps', steps, 't.session_token::text', '');
         INSERT INTO public.step_progress AS sp (
             session_token, student_id, step_number, step_name, started_at, completed_at, time_spent, attempts,
             validation_passed, code_submitted, deployment_url)

@@ -1,57 +1,47 @@
-CREATE FUNCTION bridge.create_triggers(relation regclass, capture text, not_ours boolean) RETURNS void
+-- Builds the adapters and creates the capture triggers. CREATE TRIGGER waits for writers in flight, so that after the
+-- commit no write goes unseen. The locks are taken first and together; everything else here is quick.
+CREATE FUNCTION pg_temp.attach() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    event text;
+    relation regclass;
+    command text;
 BEGIN
-    FOREACH event IN ARRAY ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] LOOP
-        EXECUTE format(
-            'CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT %s EXECUTE FUNCTION bridge.%I()',
-            'bridge_' || lower(event), event, relation,
-            CASE event WHEN 'INSERT' THEN 'REFERENCING NEW TABLE AS new_rows'
-                       WHEN 'UPDATE' THEN 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'
-                       WHEN 'DELETE' THEN 'REFERENCING OLD TABLE AS old_rows' ELSE '' END,
-            CASE WHEN not_ours THEN 'WHEN (current_setting(''bridge.applying'', true) IS DISTINCT FROM ''on'')' ELSE '' END,
-            capture);
+    FOR relation IN SELECT s.relation FROM bridge.source AS s ORDER BY s.legacy_name LOOP
+        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', relation);
+    END LOOP;
+    PERFORM bridge.build_adapter(s.legacy_name) FROM bridge.source AS s;
+    FOR command IN
+        SELECT format('CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT %s EXECUTE FUNCTION bridge.%I()',
+                      'bridge_' || lower(e.event), e.event, c.relation, e.rows, c.condition, c.capture)
+        FROM (
+            SELECT s.relation, 'capture_legacy' AS capture, '' AS condition FROM bridge.source AS s
+            UNION ALL
+            SELECT to_regclass('public.' || n), 'capture_' || n, 'WHEN (current_setting(''bridge.applying'', true) IS DISTINCT FROM ''on'')'
+            FROM unnest(ARRAY['students', 'sessions']) AS n
+        ) AS c
+        CROSS JOIN (VALUES ('INSERT', 'REFERENCING NEW TABLE AS new_rows'),
+                           ('UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'),
+                           ('DELETE', 'REFERENCING OLD TABLE AS old_rows'), ('TRUNCATE', '')) AS e(event, rows)
+    LOOP
+        EXECUTE command;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bridge.create_triggers(regclass, text, boolean) IS 'Creates the capture triggers of a table.';
-
--- CREATE TRIGGER waits for writers in flight, so that after the commit no write goes unseen. The locks are taken first and
--- together; everything else here is quick.
-CREATE FUNCTION bridge.attach() RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    src record;
-BEGIN
-    FOR src IN SELECT s.* FROM bridge.source AS s ORDER BY s.legacy_name LOOP
-        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', src.relation);
-    END LOOP;
-    FOR src IN SELECT s.* FROM bridge.source AS s ORDER BY s.legacy_name LOOP
-        PERFORM bridge.build_adapter(src.legacy_name);
-        PERFORM bridge.create_triggers(src.relation, 'capture_legacy', false);
-    END LOOP;
-    PERFORM bridge.create_triggers('public.students', 'capture_students', true);
-    PERFORM bridge.create_triggers('public.sessions', 'capture_sessions', true);
-END
-$$;
-COMMENT ON FUNCTION bridge.attach() IS 'Builds the adapters and creates the capture triggers.';
 
 CREATE FUNCTION bridge.detach() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    attached record;
+    command text;
 BEGIN
-    FOR attached IN
-        SELECT t.tgname, t.tgrelid::regclass AS relation
+    FOR command IN
+        SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass)
         FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
         WHERE p.pronamespace = 'bridge'::regnamespace AND t.tgrelid <> 'bridge.change_log'::regclass
         ORDER BY t.tgrelid::regclass::text
     LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', attached.tgname, attached.relation);
+        EXECUTE command;
     END LOOP;
 END
 $$;
@@ -184,9 +174,9 @@ BEGIN
     END IF;
 
     -- LEGACY TABLES: SHARE ROW EXCLUSIVE, while triggers are created
-    PERFORM public.retry_locking('SELECT bridge.attach()');
+    PERFORM public.retry_locking('SELECT pg_temp.attach()');
     -- the earliest application kept steps in a table of their own, by student_id
-    PERFORM bridge.create_steps_view(
+    PERFORM pg_temp.create_steps_view(
         'tracked_steps', to_regclass('public.workshop_step_progress'), 'w.token', format(
             ' JOIN (SELECT %s AS token, t.student_id::text AS student FROM %s AS t) AS w ON w.student = t.student_id::text',
             s.token_expression, 'public.workshop_students'))

@@ -170,7 +170,7 @@ BEGIN
         RAISE NOTICE '% sessions differ though no trigger logged it: the values of the unified schema are taken', unlogged;
         CALL bridge.drain(strict => false);
     END IF;
-    IF EXISTS (SELECT FROM bridge.change_log AS c WHERE c.side = 'unified') THEN
+    IF EXISTS (SELECT FROM bridge.change_log AS c WHERE c.side <> 'legacy') THEN
         RAISE EXCEPTION 'sessions of the unified schema could not be handed back: they are locked, or were refused'
             USING ERRCODE = 'lock_not_available',
                   HINT = 'The unified tables are read-only, nothing was dropped. End the long transactions on the workshop''s tables, '

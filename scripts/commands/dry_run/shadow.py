@@ -109,7 +109,7 @@ def build(connection: Connection, revision: str | None, say: Callable[[str], Non
         for name in ("0001_unified_schema", "0002_progress_tracking", "0003_legacy_bridge")
         for path in sorted((SQL / name).glob("[01]*.sql"))
     ]
-    files.append((MERGE.name, MERGE / "01_steps.sql"))
+    files += [(MERGE.name, MERGE / name) for name in ("01_steps.sql", "02_backfill_functions.sql")]
     run(connection, "SET client_min_messages = warning; SET temp_buffers = '64MB'")
     with moment(connection, say) as now:
         shadow = Shadow(now)
@@ -207,7 +207,9 @@ def _merge(shadow: Shadow) -> None:
     connection = shadow.moment.connection
     began = time.monotonic()
     run(connection, "SET client_min_messages = notice")
-    if not all(_succeeds(shadow, f"CALL bridge.{step}") for step in ("merge()", "drain(false)")):
+    if not all(
+        _succeeds(shadow, f"CALL {step}") for step in ("pg_temp.backfill()", "bridge.drain(false)")
+    ):
         return
     merged = time.monotonic()
     _create_indexes(shadow, early=False)

@@ -56,7 +56,7 @@ SELECT
     s.merged_at IS NOT NULL AS merged,
     s.retired_at IS NOT NULL AS handed_back,
     (SELECT count(DISTINCT p.token) FROM bridge.change_log AS p WHERE p.side = 'legacy') AS legacy,
-    (SELECT count(DISTINCT p.token) FROM bridge.change_log AS p WHERE p.side = 'unified') AS unified,
+    (SELECT count(DISTINCT p.token) FROM bridge.change_log AS p WHERE p.side <> 'legacy') AS unified,
     (SELECT count(*) FROM bridge.override) AS kept,
     to_regprocedure('bridge.is_read_only()') IS NOT NULL AND bridge.is_read_only() AS read_only
 FROM bridge.state AS s

@@ -1,325 +1,4 @@
--- diff and apply: which columns differ between the unified tables and the mapping, and the direction of each.
-
--- OFFSET 0: a lookup for each session. A join would read all students for each chunk.
-CREATE VIEW bridge.unified AS
-SELECT
-    v.session_token, v.student_id, st.student_email, st.student_name,
-    ROW(
-        v.session_token, v.selected_phone_number, v.selected_voice, v.tts_provider, v.call_direction, v.use_case_description,
-        v.openai_api_key, v.system_prompt, v.ivr_greeting, v.websocket_url, v.codespace_url, v.github_repo_url, v.railway_url,
-        v.tools, v.voice_settings, v.exercises, v.bug_reports, v.twilio_connected, v.openai_connected,
-        v.call_direction_chosen, v.services_ready, v.step4_code_validated, v.step4_committed, v.step4_deployed,
-        v.step5_code_validated, v.step5_committed, v.step5_deployed, v.step6_code_validated, v.step6_committed,
-        v.step6_deployed, v.system_prompt_saved, v.step7_committed, v.step7_deployed, v.tools_configured,
-        v.step8_code_validated, v.step8_committed, v.step8_deployed, v.project_deployed, v.demo_mode, v.current_step,
-        v.completion_rate, v.total_time_spent, v.started_at, v.created_at, v.last_activity, v.legacy_extra
-    )::bridge.shared_columns AS shared,
-    v.expires_at, v.is_active, v.updated_at
-FROM public.sessions AS v
-LEFT JOIN LATERAL (SELECT k.* FROM public.students AS k WHERE k.student_id = v.student_id OFFSET 0) AS st ON true;
-COMMENT ON VIEW bridge.unified IS 'Sessions of the unified schema, with their student.';
-
-CREATE FUNCTION bridge.session_json(student_email text, shared bridge.shared_columns) RETURNS jsonb
-    LANGUAGE sql STABLE
-RETURN to_jsonb(shared) || jsonb_build_object('student_email', student_email);
-COMMENT ON FUNCTION bridge.session_json(text, bridge.shared_columns) IS 'Column -> value, of either side.';
-
-CREATE FUNCTION bridge.whole_json(
-    student_email text, shared bridge.shared_columns, expires_at timestamptz, is_active boolean, updated_at timestamptz)
-    RETURNS jsonb
-    LANGUAGE sql STABLE
-RETURN bridge.session_json(student_email, shared)
-    || jsonb_build_object('expires_at', expires_at, 'is_active', is_active, 'updated_at', updated_at);
-COMMENT ON FUNCTION bridge.whole_json IS 'session_json(), and the columns that the mapping sets only when it inserts the row.';
-
-CREATE FUNCTION bridge.columns_that_differ(u jsonb, m jsonb) RETURNS TABLE (name text, unified jsonb, mapped jsonb)
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT e.key, nullif(u -> e.key, 'null'), nullif(e.value, 'null')
-    FROM jsonb_each(m) AS e
-    WHERE e.value IS DISTINCT FROM u -> e.key
-$$;
-COMMENT ON FUNCTION bridge.columns_that_differ(jsonb, jsonb) IS 'Lists the keys of the second object with another value in the first one.';
-
--- Compares whole rows first. Only rows that differ become JSON.
-CREATE FUNCTION bridge.diff(first_token text, last_token text)
-    RETURNS TABLE (token text, name text, unified jsonb, mapped jsonb)
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-    SET TimeZone = 'UTC'
-    SET DateStyle = 'ISO, YMD'
-    SET extra_float_digits = 1
-    SET plan_cache_mode = force_generic_plan
-AS $$
-BEGIN
-    RETURN QUERY
-    SELECT u.session_token, d.*
-    FROM bridge.mapped(first_token, last_token) AS m
-    JOIN bridge.unified AS u ON u.session_token = m.session_token
-    CROSS JOIN LATERAL bridge.columns_that_differ(
-        bridge.session_json(u.student_email, u.shared), bridge.session_json(m.student_email, m.shared)) AS d
-    WHERE u.session_token >= first_token AND u.session_token <= last_token
-      AND (u.student_email, u.shared) IS DISTINCT FROM (m.student_email, m.shared);
-END
-$$;
-COMMENT ON FUNCTION bridge.diff(text, text) IS
-    'Columns in which unified tables and mapping differ, for a range of tokens, both ends included.';
-
--- --- writing legacy rows --------------------------------------------------------------------------
-
-CREATE FUNCTION bridge.patch_of(p_legacy_name text, p_token text, p_unified jsonb, p_columns text[]) RETURNS jsonb
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT jsonb_object_agg(l.legacy_column, CASE
-        WHEN v.value = 'null' AND l.instead_of_null IS NOT NULL THEN to_jsonb(l.instead_of_null)
-        WHEN l.is_number AND jsonb_typeof(v.value) = 'boolean' THEN to_jsonb(v.value::boolean::integer)
-        ELSE v.value END)
-    FROM bridge.legacy_column AS l
-    CROSS JOIN LATERAL (
-        SELECT CASE WHEN l.column_name = 'student_email' AND p_unified ->> 'student_email' = bridge.placeholder_email(p_token)
-                    THEN 'null' ELSE p_unified -> l.column_name END AS value
-    ) AS v
-    WHERE l.legacy_name = p_legacy_name AND (p_columns IS NULL OR l.column_name = ANY (p_columns))
-$$;
-COMMENT ON FUNCTION bridge.patch_of(text, text, jsonb, text[]) IS 'Legacy column -> value, for some columns of a session; NULL: for all.';
-
--- public enters the path for the statement alone: the application's triggers and defaults run inside. A function that another
--- role creates there must match no other call, so the table's name is qualified as well. If the table refuses a value, the columns are written one by one.
-CREATE FUNCTION bridge.update_legacy(p_legacy_name text, p_token text, p_patch jsonb) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    src CONSTANT bridge.source := (SELECT s FROM bridge.source AS s WHERE s.legacy_name = p_legacy_name);
-    column_name text;
-    statement CONSTANT text := (
-        SELECT format(
-            'UPDATE %s AS t SET (%s) = (SELECT %s FROM pg_catalog.jsonb_populate_record(t.*, $1) AS n) WHERE %s = $2 AND EXISTS ('
-            'SELECT FROM pg_catalog.jsonb_each($1) AS e WHERE pg_catalog.to_jsonb(t.*) -> e.key IS DISTINCT FROM e.value)',
-            (pg_identify_object('pg_class'::regclass, src.relation, 0)).identity, string_agg(quote_ident(k), ', '), string_agg('n.' || quote_ident(k), ', '),
-            src.token_expression)
-        FROM jsonb_object_keys(p_patch) AS k);
-BEGIN
-    BEGIN
-        PERFORM set_config('search_path', 'public, pg_temp', true);
-        EXECUTE statement USING p_patch, p_token;
-        RETURN;
-    EXCEPTION
-        WHEN data_exception OR integrity_constraint_violation OR with_check_option_violation OR raise_exception OR assert_failure THEN
-            RAISE DEBUG '% refused a value: %', p_legacy_name, SQLSTATE;
-    END;
-    FOR column_name IN SELECT k FROM jsonb_object_keys(p_patch) AS k WHERE p_patch <> jsonb_build_object(k, p_patch -> k) LOOP
-        PERFORM bridge.update_legacy(p_legacy_name, p_token, jsonb_build_object(column_name, p_patch -> column_name));
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bridge.update_legacy(text, text, jsonb) IS 'Writes differing columns of legacy rows; skips a value that the table refuses.';
-
--- Inserts the columns that a row needs. An update writes the others.
-CREATE FUNCTION bridge.insert_legacy(p_legacy_name text, p_token text, p_unified jsonb) RETURNS boolean
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    src CONSTANT bridge.source := (SELECT s FROM bridge.source AS s WHERE s.legacy_name = p_legacy_name);
-    is_same boolean;
-    base CONSTANT jsonb := jsonb_build_object('session_token', p_token) || coalesce(bridge.patch_of(
-        p_legacy_name, p_token, p_unified,
-        (SELECT array_agg(l.column_name) FROM bridge.legacy_column AS l
-         WHERE l.legacy_name = p_legacy_name AND (l.instead_of_null IS NOT NULL OR l.column_name = 'student_email'))), '{}');
-    statement CONSTANT text := (
-        SELECT format('INSERT INTO %1$s AS t (%2$s) SELECT %2$s FROM pg_catalog.jsonb_populate_record(NULL::%1$s, $1) RETURNING %3$s = $2',
-                      (pg_identify_object('pg_class'::regclass, src.relation, 0)).identity, string_agg(quote_ident(k), ', '), src.token_expression)
-        FROM jsonb_object_keys(base) AS k);
-BEGIN
-    IF NOT EXISTS (SELECT FROM bridge.columns_of(src.relation) AS c WHERE c.name = 'session_token') THEN
-        RETURN false;
-    END IF;
-    PERFORM set_config('search_path', 'public, pg_temp', true);
-    EXECUTE statement INTO is_same USING base, p_token;
-    IF is_same IS NOT TRUE THEN  -- the type has another spelling of the token, or a trigger skips the row
-        RAISE data_exception;
-    END IF;
-    RETURN true;
-EXCEPTION
-    WHEN data_exception OR integrity_constraint_violation OR with_check_option_violation OR raise_exception OR assert_failure THEN
-        RAISE DEBUG '% refused a row: %', p_legacy_name, SQLSTATE;
-        RETURN false;
-END
-$$;
-COMMENT ON FUNCTION bridge.insert_legacy(text, text, jsonb) IS 'Inserts a legacy row; false: the table refused it.';
-
--- Rows of a referencing legacy table are inserted last and deleted first.
-CREATE FUNCTION bridge.legacy_refers(p_legacy_name text) RETURNS boolean
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT EXISTS (
-        SELECT FROM pg_constraint AS k
-        JOIN bridge.source AS s ON s.relation = k.conrelid
-        JOIN bridge.source AS o ON o.relation = k.confrelid
-        WHERE k.contype = 'f' AND s.legacy_name = p_legacy_name AND o.legacy_name <> p_legacy_name)
-$$;
-COMMENT ON FUNCTION bridge.legacy_refers(text) IS 'True: this legacy table has a foreign key to the other one.';
-
-CREATE FUNCTION bridge.delete_legacy(p_token text) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    statement text;
-BEGIN
-    FOR statement IN SELECT format('DELETE FROM %s AS t WHERE %s = $1', (pg_identify_object('pg_class'::regclass, s.relation, 0)).identity, s.token_expression)
-                     FROM bridge.source AS s ORDER BY bridge.legacy_refers(s.legacy_name) DESC, s.legacy_name LOOP
-        PERFORM pg_catalog.set_config('search_path', 'public, pg_temp', true);
-        EXECUTE statement USING p_token;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bridge.delete_legacy(text) IS 'Deletes the legacy rows of a session.';
-
--- Inserts a missing row only if no existing row has one of the columns.
-CREATE FUNCTION bridge.write_legacy(p_token text, p_columns text[]) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    present text[] := ARRAY(SELECT DISTINCT s.legacy_name FROM bridge.student_source AS s WHERE s.token = p_token);
-    inserted text[] := '{}';
-    unified CONSTANT jsonb := (
-        SELECT bridge.session_json(u.student_email, u.shared) || jsonb_build_object('student_name', u.student_name)
-        FROM bridge.unified AS u WHERE u.session_token = p_token);
-    name text;
-    missing text;
-    columns text[];
-    patch jsonb;
-BEGIN
-    -- completion_rate is computed: it alone is not written
-    p_columns := ARRAY(SELECT c FROM unnest(p_columns) AS c WHERE EXISTS (
-        SELECT FROM bridge.legacy_column AS l WHERE l.column_name = c AND c <> 'completion_rate'));
-    IF p_columns = '{}' THEN
-        RETURN;
-    END IF;
-    p_columns := p_columns || 'completion_rate'::text;
-    FOREACH name IN ARRAY ARRAY['workshop_students', 'student_configs'] LOOP
-        CONTINUE WHEN name = ANY (present) OR NOT EXISTS (
-            SELECT FROM bridge.legacy_column AS l
-            WHERE l.legacy_name = name AND l.column_name = ANY (p_columns) AND l.column_name <> 'completion_rate' AND NOT EXISTS (
-                SELECT FROM bridge.legacy_column AS o
-                WHERE o.column_name = l.column_name AND o.legacy_name = ANY (present)));
-        FOR missing IN
-            SELECT s.legacy_name FROM bridge.source AS s
-            WHERE s.legacy_name <> ALL (present) AND (s.legacy_name = name OR bridge.legacy_refers(name))
-            ORDER BY s.legacy_name = name
-        LOOP
-            IF bridge.insert_legacy(missing, p_token, unified) THEN
-                present := present || missing;
-                inserted := inserted || missing;
-            END IF;
-        END LOOP;
-    END LOOP;
-    FOREACH name IN ARRAY present LOOP
-        -- a row with another address belongs to another student: its address and name stay
-        columns := ARRAY(
-            SELECT c FROM unnest(p_columns) AS c
-            WHERE c NOT IN ('student_email', 'student_name') OR name = ANY (inserted) OR NOT EXISTS (
-                SELECT FROM bridge.student_source AS s
-                WHERE s.token = p_token AND s.legacy_name = name AND NOT s.of_session));
-        patch := bridge.patch_of(name, p_token, unified, CASE WHEN name <> ALL (inserted) THEN columns END);
-        PERFORM bridge.update_legacy(name, p_token, patch) WHERE patch IS NOT NULL;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bridge.write_legacy(text, text[]) IS 'Writes columns of a session to the legacy tables.';
-
--- --- writing unified rows -------------------------------------------------------------------------
-
--- OFFSET 0: a lookup by key. A join would read the whole table for each chunk. COLLATE "default" lets the index serve it.
-CREATE FUNCTION bridge.insert_sessions(first_token text, last_token text) RETURNS bigint
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
-AS $$
-DECLARE
-    rows bigint;
-BEGIN
-    WITH m AS MATERIALIZED (
-        SELECT o.*, st.student_id
-        FROM bridge.mapped(first_token, last_token) AS o
-        CROSS JOIN LATERAL (
-            SELECT k.student_id FROM public.students AS k WHERE k.student_email = o.student_email OFFSET 0) AS st
-    ),
-    inserted AS (
-        INSERT INTO public.sessions (
-            session_token, selected_phone_number, selected_voice, tts_provider, call_direction, use_case_description,
-            openai_api_key, system_prompt, ivr_greeting, websocket_url, codespace_url, github_repo_url, railway_url, tools,
-            voice_settings, exercises, bug_reports, twilio_connected, openai_connected, call_direction_chosen, services_ready,
-            step4_code_validated, step4_committed, step4_deployed, step5_code_validated, step5_committed, step5_deployed,
-            step6_code_validated, step6_committed, step6_deployed, system_prompt_saved, step7_committed, step7_deployed,
-            tools_configured, step8_code_validated, step8_committed, step8_deployed, project_deployed, demo_mode, current_step,
-            completion_rate, total_time_spent, started_at, created_at, last_activity, legacy_extra,
-            student_id, expires_at, is_active, updated_at)
-        SELECT (m.shared).*, m.student_id, coalesce(m.expires_at, now() + interval '30 days'), m.is_active, coalesce(m.updated_at, now())
-        FROM m
-        WHERE NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = m.session_token OFFSET 0)
-        RETURNING session_token
-    ),
-    steps AS (
-        INSERT INTO public.step_progress AS sp (
-            session_token, student_id, step_number, step_name, started_at, completed_at, time_spent, attempts,
-            validation_passed, code_submitted, deployment_url)
-        SELECT m.session_token, m.student_id, e.*
-        FROM m CROSS JOIN LATERAL unnest(m.steps) AS e
-        -- an endpoint may have written the step before its session: merged like two keys of one exercise
-        ON CONFLICT (session_token, step_number) DO UPDATE SET
-            student_id = excluded.student_id,
-            started_at = least(sp.started_at, excluded.started_at),
-            completed_at = least(sp.completed_at, excluded.completed_at),
-            time_spent = greatest(sp.time_spent, excluded.time_spent),
-            attempts = greatest(sp.attempts, excluded.attempts),
-            validation_passed = sp.validation_passed OR excluded.validation_passed,
-            code_submitted = coalesce(sp.code_submitted, excluded.code_submitted),
-            deployment_url = coalesce(sp.deployment_url, excluded.deployment_url)
-    ),
-    noted AS (
-        INSERT INTO public.events (student_id, session_token, event_type, event_data)
-        SELECT m.student_id, m.session_token, 'merge_note', m.note
-        FROM m
-        WHERE m.note IS NOT NULL AND NOT EXISTS (
-            SELECT FROM public.events AS e
-            WHERE e.session_token = m.session_token AND e.event_type = 'merge_note' AND e.event_data = m.note OFFSET 0)
-        ORDER BY m.session_token
-    )
-    SELECT count(*) INTO rows FROM inserted;
-    RETURN rows;
-END
-$$;
-COMMENT ON FUNCTION bridge.insert_sessions(text, text) IS
-    'Inserts the sessions of a range of tokens that the unified schema lacks, with steps and merge decisions; returns how many.';
-
--- The triggers of 0004 write completion_rate and steps.
-CREATE FUNCTION bridge.update_session(p_token text, p_patch jsonb) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    patch CONSTANT jsonb := p_patch - ARRAY['student_email', 'completion_rate'] || coalesce((
-        SELECT jsonb_build_object('student_id', st.student_id) FROM public.students AS st
-        WHERE st.student_email = p_patch ->> 'student_email'), '{}');
-BEGIN
-    IF patch <> '{}' THEN
-        EXECUTE (
-            SELECT format('UPDATE public.sessions AS v SET (%s) = (SELECT %s FROM jsonb_populate_record(v, $1) AS n) WHERE v.session_token = $2',
-                          string_agg(quote_ident(k), ', ' ORDER BY k), string_agg('n.' || quote_ident(k), ', ' ORDER BY k))
-            FROM jsonb_object_keys(patch) AS k) USING patch, p_token;
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION bridge.update_session(text, jsonb) IS 'Writes columns of a session: name -> value, student_email among them.';
-
-CREATE FUNCTION bridge.delete_session(p_token text) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    -- from 0005 on the foreign keys do the same
-    DELETE FROM public.step_progress AS sp WHERE sp.session_token = p_token;
-    UPDATE public.events AS e SET session_token = NULL WHERE e.session_token = p_token;
-    DELETE FROM public.sessions AS v WHERE v.session_token = p_token;
-END
-$$;
-COMMENT ON FUNCTION bridge.delete_session(text) IS 'Deletes a session with its steps; its events stay.';
+-- apply: decides a direction for each column in which the unified tables and the mapping differ.
 
 -- --- students -------------------------------------------------------------------------------------
 
@@ -372,6 +51,25 @@ END
 $$;
 COMMENT ON FUNCTION bridge.insert_students(text[]) IS 'Inserts the missing students of these addresses; returns how many.';
 
+CREATE FUNCTION bridge.student_diff(emails text[])
+    RETURNS TABLE (student_email text, first_token text, name text, unified jsonb, mapped jsonb)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
+AS $$
+    SELECT m.student_email, m.first_token, o.name, nullif(o.unified, 'null'), nullif(o.mapped, 'null')
+    FROM bridge.students AS m
+    LEFT JOIN LATERAL (
+        SELECT k.* FROM public.students AS k WHERE k.student_email = m.student_email COLLATE "default" OFFSET 0) AS st ON true
+    CROSS JOIN LATERAL (
+        VALUES ('(row)', st.student_id IS NULL, 'false'::jsonb, jsonb_strip_nulls(to_jsonb(m))),
+               ('student_name', st.student_id IS NOT NULL AND st.student_name IS DISTINCT FROM m.student_name,
+                    to_jsonb(st.student_name), to_jsonb(m.student_name)),
+               ('created_at', st.student_id IS NOT NULL AND st.created_at IS DISTINCT FROM m.created_at,
+                    to_jsonb(st.created_at), to_jsonb(m.created_at))
+    ) AS o(name, differs, unified, mapped)
+    WHERE m.student_email = ANY (emails) AND o.differs
+$$;
+COMMENT ON FUNCTION bridge.student_diff(text[]) IS 'Columns in which students and mapping differ; (row): the student is missing.';
+
 -- The decision table, for one column in which the two sides differ:
 --
 --   logged on     column                                        goes
@@ -392,8 +90,7 @@ RETURN CASE
     WHEN legacy_changed THEN 'unified'
     ELSE 'nowhere'
 END;
-COMMENT ON FUNCTION bridge.direction(bigint, bigint, boolean, boolean) IS
-    'Side that a column is written to: unified, legacy or nowhere. The ids are of the last change on each side.';
+COMMENT ON FUNCTION bridge.direction IS 'Side that a column is written to: unified, legacy or nowhere. The ids are of the last change on each side.';
 
 -- A legacy column changed if the mapped value is not the override's; without an override, if it is not the value before.
 CREATE FUNCTION bridge.has_changed(kept bridge.override, before jsonb, name text, value jsonb) RETURNS boolean
@@ -401,8 +98,7 @@ CREATE FUNCTION bridge.has_changed(kept bridge.override, before jsonb, name text
 RETURN CASE WHEN (kept).key IS NOT NULL THEN (kept).over IS DISTINCT FROM value
             WHEN before ? name THEN nullif(before -> name, 'null') IS DISTINCT FROM value
             ELSE true END;
-COMMENT ON FUNCTION bridge.has_changed(bridge.override, jsonb, text, jsonb) IS
-    'True: the value is not the recorded one, or not the one before.';
+COMMENT ON FUNCTION bridge.has_changed IS 'True: the value is not the recorded one, or not the one before.';
 
 CREATE FUNCTION bridge.record_override(p_table text, p_key text, p_column text, p_value jsonb, p_over jsonb) RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp
@@ -443,8 +139,8 @@ BEGIN
                          AND nullif(c.before #> '{student,student_name}', 'null') IS DISTINCT FROM st -> 'student_name');
     END IF;
     SELECT max(c.id) FILTER (WHERE c.side = 'legacy') AS legacy,
-           max(c.id) FILTER (WHERE c.before ? 'student') AS unified,
-           (array_agg(c.before -> 'student' ORDER BY c.id) FILTER (WHERE c.before ? 'student'))[1] AS before
+           max(c.id) FILTER (WHERE c.side = 'student') AS unified,
+           (array_agg(c.before -> 'student' ORDER BY c.id) FILTER (WHERE c.side = 'student'))[1] AS before
     INTO logged
     FROM bridge.change_log AS c
     WHERE c.token IN (SELECT s.token FROM bridge.student_source AS s WHERE s.student_email = p_email
@@ -544,6 +240,28 @@ END
 $$;
 COMMENT ON FUNCTION bridge.record_overrides(text[]) IS 'Records the differing columns of sessions.';
 
+-- A session of an earlier attempt, or of an endpoint that moved early, is combined once. The mapped value wins, else the
+-- value of the row. Flags are combined by OR. The greater number, the later activity and the earlier start win. A value that an
+-- application has written since 0003 stays, and the drain applies it to the legacy tables.
+CREATE FUNCTION bridge.combined(name text, unified jsonb, mapped jsonb, written boolean) RETURNS jsonb
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
+AS $$
+    SELECT CASE
+        WHEN unified IS NULL OR unified IN ('[]', '{}') THEN mapped
+        WHEN mapped IS NULL OR mapped IN ('[]', '{}') THEN unified
+        WHEN name IN ('started_at', 'created_at') THEN to_jsonb(least((unified #>> '{}')::timestamptz, (mapped #>> '{}')::timestamptz))
+        WHEN name = 'last_activity' THEN to_jsonb(greatest((unified #>> '{}')::timestamptz, (mapped #>> '{}')::timestamptz))
+        WHEN name = 'legacy_extra' THEN unified || mapped
+        WHEN name = 'exercises' AND written THEN mapped || unified
+        WHEN jsonb_typeof(unified) = 'boolean' THEN 'true'
+        WHEN jsonb_typeof(unified) = 'number' THEN greatest(unified, mapped)
+        WHEN name = 'student_email' AND mapped #>> '{}' LIKE 'anonymous+%@workshop.invalid' THEN unified
+        WHEN written AND NOT (name = 'student_email' AND unified #>> '{}' LIKE 'anonymous+%@workshop.invalid') THEN unified
+        ELSE mapped
+    END
+$$;
+COMMENT ON FUNCTION bridge.combined(text, jsonb, jsonb, boolean) IS 'Value of a column of a row that was there first.';
+
 -- The decision table, for each column that differs. session_id: the last change of the session itself; a change of its
 -- student changes no other column than student_email. Conflicts: columns that changed on both sides, and the side that won.
 CREATE FUNCTION bridge.decide_columns(
@@ -624,13 +342,13 @@ DECLARE
 BEGIN
     SELECT array_agg(c.id) AS ids,
            max(c.id) FILTER (WHERE c.side = 'legacy') AS legacy,
-           max(c.id) FILTER (WHERE c.side = 'unified') AS unified,
-           max(c.id) FILTER (WHERE c.side = 'unified' AND (c.before ? 'student') IS NOT TRUE) AS session,
+           max(c.id) FILTER (WHERE c.side <> 'legacy') AS unified,
+           max(c.id) FILTER (WHERE c.side = 'unified') AS session,
            max(c.id) FILTER (WHERE c.side = 'unified' AND c.before = '{}') AS deleted,
-           bool_or(c.side = 'unified' AND (c.at < merged_at) IS NOT FALSE) AS early,
+           bool_or(c.side <> 'legacy' AND (c.at < merged_at) IS NOT FALSE) AS early,
            -- the session before the first change: the first logged value of each column; an inserted session has none
            bridge.merge_objects(c.before ORDER BY c.id DESC) AS before,
-           coalesce((array_agg(c.before IS NULL ORDER BY c.id) FILTER (WHERE c.side = 'unified' AND (c.before ? 'student') IS NOT TRUE))[1], false) AS inserted
+           coalesce((array_agg(c.before IS NULL ORDER BY c.id) FILTER (WHERE c.side = 'unified'))[1], false) AS inserted
     INTO logged
     FROM bridge.change_log AS c
     WHERE c.token = p_token;

@@ -1,6 +1,7 @@
 DO $$ BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN
         -- LEGACY TABLES: read in chunks; written where endpoints wrote to the unified tables
-        CALL bridge.bring_over();
+        CALL pg_temp.backfill();
+        CALL bridge.finish_merge();
     END IF;
 END $$

@@ -79,7 +79,7 @@ CREATE FUNCTION bridge.log_students(before jsonb, p_student_id uuid, p_email tex
     LANGUAGE sql SET search_path = pg_catalog, pg_temp
 AS $$
     INSERT INTO bridge.change_log (side, token, before)
-    SELECT 'unified', k.token, jsonb_build_object('student_email', p_email, 'student', log_students.before)
+    SELECT 'student', k.token, jsonb_build_object('student_email', p_email, 'student', log_students.before)
     FROM (SELECT v.session_token AS token FROM public.sessions AS v WHERE v.student_id = p_student_id
           UNION SELECT s.token FROM bridge.student_source AS s WHERE s.student_email = p_email) AS k
 $$;

@@ -1,70 +1,11 @@
 -- The backfill: inserts the mapped sessions in key order, in chunks, each with its own commit. The cursor is stored, so
--- that a killed run continues. The drain applies what an application writes meanwhile.
+-- that a killed run continues. The drain applies what an application writes meanwhile. The functions belong to the session
+-- (pg_temp): nothing else needs them.
 
 -- --- rows that were there first --------------------------------------------------------------------
 
--- A session of an earlier attempt, or of an endpoint that moved early, is combined once. The mapped value wins, else the
--- value of the row. Flags are combined by OR. The greater number, the later activity and the earlier start win. A value that an
--- application has written since 0003 stays, and the drain applies it to the legacy tables.
-CREATE FUNCTION bridge.combined(name text, unified jsonb, mapped jsonb, written boolean) RETURNS jsonb
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC'
-AS $$
-    SELECT CASE
-        WHEN unified IS NULL OR unified IN ('[]', '{}') THEN mapped
-        WHEN mapped IS NULL OR mapped IN ('[]', '{}') THEN unified
-        WHEN name IN ('started_at', 'created_at') THEN to_jsonb(least((unified #>> '{}')::timestamptz, (mapped #>> '{}')::timestamptz))
-        WHEN name = 'last_activity' THEN to_jsonb(greatest((unified #>> '{}')::timestamptz, (mapped #>> '{}')::timestamptz))
-        WHEN name = 'legacy_extra' THEN unified || mapped
-        WHEN name = 'exercises' AND written THEN mapped || unified
-        WHEN jsonb_typeof(unified) = 'boolean' THEN 'true'
-        WHEN jsonb_typeof(unified) = 'number' THEN greatest(unified, mapped)
-        WHEN name = 'student_email' AND mapped #>> '{}' LIKE 'anonymous+%@workshop.invalid' THEN unified
-        WHEN written AND NOT (name = 'student_email' AND unified #>> '{}' LIKE 'anonymous+%@workshop.invalid') THEN unified
-        ELSE mapped
-    END
-$$;
-COMMENT ON FUNCTION bridge.combined(text, jsonb, jsonb, boolean) IS 'Value of a column of a row that was there first.';
-
-CREATE FUNCTION bridge.align_steps(tokens text[]) RETURNS void
-    LANGUAGE sql SET search_path = pg_catalog, pg_temp
-AS $$
-    INSERT INTO public.step_progress AS sp (
-        session_token, student_id, step_number, step_name, started_at, completed_at, time_spent, attempts, validation_passed)
-    SELECT v.session_token, v.student_id, e.step_number, public.step_name_of(e.step_number), NULL, e.completed_at, e.time_spent,
-           e.attempts, e.validation_passed
-    FROM public.sessions AS v CROSS JOIN LATERAL public.exercise_steps(v.exercises) AS e
-    WHERE v.session_token = ANY (tokens)
-    ON CONFLICT (session_token, step_number) DO UPDATE SET
-        completed_at = least(sp.completed_at, excluded.completed_at), time_spent = greatest(sp.time_spent, excluded.time_spent),
-        attempts = greatest(sp.attempts, excluded.attempts), validation_passed = sp.validation_passed OR excluded.validation_passed;
-    UPDATE public.step_progress AS sp
-    SET student_id = v.student_id,
-        step_name = CASE WHEN public.step_number_of(sp.step_name) <> sp.step_number THEN public.step_name_of(sp.step_number)
-                         ELSE sp.step_name END
-    FROM public.sessions AS v
-    WHERE v.session_token = ANY (tokens) AND sp.session_token = v.session_token
-      AND (sp.student_id <> v.student_id OR public.step_number_of(sp.step_name) <> sp.step_number);
-    UPDATE public.sessions AS v SET exercises = x.exercises, completion_rate = x.rate
-    FROM (
-        SELECT o.session_token, bridge.exercises_with(o.exercises, s.steps) AS exercises,
-               public.session_completion_rate(public.session_steps_done(
-                   o.twilio_connected, o.openai_connected, o.call_direction_chosen, o.services_ready, o.step4_deployed,
-                   o.step5_deployed, o.step6_deployed, o.system_prompt_saved, o.step8_deployed, o.project_deployed,
-                   ARRAY(SELECT e.step_number FROM unnest(s.steps) AS e WHERE e.validation_passed))) AS rate
-        FROM public.sessions AS o
-        CROSS JOIN LATERAL (
-            SELECT ARRAY(
-                SELECT ROW(sp.step_number, sp.step_name, sp.started_at, sp.completed_at, sp.time_spent, sp.attempts,
-                           sp.validation_passed, sp.code_submitted, sp.deployment_url)::bridge.step
-                FROM public.step_progress AS sp WHERE sp.session_token = o.session_token) AS steps
-        ) AS s
-        WHERE o.session_token = ANY (tokens)
-    ) AS x
-    WHERE v.session_token = x.session_token AND (v.exercises, v.completion_rate) IS DISTINCT FROM (x.exercises, x.rate)
-$$;
-COMMENT ON FUNCTION bridge.align_steps(text[]) IS 'Merges steps and exercises of sessions.';
-
-CREATE FUNCTION bridge.combine(tokens text[]) RETURNS void
+-- Combines sessions that were there first with the mapping; tokens in key order.
+CREATE FUNCTION pg_temp.combine(tokens text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -74,7 +15,7 @@ BEGIN
         WITH written AS MATERIALIZED (  -- by an application since 0003
             SELECT c.token, bool_or(c.before IS NULL) AS inserted, bridge.merge_objects(c.before ORDER BY c.id DESC) AS before
             FROM bridge.change_log AS c
-            WHERE c.token = ANY (tokens) AND c.side = 'unified'
+            WHERE c.token = ANY (tokens) AND c.side <> 'legacy'
             GROUP BY c.token
         ),
         differing AS (
@@ -100,10 +41,9 @@ BEGIN
     -- the drain decides for a session that an application wrote
     PERFORM bridge.record_overrides(ARRAY(
         SELECT t FROM unnest(tokens) AS t
-        WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c
-                          WHERE c.token = t AND c.side = 'unified' AND (c.before ? 'student') IS NOT TRUE)));
+        WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = t AND c.side = 'unified')));
     DELETE FROM bridge.override AS o USING bridge.change_log AS c  -- and for its student
-    WHERE o.table_name = 'sessions' AND o.key = ANY (tokens) AND o.column_name = 'student_email' AND c.token = o.key AND c.side = 'unified';
+    WHERE o.table_name = 'sessions' AND o.key = ANY (tokens) AND o.column_name = 'student_email' AND c.token = o.key AND c.side <> 'legacy';
     -- another upgrade copies the earlier attempt again: a downgrade keeps those whole that have changed since
     INSERT INTO bridge.override (table_name, key, column_name, value)
     SELECT 'prior sessions', t, '(row)', jsonb_build_object('hash', bridge.session_hash(t), 'steps', (
@@ -113,14 +53,13 @@ BEGIN
     ON CONFLICT DO NOTHING;
 END
 $$;
-COMMENT ON FUNCTION bridge.combine(text[]) IS 'Combines sessions that were there first with the mapping; tokens in key order.';
 
 -- --- what an earlier downgrade kept aside ----------------------------------------------------------
 
 -- Writes the kept values of one session. p_whole: the kept row, or false for a deleted one; for a session that the legacy
 -- tables did not have. p_patch: column -> value. p_written: an application has written the session since 0003; what it
 -- wrote stays.
-CREATE FUNCTION bridge.restore_session(p_token text, p_mapped jsonb, p_whole jsonb, p_patch jsonb, p_written boolean) RETURNS void
+CREATE FUNCTION pg_temp.restore_session(p_token text, p_mapped jsonb, p_whole jsonb, p_patch jsonb, p_written boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
@@ -170,9 +109,9 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION bridge.restore_session(text, jsonb, jsonb, jsonb, boolean) IS 'Writes the kept values of a session.';
 
-CREATE FUNCTION bridge.restore_steps(p_token text, p_written boolean) RETURNS void
+-- Writes the kept values of the steps of a session.
+CREATE FUNCTION pg_temp.restore_steps(p_token text, p_written boolean) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -205,10 +144,9 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bridge.restore_steps(text, boolean) IS 'Writes the kept values of the steps of a session.';
 
 -- A value is restored if the mapped value is the one of the time of the downgrade. A later legacy write stays.
-CREATE FUNCTION bridge.restore_sessions(first_token text, last_token text) RETURNS void
+CREATE FUNCTION pg_temp.restore_sessions(first_token text, last_token text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
@@ -227,8 +165,7 @@ BEGIN
                    WHERE o.table_name = 'kept sessions' AND o.column_name <> '(row)'
                      AND o.over IS NOT DISTINCT FROM nullif(m.said -> o.column_name, 'null')) AS patch,
                bool_or(o.table_name = 'kept step_progress') AS has_steps,
-               EXISTS (SELECT FROM bridge.change_log AS c
-                       WHERE c.token = o.key AND c.side = 'unified' AND (c.before ? 'student') IS NOT TRUE) AS written
+               EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = o.key AND c.side = 'unified') AS written
         FROM bridge.override AS o
         LEFT JOIN (
             SELECT s.session_token, bridge.whole_json(s.student_email, s.shared, s.expires_at, s.is_active, s.updated_at) AS said
@@ -238,8 +175,8 @@ BEGIN
         GROUP BY o.key
         ORDER BY o.key
     LOOP
-        PERFORM bridge.restore_session(kept.token, kept.mapped, kept.whole, kept.patch, kept.written);
-        PERFORM bridge.restore_steps(kept.token, kept.written) WHERE kept.has_steps;
+        PERFORM pg_temp.restore_session(kept.token, kept.mapped, kept.whole, kept.patch, kept.written);
+        PERFORM pg_temp.restore_steps(kept.token, kept.written) WHERE kept.has_steps;
         -- the drain applies what an application wrote: no override yet
         restored := restored || CASE WHEN kept.written THEN '{}' ELSE ARRAY[kept.token] END;
     END LOOP;
@@ -248,28 +185,9 @@ BEGIN
     WHERE o.key >= first_token AND o.key <= last_token AND o.table_name IN ('kept sessions', 'kept step_progress');
 END
 $$;
-COMMENT ON FUNCTION bridge.restore_sessions(text, text) IS 'Restores the kept values of a range of tokens, both ends included.';
 
-CREATE FUNCTION bridge.student_diff(emails text[])
-    RETURNS TABLE (student_email text, first_token text, name text, unified jsonb, mapped jsonb)
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
-AS $$
-    SELECT m.student_email, m.first_token, o.name, nullif(o.unified, 'null'), nullif(o.mapped, 'null')
-    FROM bridge.students AS m
-    LEFT JOIN LATERAL (
-        SELECT k.* FROM public.students AS k WHERE k.student_email = m.student_email COLLATE "default" OFFSET 0) AS st ON true
-    CROSS JOIN LATERAL (
-        VALUES ('(row)', st.student_id IS NULL, 'false'::jsonb, jsonb_strip_nulls(to_jsonb(m))),
-               ('student_name', st.student_id IS NOT NULL AND st.student_name IS DISTINCT FROM m.student_name,
-                    to_jsonb(st.student_name), to_jsonb(m.student_name)),
-               ('created_at', st.student_id IS NOT NULL AND st.created_at IS DISTINCT FROM m.created_at,
-                    to_jsonb(st.created_at), to_jsonb(m.created_at))
-    ) AS o(name, differs, unified, mapped)
-    WHERE m.student_email = ANY (emails) AND o.differs
-$$;
-COMMENT ON FUNCTION bridge.student_diff(text[]) IS 'Columns in which students and mapping differ; (row): the student is missing.';
-
-CREATE FUNCTION bridge.restore_students() RETURNS void
+-- Restores the kept values of students.
+CREATE FUNCTION pg_temp.restore_students() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -300,10 +218,9 @@ BEGIN
     WHERE o.table_name = 'kept students' AND NOT (o.column_name = '(row)' AND o.key LIKE 'anonymous+%@workshop.invalid');
 END
 $$;
-COMMENT ON FUNCTION bridge.restore_students() IS 'Restores the kept values of students.';
 
 -- Restores events with their ids, before the backfill writes its own. An event gets a new id if its own is taken.
-CREATE FUNCTION bridge.restore_events() RETURNS void
+CREATE FUNCTION pg_temp.restore_events() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -323,11 +240,11 @@ BEGIN
     DELETE FROM bridge.override AS o WHERE o.table_name = 'kept events';
 END
 $$;
-COMMENT ON FUNCTION bridge.restore_events() IS 'Restores the kept events.';
 
 -- --- stages ----------------------------------------------------------------------------------------
 
-CREATE FUNCTION bridge.backfill_students(emails text[]) RETURNS void
+-- Inserts students, and combines those that were there first.
+CREATE FUNCTION pg_temp.backfill_students(emails text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -336,7 +253,7 @@ DECLARE
         SELECT e FROM unnest(emails) AS e
         WHERE EXISTS (SELECT FROM public.students AS st WHERE st.student_email = e OFFSET 0)
           AND NOT EXISTS (SELECT FROM bridge.student_source AS s JOIN bridge.change_log AS c ON c.token = s.token
-                          WHERE s.student_email = e AND c.before ? 'student'));
+                          WHERE s.student_email = e AND c.side = 'student'));
 BEGIN
     IF present <> '{}' THEN
         UPDATE public.students AS st
@@ -358,9 +275,9 @@ BEGIN
         WHERE NOT EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'students' AND o.key = e AND o.column_name = '(row)' OFFSET 0)));
 END
 $$;
-COMMENT ON FUNCTION bridge.backfill_students(text[]) IS 'Inserts students, and combines those that were there first.';
 
-CREATE FUNCTION bridge.backfill_sessions(first_token text, last_token text) RETURNS void
+-- Inserts the sessions of a range of tokens, and combines those that were there first.
+CREATE FUNCTION pg_temp.backfill_sessions(first_token text, last_token text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -373,14 +290,13 @@ DECLARE
         ORDER BY 1);
 BEGIN
     PERFORM bridge.insert_sessions(first_token, last_token);
-    PERFORM bridge.combine(present) WHERE present <> '{}';
-    PERFORM bridge.restore_sessions(first_token, last_token);
+    PERFORM pg_temp.combine(present) WHERE present <> '{}';
+    PERFORM pg_temp.restore_sessions(first_token, last_token);
 END
 $$;
-COMMENT ON FUNCTION bridge.backfill_sessions(text, text) IS 'Inserts the sessions of a range of tokens, and combines those that were there first.';
 
 -- Runs one chunk, and repeats it if an application inserts the same row meanwhile: the row is then combined.
-CREATE FUNCTION bridge.backfill_chunk(stage text, first_key text, last_key text, keys text[]) RETURNS void
+CREATE FUNCTION pg_temp.backfill_chunk(stage text, first_token text, last_token text, emails text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
 AS $$
 DECLARE
@@ -391,19 +307,17 @@ BEGIN
         BEGIN
             CASE stage
                 WHEN 'sources' THEN
-                    INSERT INTO bridge.student_source SELECT * FROM bridge.sources_of(first_key, last_key);
+                    INSERT INTO bridge.student_source SELECT * FROM bridge.sources_of(first_token, last_token);
                 WHEN 'students' THEN
-                    PERFORM bridge.backfill_students(keys);
+                    PERFORM pg_temp.backfill_students(emails);
                 WHEN 'sessions' THEN
-                    PERFORM bridge.backfill_sessions(first_key, last_key);
-                WHEN 'kept' THEN
-                    PERFORM bridge.restore_sessions(k, k) FROM unnest(keys) AS k;
+                    PERFORM pg_temp.backfill_sessions(first_token, last_token);
             END CASE;
             EXIT;
         EXCEPTION
             WHEN program_limit_exceeded THEN
                 SELECT string_agg(DISTINCT '...' || right(s.token, 4), ' ') INTO too_long
-                FROM bridge.sources_of(first_key, last_key) AS s WHERE octet_length(s.student_email) > 2600;
+                FROM bridge.sources_of(first_token, last_token) AS s WHERE octet_length(s.student_email) > 2600;
                 RAISE EXCEPTION 'an address is longer than 2600 bytes, more than a unique key can hold: sessions %', too_long
                     USING HINT = 'Nothing was merged. Correct student_email in the legacy tables, then run this again.';
             WHEN unique_violation OR lock_not_available OR deadlock_detected OR foreign_key_violation THEN
@@ -416,9 +330,9 @@ BEGIN
     PERFORM set_config('bridge.applying', '', true), set_config('bridge.backfilling', '', true);
 END
 $$;
-COMMENT ON FUNCTION bridge.backfill_chunk(text, text, text, text[]) IS 'Runs a chunk of a stage of the backfill, with retries.';
 
-CREATE PROCEDURE bridge.backfill_stage(p_stage text, next_stage text, last_key text)
+-- Runs a stage of the backfill from its cursor to its end, if it is the present one.
+CREATE PROCEDURE pg_temp.backfill_stage(p_stage text, next_stage text, final_token text)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -432,7 +346,7 @@ DECLARE
     size integer := 50;
     first_token text;
     in_range bigint;
-    keys text[];
+    emails text[];
     rate numeric;
 BEGIN
     IF (SELECT s.stage <> p_stage FROM bridge.state AS s) THEN
@@ -440,23 +354,18 @@ BEGIN
     END IF;
     LOOP
         looked := clock_timestamp();
-        IF p_stage IN ('students', 'kept') THEN
-            keys := CASE p_stage
-                WHEN 'students' THEN ARRAY(
-                    SELECT DISTINCT s.student_email FROM bridge.student_source AS s
-                    WHERE s.student_email > done_to ORDER BY s.student_email LIMIT size)
-                ELSE ARRAY(
-                    SELECT DISTINCT o.key FROM bridge.override AS o
-                    WHERE o.key > done_to AND o.table_name IN ('kept sessions', 'kept step_progress') ORDER BY o.key LIMIT size) END;
-            EXIT WHEN keys = '{}';
-            done_to := keys[cardinality(keys)];
+        IF p_stage = 'students' THEN
+            emails := ARRAY(SELECT DISTINCT s.student_email FROM bridge.student_source AS s
+                            WHERE s.student_email > done_to ORDER BY s.student_email LIMIT size);
+            EXIT WHEN emails = '{}';
+            done_to := emails[cardinality(emails)];
         ELSE
-            EXIT WHEN done_to >= last_key;
+            EXIT WHEN done_to >= final_token;
             SELECT r.first_token, r.last_token, r.sessions INTO first_token, done_to, in_range FROM bridge.next_range(done_to, size) AS r;
             EXIT WHEN done_to IS NULL;
             done := done + CASE WHEN p_stage = 'sessions' THEN in_range ELSE 0 END;
         END IF;
-        PERFORM bridge.backfill_chunk(p_stage, first_token, done_to, keys);
+        PERFORM pg_temp.backfill_chunk(p_stage, first_token, done_to, emails);
         UPDATE bridge.state SET cursor_at = done_to, sessions = done;
         CALL bridge.commit_chunk();
         size := bridge.next_size(size, 4000, clock_timestamp() - looked);
@@ -469,24 +378,30 @@ BEGIN
         PERFORM set_config('bridge.applying', 'on', true);
         UPDATE bridge.override AS o SET value = to_jsonb(st) FROM public.students AS st
         WHERE o.table_name = 'prior students' AND o.key = st.student_email;
-        PERFORM bridge.restore_students();
+        PERFORM pg_temp.restore_students();
         PERFORM set_config('bridge.applying', '', true);
     END IF;
     UPDATE bridge.state SET stage = next_stage, cursor_at = '';
     CALL bridge.commit_chunk();
 END
 $$;
-COMMENT ON PROCEDURE bridge.backfill_stage(text, text, text) IS 'Runs a stage of the backfill from its cursor to its end, if it is the present one.';
 
-CREATE PROCEDURE bridge.backfill()
+-- Fills the unified tables from the legacy tables; after an interruption it continues.
+CREATE PROCEDURE pg_temp.backfill()
     LANGUAGE plpgsql
 AS $$
 DECLARE
-    last_token CONSTANT text := bridge.last_token();
+    last_token text;
 BEGIN
+    IF (SELECT num_nonnulls(s.merged_at, s.retired_at) > 0 FROM bridge.state AS s) THEN
+        CALL bridge.merge();  -- a downgrade stopped, or ended at 0003
+        RETURN;
+    END IF;
+    CALL bridge.refresh_adapters(false);
+    last_token := bridge.last_token();
     IF (SELECT s.stage IS NULL FROM bridge.state AS s) THEN
         PERFORM set_config('bridge.applying', 'on', true);
-        PERFORM bridge.restore_events();
+        PERFORM pg_temp.restore_events();
         INSERT INTO bridge.override (table_name, key, column_name, value)
         SELECT 'prior students', st.student_email, '(row)', to_jsonb(st) FROM public.students AS st
         WHERE to_regclass('public.prior_attempt') IS NOT NULL
@@ -502,10 +417,9 @@ BEGIN
         PERFORM set_config('bridge.applying', '', true);
         CALL bridge.commit_chunk();
     END IF;
-    CALL bridge.backfill_stage('sources', 'students', last_token);
-    CALL bridge.backfill_stage('students', 'sessions', NULL);
-    CALL bridge.backfill_stage('sessions', 'kept', last_token);
-    CALL bridge.backfill_stage('kept', 'kept', NULL);  -- sessions without a legacy row
+    CALL pg_temp.backfill_stage('sources', 'students', last_token);
+    CALL pg_temp.backfill_stage('students', 'sessions', NULL);
+    CALL pg_temp.backfill_stage('sessions', 'sessions', last_token);
 
     PERFORM set_config('bridge.applying', 'on', true), set_config('bridge.backfilling', 'on', true);
     DELETE FROM bridge.override AS o WHERE o.table_name = 'kept students';
@@ -520,27 +434,4 @@ BEGIN
     CALL bridge.commit_chunk();
     RAISE NOTICE 'merged % sessions', (SELECT s.sessions FROM bridge.state AS s);
 END
-$$;
-COMMENT ON PROCEDURE bridge.backfill() IS 'Fills the unified tables from the legacy tables; after an interruption it continues.';
-
--- After a downgrade that stopped, or that ended at 0003, the rows are still there. Only differences are logged then.
-CREATE PROCEDURE bridge.merge()
-    LANGUAGE plpgsql
-AS $$
-DECLARE
-    checks jsonb;
-BEGIN
-    CALL bridge.refresh_adapters(false);
-    IF (SELECT s.merged_at IS NULL AND s.retired_at IS NULL FROM bridge.state AS s) THEN
-        CALL bridge.backfill();
-        RETURN;
-    END IF;
-    UPDATE bridge.state SET merged_at = coalesce(merged_at, retired_at), retired_at = NULL;
-    DELETE FROM bridge.override AS o
-    WHERE o.table_name IN ('step_progress', 'events') OR o.column_name IN ('student_id', 'github_username', 'expires_at', 'is_active', 'updated_at');
-    UPDATE bridge.override SET value = 'true' WHERE table_name = 'sessions' AND column_name = '(row)';
-    CALL bridge.commit_chunk();
-    CALL bridge.run_checks(checks, log_as => 'legacy');
-END
-$$;
-COMMENT ON PROCEDURE bridge.merge() IS 'The backfill; where it was done before, logs every session that differs.'
+$$
