@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from scripts.backup.tables import FUNCTIONS
 from scripts.common import obstacles
 from scripts.common.connection import NotApplicable
-from scripts.common.database import HAS, apply_settings, revision_of, run
+from scripts.common.database import HAS, PENDING, apply_settings, revision_of, run
 
 DAYS = 30
 
@@ -65,7 +65,6 @@ WHERE c.{column} IS NOT NULL
 """
 # For 98_dependents.sql, in the form of bridge.creates: what goes with the bridge.
 GOING = "SELECT set_config('bridge.creates', :backups || E'\\n0007 table workshop_students student_configs', false)"
-PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
 
 
 @dataclass

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from sqlalchemy import Connection, text
 
-from scripts.backup.dated import PENDING, Report, dependents, examine
+from scripts.backup.dated import Report, dependents, examine
 from scripts.backup.manifest import Manifest
 from scripts.backup.tables import PINNED, fingerprint
 from scripts.common.connection import ADVISORY_LOCK, ConnectionProblem
-from scripts.common.database import COULD_NOT_DO, Refused, Url, database, run
+from scripts.common.database import COULD_NOT_DO, PENDING, Refused, Url, database, run
 from scripts.common.terminal import Json, finish, progress, table
 from scripts.migration.guards import literal
 

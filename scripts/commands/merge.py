@@ -17,6 +17,7 @@ from scripts.common.connection import ADVISORY_LOCK, ConnectionProblem, NotAppli
 from scripts.common.database import (
     COULD_NOT_DO,
     HAS,
+    PENDING,
     Url,
     apply_settings,
     database,
@@ -37,7 +38,6 @@ SELECT
     (SELECT count(DISTINCT p.token) FROM bridge.change_log AS p) AS pending
 FROM bridge.state AS s
 """
-PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
 SESSIONS = "SELECT count(*) FROM public.sessions"
 DRAIN = "CALL bridge.drain(strict => false)"
 

@@ -46,6 +46,7 @@ SELECT
         WHERE to_regclass('public.' || name) IS NOT NULL
     ) AS legacy
 """
+PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
 
 
 def run(connection: Connection, sql: str) -> CursorResult[*tuple[Any, ...]]:

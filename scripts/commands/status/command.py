@@ -14,10 +14,9 @@ from scripts.commands.status.facts import OLD_TABLES
 from scripts.commands.status.look import examine
 from scripts.commands.status.report import show
 from scripts.common.connection import explain
-from scripts.common.database import Url, database, run
+from scripts.common.database import PENDING, Url, database, run
 from scripts.common.terminal import Json, finish, progress
 
-PENDING = "SELECT count(DISTINCT token) FROM bridge.change_log"
 # Sessions that have written and not committed: no catalog shows a row lock itself.
 WRITERS = """
 SELECT public.lock_holders(ARRAY(
