@@ -433,3 +433,33 @@ def test_an_earlier_attempt_with_other_types(clone: Clone, token: str) -> None:
         "FROM events AS e JOIN students USING (student_id) WHERE event_type = 'earlier'"
     ) == [("earlier@example.com", True)]
     assert failed_checks(database) == []
+
+
+def test_an_error_at_the_end_of_the_backfill_repeats_no_session(clone: Clone) -> None:
+    """Combined a second time, its own rows would count as rows that were there first."""
+    database = clone("0003")
+    database.execute(
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not yet'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON events
+            FOR EACH ROW WHEN (NEW.event_type = 'legacy_merge') EXECUTE FUNCTION refuse()
+        """
+    )
+    with pytest.raises(CommandError, match="not yet"):
+        upgrade(database, "0004")
+    database.execute(
+        """
+        DROP FUNCTION refuse() CASCADE;
+        UPDATE student_configs SET system_prompt = NULL, twilio_connected = false, current_step = 0;
+        DELETE FROM student_configs WHERE session_token IN (SELECT max(session_token) FROM student_configs);
+        DELETE FROM workshop_students WHERE session_token IN (SELECT max(session_token) FROM workshop_students)
+        """
+    )
+    upgrade(database)
+    assert deviations(database) == []
+    assert failed_checks(database) == []
+    assert database.query("SELECT * FROM bridge.override") == []
+    merged = (
+        "SELECT (event_data ->> 'sessions')::bigint FROM events WHERE event_type = 'legacy_merge'"
+    )
+    assert database.query(merged) == [(213,)]

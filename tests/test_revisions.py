@@ -315,10 +315,12 @@ class ProgressTracking(RevisionTest):
         assert names(connection, self.functions) == {
             "copy_row_security(regclass,regclass)",
             "create_commented(text)",
+            "follow_legacy_rights(text)",
             "free_dated_name(text)",
             "lock_holders(regclass[],boolean)",
             "lock_unified_tables(text)",
             "refuse_write()",
+            "restrict_to_owner()",
             "retry_locking(text,integer)",
             "update_updated_at_column()",
             "update_session_progress(text)",

@@ -32,6 +32,7 @@ from support.databases import (
     downgrade,
     dump,
     failed_checks,
+    hand_back,
     psql,
     script_of,
     upgrade,
@@ -1096,3 +1097,51 @@ def test_a_student_who_comes_back_under_a_second_address(clone: Clone) -> None:
     downgrade(database)
     upgrade(database)
     assert different(before, unified(database)) == []
+
+
+def own_values(database: Database) -> list[tuple[Any, ...]]:
+    return database.query(
+        "SELECT st.student_email, st.github_username, s.is_active, s.session_token "
+        "FROM students AS st JOIN sessions AS s USING (student_id) ORDER BY 4"
+    )
+
+
+def test_a_downgrade_that_stops_before_any_backfill_loses_no_kept_value(clone: Clone) -> None:
+    database = clone("head")
+    database.execute(
+        "UPDATE students SET github_username = 'gh-' || student_email; UPDATE sessions SET is_active = false"
+    )
+    before = own_values(database)
+    downgrade(database)
+    upgrade(database, "0003")
+    with database.connect() as connection:
+        hand_back(connection)  # and the next step gets no lock
+    upgrade(database)
+    assert own_values(database) == before
+    assert failed_checks(database) == []
+
+
+def test_a_session_that_comes_early_and_has_kept_values_goes_down_and_up(clone: Clone) -> None:
+    database = clone("head")
+    database.execute("UPDATE sessions SET is_active = false, expires_at = '2031-01-01Z'")
+    ((token, email),) = database.query(
+        "SELECT s.session_token, st.student_email "
+        "FROM sessions AS s JOIN students AS st USING (student_id) ORDER BY 1 LIMIT 1"
+    )
+    before = own_values(database)
+    downgrade(database)
+    upgrade(database, "0003")
+    database.execute(
+        f"""
+        INSERT INTO students (student_email) VALUES ('{email}');
+        INSERT INTO sessions (session_token, student_id, is_active, expires_at)
+        SELECT '{token}', student_id, true, '2032-02-02Z' FROM students WHERE student_email = '{email}'
+        """
+    )
+    downgrade(database)
+    upgrade(database)
+    now = [(e, g, a or t == token, t) for e, g, a, t in own_values(database)]
+    assert now == [(e, g, a or t == token, t) for e, g, a, t in before]
+    expires = "SELECT expires_at::date::text FROM sessions WHERE session_token = %s"
+    assert database.query(expires, token) == [("2032-02-02",)]
+    assert failed_checks(database) == []

@@ -43,7 +43,7 @@ SET bridge.creates = '
 0001 relation prior_attempt pk_students uq_students_student_email pk_sessions pk_step_progress pk_events
 0001 function create_commented(text) lock_holders(regclass[],boolean) retry_locking(text,integer) refuse_write()
 0001 function lock_unified_tables(text) free_dated_name(text) copy_row_security(regclass,regclass)
-0001 function protect(text) owner_only()
+0001 function follow_legacy_rights(text) restrict_to_owner()
 0002 function unwrap_json(jsonb) read_timestamp(text) parse_timestamp(text) parse_count(jsonb) parse_done(jsonb)
 0002 function clean_email(text) workshop_steps() step_number_of(text) step_name_of(integer) exercise_steps(jsonb)
 0002 function exercises_with_step(jsonb,integer,boolean,timestamptz,integer,integer) session_completion_rate(integer[])

@@ -40,7 +40,7 @@ def upgrade() -> None:
     context = op.get_context()
     created = ["students", "sessions", "step_progress", "events", "events_id_seq", "prior_attempt"]
     created += [] if context.version_table_schema else [context.version_table]
-    op.execute(f"SELECT public.protect('{' '.join(created)}')")
+    op.execute(f"SELECT public.follow_legacy_rights('{' '.join(created)}')")
 
 
 def downgrade() -> None:

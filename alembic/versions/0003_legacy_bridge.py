@@ -49,7 +49,7 @@ def upgrade() -> None:
     op.create_index("ix_events_session_token", "events", ["session_token"])
     op.run_sql(revision, "12_install")
     op.run_sql("rights", "prior_grants")
-    op.execute("SELECT public.owner_only()")
+    op.execute("SELECT public.restrict_to_owner()")
 
 
 def downgrade() -> None:
@@ -57,7 +57,7 @@ def downgrade() -> None:
     op.expect_revision(revision)
     op.run_sql("hand_back", "functions")
     op.run_sql("hand_back", "call", commits=True)
-    op.execute("SELECT public.owner_only()")
+    op.execute("SELECT public.restrict_to_owner()")
     op.run_sql(revision, "99_drop")
     op.drop_index("ix_events_session_token", if_exists=True)
     op.drop_index("ix_sessions_student_id", if_exists=True)

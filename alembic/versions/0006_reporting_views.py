@@ -43,7 +43,7 @@ def upgrade() -> None:
     op.expect_revision(down_revision)
     op.run_sql(revision, "01_drain", commits=True)
     op.run_sql(revision, "02_views")
-    op.execute(f"SELECT public.protect('{' '.join(VIEWS)}')")
+    op.execute(f"SELECT public.follow_legacy_rights('{' '.join(VIEWS)}')")
 
 
 def downgrade() -> None:

@@ -130,7 +130,11 @@ def drop(connection: Connection, report: Report, manifest: Manifest | None) -> N
         commands.append("DROP SCHEMA bridge CASCADE")
     if report.backups:  # in one statement: one may refer to the other
         commands.append(f"DROP TABLE {', '.join(b['quoted'] for b in report.backups)}")
-    commands += ["DROP TABLE IF EXISTS public.prior_attempt", MARKER, "SELECT public.owner_only()"]
+    commands += [
+        "DROP TABLE IF EXISTS public.prior_attempt",
+        MARKER,
+        "SELECT public.restrict_to_owner()",
+    ]
     for command in commands:
         run(connection, command)
     tables = {b["name"]: b["rows"] for b in report.backups}

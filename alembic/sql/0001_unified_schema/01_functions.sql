@@ -180,10 +180,10 @@ END
 $$;
 COMMENT ON FUNCTION public.refuse_write IS 'Trigger: refuses writes to a table that a downgrade drops.';
 
--- Restricts tables and views of schema public; the names are separated by spaces. If a legacy table has row security, the four tables have it, and the
--- reporting views read with the rights of their reader. Default privileges count only if the role has the right on each
--- legacy table. Under row security its policies must also check columns of the row.
-CREATE FUNCTION public.protect(names text) RETURNS void
+-- Restricts new objects of schema public; the names are separated by spaces. If a legacy table has row security, the four
+-- tables have it, and the reporting views read with the rights of their reader. What default privileges grant stays only if
+-- the role has the right on each legacy table. Under row security the role's policies must also check columns of the row.
+CREATE FUNCTION public.follow_legacy_rights(names text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -236,11 +236,11 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION public.protect IS 'Gives new objects no right, and no less row security, than the legacy tables have.';
+COMMENT ON FUNCTION public.follow_legacy_rights IS 'Gives new objects no right, and no less row security, than the legacy tables have.';
 
 -- Only the owner may use schema bridge and what a downgrade keeps of it, whatever default privileges grant. Functions
 -- keep the built-in right of PUBLIC: the schema is closed.
-CREATE FUNCTION public.owner_only() RETURNS void
+CREATE FUNCTION public.restrict_to_owner() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -267,4 +267,4 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION public.owner_only IS 'Revokes what default privileges give on the bridge and on what a downgrade keeps.'
+COMMENT ON FUNCTION public.restrict_to_owner IS 'Revokes what default privileges give on the bridge and on what a downgrade keeps.'

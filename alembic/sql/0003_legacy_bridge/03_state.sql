@@ -11,7 +11,7 @@ CREATE TABLE bridge.source (  -- The two legacy tables.
 CREATE TABLE bridge.state (  -- State of the migration; one row.
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     sync boolean NOT NULL DEFAULT false,  -- False: triggers only log. True: each transaction also applies its changes as it commits.
-    stage text CHECK (stage IN ('sources', 'students', 'sessions')),  -- Stage of the backfill that is running; NULL: none.
+    stage text CHECK (stage IN ('sources', 'students', 'sessions', 'end')),  -- Stage of the backfill that is running; NULL: none.
     cursor_at text NOT NULL DEFAULT '',  -- Last key, in key order, that this stage has done.
     sessions bigint NOT NULL DEFAULT 0,  -- Sessions that the backfill has done so far.
     merged_at timestamptz,  -- When the backfill reached the end.
@@ -24,7 +24,7 @@ CREATE TABLE bridge.change_log (  -- Changes of an application, on the legacy or
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     side text NOT NULL CHECK (side IN ('legacy', 'unified', 'student')),  -- What the application wrote: a legacy row, a session, or its student.
     token text NOT NULL,
-    before jsonb,  -- unified: the session as it was; {}: deleted; NULL: inserted. student: student_email and student, the row as it was.
+    before jsonb,  -- unified: the session as it was; {}: deleted; NULL: inserted. student: {student_email, student}, the address and the row as they were.
     at timestamptz NOT NULL DEFAULT clock_timestamp(),  -- Time of the change.
     xact xid8 NOT NULL DEFAULT pg_current_xact_id()  -- Transaction of the writer.
 );

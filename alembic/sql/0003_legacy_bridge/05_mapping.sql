@@ -14,7 +14,7 @@ CREATE TYPE bridge.step AS (
 COMMENT ON TYPE bridge.step IS 'One step of a session.';
 
 -- Creates or replaces a view over a table of steps. The name identifies the step: titles count from 0, exercise keys from 1.
-CREATE FUNCTION pg_temp.create_steps_view(name text, rel regclass, token text, joined text) RETURNS void
+CREATE OR REPLACE FUNCTION pg_temp.create_steps_view(name text, rel regclass, token text, joined text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $build$
 BEGIN

@@ -45,7 +45,7 @@ AS $$
         ORDER BY token LIMIT size
     ) AS k
 $$;
-COMMENT ON FUNCTION bridge.next_range(text, integer) IS 'First and last of the next tokens in key order, of both sides; NULL at the end.';
+COMMENT ON FUNCTION bridge.next_range(text, integer) IS 'First and last of the next tokens in key order, of both sides and of kept values; NULL at the end.';
 
 -- A pass over all sessions ends at the token that was last when it began: an application may insert greater ones.
 CREATE FUNCTION bridge.last_token() RETURNS text
@@ -57,7 +57,7 @@ AS $$
         (SELECT max(v.session_token) FROM public.sessions AS v),
         (SELECT max(o.key) FROM bridge.override AS o WHERE o.table_name IN ('kept sessions', 'kept step_progress')))
 $$;
-COMMENT ON FUNCTION bridge.last_token() IS 'The last token of either side in key order.';
+COMMENT ON FUNCTION bridge.last_token() IS 'The last token in key order, of both sides and of kept values.';
 
 -- A chunk takes some 45 ms, because the application's ALTER TABLE waits for it.
 CREATE FUNCTION bridge.next_size(size integer, most integer, took interval) RETURNS integer

@@ -1,6 +1,6 @@
 -- Builds the adapters and creates the capture triggers. CREATE TRIGGER waits for writers in flight, so that after the
 -- commit no write goes unseen. The locks are taken first and together; everything else here is quick.
-CREATE FUNCTION pg_temp.attach() RETURNS void
+CREATE OR REPLACE FUNCTION pg_temp.attach() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE

@@ -35,7 +35,10 @@ BEGIN
     END LOOP;
 
     DELETE FROM bridge.override AS o WHERE o.table_name LIKE 'prior %';
-    UPDATE bridge.override AS o SET table_name = substr(o.table_name, 6) WHERE o.table_name LIKE 'kept %';  -- not restored yet
+    -- not restored yet; a newer value of the same column wins
+    DELETE FROM bridge.override AS k USING bridge.override AS o
+    WHERE k.table_name = 'kept ' || o.table_name AND (k.key, k.column_name, k.step_number) = (o.key, o.column_name, o.step_number);
+    UPDATE bridge.override AS o SET table_name = substr(o.table_name, 6) WHERE o.table_name LIKE 'kept %';
     IF EXISTS (SELECT FROM bridge.override) THEN
         kept := public.free_dated_name('bridge_remainder');
         EXECUTE format('ALTER TABLE bridge.override RENAME TO %I', kept);

@@ -5,7 +5,7 @@
 -- --- rows that were there first --------------------------------------------------------------------
 
 -- Combines sessions that were there first with the mapping; tokens in key order.
-CREATE FUNCTION pg_temp.combine(tokens text[]) RETURNS void
+CREATE OR REPLACE FUNCTION pg_temp.combine(tokens text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -42,7 +42,8 @@ BEGIN
     PERFORM bridge.record_overrides(ARRAY(
         SELECT t FROM unnest(tokens) AS t
         WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = t AND c.side = 'unified')));
-    DELETE FROM bridge.override AS o USING bridge.change_log AS c  -- and for its student
+    -- and for the student of a session, if it wrote that
+    DELETE FROM bridge.override AS o USING bridge.change_log AS c
     WHERE o.table_name = 'sessions' AND o.key = ANY (tokens) AND o.column_name = 'student_email' AND c.token = o.key AND c.side <> 'legacy';
     -- another upgrade copies the earlier attempt again: a downgrade keeps those whole that have changed since
     INSERT INTO bridge.override (table_name, key, column_name, value)
@@ -56,10 +57,10 @@ $$;
 
 -- --- what an earlier downgrade kept aside ----------------------------------------------------------
 
--- Writes the kept values of one session. p_whole: the kept row, or false for a deleted one; for a session that the legacy
--- tables did not have. p_patch: column -> value. p_written: an application has written the session since 0003; what it
+-- Writes the kept values of one session. p_whole: of a session that the legacy tables did not have, the whole row, or false
+-- if it was deleted. p_patch: column -> value. p_written: an application has written the session since 0003, and what it
 -- wrote stays.
-CREATE FUNCTION pg_temp.restore_session(p_token text, p_mapped jsonb, p_whole jsonb, p_patch jsonb, p_written boolean) RETURNS void
+CREATE OR REPLACE FUNCTION pg_temp.restore_session(p_token text, p_mapped jsonb, p_whole jsonb, p_patch jsonb, p_written boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
@@ -111,7 +112,7 @@ END
 $$;
 
 -- Writes the kept values of the steps of a session.
-CREATE FUNCTION pg_temp.restore_steps(p_token text, p_written boolean) RETURNS void
+CREATE OR REPLACE FUNCTION pg_temp.restore_steps(p_token text, p_written boolean) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -146,7 +147,7 @@ END
 $$;
 
 -- A value is restored if the mapped value is the one of the time of the downgrade. A later legacy write stays.
-CREATE FUNCTION pg_temp.restore_sessions(first_token text, last_token text) RETURNS void
+CREATE OR REPLACE FUNCTION pg_temp.restore_sessions(first_token text, last_token text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
@@ -187,7 +188,7 @@ END
 $$;
 
 -- Restores the kept values of students.
-CREATE FUNCTION pg_temp.restore_students() RETURNS void
+CREATE OR REPLACE FUNCTION pg_temp.restore_students() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -220,7 +221,7 @@ END
 $$;
 
 -- Restores events with their ids, before the backfill writes its own. An event gets a new id if its own is taken.
-CREATE FUNCTION pg_temp.restore_events() RETURNS void
+CREATE OR REPLACE FUNCTION pg_temp.restore_events() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -244,7 +245,7 @@ $$;
 -- --- stages ----------------------------------------------------------------------------------------
 
 -- Inserts students, and combines those that were there first.
-CREATE FUNCTION pg_temp.backfill_students(emails text[]) RETURNS void
+CREATE OR REPLACE FUNCTION pg_temp.backfill_students(emails text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -277,7 +278,7 @@ END
 $$;
 
 -- Inserts the sessions of a range of tokens, and combines those that were there first.
-CREATE FUNCTION pg_temp.backfill_sessions(first_token text, last_token text) RETURNS void
+CREATE OR REPLACE FUNCTION pg_temp.backfill_sessions(first_token text, last_token text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -296,7 +297,7 @@ END
 $$;
 
 -- Runs one chunk, and repeats it if an application inserts the same row meanwhile: the row is then combined.
-CREATE FUNCTION pg_temp.backfill_chunk(stage text, first_token text, last_token text, emails text[]) RETURNS void
+CREATE OR REPLACE FUNCTION pg_temp.backfill_chunk(stage text, first_token text, last_token text, emails text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
 AS $$
 DECLARE
@@ -332,7 +333,7 @@ END
 $$;
 
 -- Runs a stage of the backfill from its cursor to its end, if it is the present one.
-CREATE PROCEDURE pg_temp.backfill_stage(p_stage text, next_stage text, final_token text)
+CREATE OR REPLACE PROCEDURE pg_temp.backfill_stage(p_stage text, next_stage text, final_token text)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -345,7 +346,6 @@ DECLARE
     looked timestamptz;
     size integer := 50;
     first_token text;
-    in_range bigint;
     emails text[];
     rate numeric;
 BEGIN
@@ -361,11 +361,12 @@ BEGIN
             done_to := emails[cardinality(emails)];
         ELSE
             EXIT WHEN done_to >= final_token;
-            SELECT r.first_token, r.last_token, r.sessions INTO first_token, done_to, in_range FROM bridge.next_range(done_to, size) AS r;
+            SELECT r.first_token, r.last_token INTO first_token, done_to FROM bridge.next_range(done_to, size) AS r;
             EXIT WHEN done_to IS NULL;
-            done := done + CASE WHEN p_stage = 'sessions' THEN in_range ELSE 0 END;
         END IF;
         PERFORM pg_temp.backfill_chunk(p_stage, first_token, done_to, emails);
+        done := done + CASE p_stage WHEN 'sessions' THEN (
+            SELECT count(*) FROM public.sessions AS v WHERE v.session_token >= first_token AND v.session_token <= done_to) ELSE 0 END;
         UPDATE bridge.state SET cursor_at = done_to, sessions = done;
         CALL bridge.commit_chunk();
         size := bridge.next_size(size, 4000, clock_timestamp() - looked);
@@ -387,7 +388,7 @@ END
 $$;
 
 -- Fills the unified tables from the legacy tables; after an interruption it continues.
-CREATE PROCEDURE pg_temp.backfill()
+CREATE OR REPLACE PROCEDURE pg_temp.backfill()
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -419,7 +420,7 @@ BEGIN
     END IF;
     CALL pg_temp.backfill_stage('sources', 'students', last_token);
     CALL pg_temp.backfill_stage('students', 'sessions', NULL);
-    CALL pg_temp.backfill_stage('sessions', 'sessions', last_token);
+    CALL pg_temp.backfill_stage('sessions', 'end', last_token);
 
     PERFORM set_config('bridge.applying', 'on', true), set_config('bridge.backfilling', 'on', true);
     DELETE FROM bridge.override AS o WHERE o.table_name = 'kept students';

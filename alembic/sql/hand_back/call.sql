@@ -1,5 +1,5 @@
--- Applies what applications wrote to the unified tables, and keeps aside what the legacy tables cannot hold. In 0003: what
--- they wrote before the backfill; after one, the downgrade of 0004 has done it.
+-- Applies what applications wrote to the unified tables, and keeps aside what the legacy tables cannot hold. The downgrade of
+-- 0003 does it for rows that were written before any backfill.
 DO $$
 BEGIN
     IF to_regnamespace('bridge') IS NOT NULL THEN

@@ -201,7 +201,8 @@ BEGIN
        OR o.table_name IN ('sessions', 'step_progress') AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = o.key);
     INSERT INTO bridge.override SELECT * FROM pg_temp.own_rows();
     DELETE FROM bridge.override AS o WHERE o.table_name LIKE 'prior %';
-    UPDATE bridge.state SET merged_at = NULL, retired_at = clock_timestamp();
+    -- without a backfill the next upgrade begins with it
+    UPDATE bridge.state SET merged_at = NULL, retired_at = CASE WHEN merged THEN clock_timestamp() END;
     CALL bridge.commit_chunk();
 END
 $$

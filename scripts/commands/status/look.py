@@ -109,7 +109,7 @@ def _read_tables(
     # the next revisions read new columns by themselves
     if changed and status.revision == status.head and status.migrator is None:
         status.problems.append(
-            f"columns of {' and '.join(changed)} changed, and the bridge does not read the new ones yet: "
+            f"columns or a key of {' and '.join(changed)} changed, and the bridge does not know it yet: "
             f"{MERGE} reads them"
         )
         status.commands = [MERGE]

@@ -14,7 +14,7 @@ from scripts.common.terminal import table
 class Status:
     """``problems`` need the operator; ``commands`` are those of ``next``, in order, for a shell.
 
-    ``columns_changed`` names legacy tables with columns that the bridge does not read yet. ``rows``
+    ``columns_changed`` names legacy tables with changed columns or keys that the bridge does not know yet. ``rows``
     counts the legacy tables before 0001; None: there is no such table.
     """
 
