@@ -1,9 +1,9 @@
 """Retire the legacy tables: verify, then rename them to dated backups with views in their place.
 
 Purpose
-    The cut-over. First, in short transactions: rebuild the adapters of tables with changed columns or keys, apply logged
-    writes, compare every value of every row. Then, in one transaction: lock both tables, apply and compare the last
-    writes, rename, create the views.
+    The cut-over. First, in short transactions: rebuild the adapters of tables with changed columns or keys, apply
+    logged writes, compare every value of every row. Then, in one transaction: lock both tables, apply and compare the
+    last writes, rename, create the views.
 
 Mapping
     workshop_students -> workshop_students_backup_YYYYMMDD, student_configs -> student_configs_backup_YYYYMMDD. The day
