@@ -355,6 +355,11 @@ BEGIN
     IF logged.ids IS NULL THEN
         RETURN;
     END IF;
+    -- The change stays logged. The backfill inserts a session that it has not reached. A handed-back session keeps its overrides.
+    IF (SELECT s.retired_at IS NOT NULL FROM bridge.state AS s) OR logged.unified IS NULL AND NOT bridge.reached(p_token)
+       AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p_token) THEN
+        RETURN;
+    END IF;
     before := CASE WHEN NOT logged.inserted THEN logged.before END;
     PERFORM set_config('bridge.applying', 'on', true);
     -- a constraint that refuses a legacy row at the commit would fail the application's transaction

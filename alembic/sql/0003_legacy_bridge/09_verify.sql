@@ -338,7 +338,7 @@ AS $$
 DECLARE
     checks jsonb;
 BEGIN
-    CALL bridge.refresh_adapters(false);
+    CALL bridge.refresh_adapters(true);
     UPDATE bridge.state SET merged_at = coalesce(merged_at, retired_at), retired_at = NULL;
     DELETE FROM bridge.override AS o
     WHERE o.table_name IN ('step_progress', 'events') OR o.column_name IN ('student_id', 'github_username', 'expires_at', 'is_active', 'updated_at');

@@ -8,6 +8,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.is_read_only() IS 'True: a downgrade has made the unified tables read-only.';
 
+-- What is not reached was not compared with the legacy tables yet.
+CREATE FUNCTION bridge.reached(p_token text) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(s.merged_at IS NOT NULL OR s.stage = 'end' OR s.stage = 'sessions' AND p_token <= s.cursor_at, false)
+    FROM bridge.state AS s
+$$;
+COMMENT ON FUNCTION bridge.reached(text) IS 'True: the backfill has done the sessions up to this token.';
+
 -- Read-only, so that the downgrade drops no write of an application.
 CREATE FUNCTION bridge.set_read_only(wanted boolean) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -82,6 +91,7 @@ CREATE PROCEDURE bridge.refresh_adapters(compare boolean)
 AS $$
 DECLARE
     stale text[];
+    built jsonb;
     checks jsonb;
 BEGIN
     SELECT array_agg(s.legacy_name) INTO stale
@@ -92,9 +102,14 @@ BEGIN
     END IF;
     RAISE NOTICE 'columns or key changed since the adapters were built: %', array_to_string(stale, ', ');
     PERFORM public.retry_locking(format('SELECT bridge.build_adapter(%L)', n)) FROM unnest(stale) AS n;
+    -- stored after the comparison: a repeated call compares again
+    built := (SELECT jsonb_object_agg(s.legacy_name, s.signature) FROM bridge.source AS s);
+    UPDATE bridge.source AS s SET signature = NULL WHERE compare AND s.legacy_name = ANY (stale);
     CALL bridge.commit_chunk();
     IF compare THEN
         CALL bridge.run_checks(checks, log_as => 'legacy');
+        UPDATE bridge.source AS s SET signature = built ->> s.legacy_name WHERE s.legacy_name = ANY (stale);
+        CALL bridge.commit_chunk();
     END IF;
 END
 $$;

@@ -9,8 +9,14 @@ CREATE OR REPLACE FUNCTION pg_temp.combine(tokens text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    -- A downgrade left these rows, and handed them back: what the legacy tables have now is later.
+    handed_back CONSTANT boolean := bridge.is_read_only() AND to_regclass('public.prior_attempt') IS NULL;
     session record;
 BEGIN
+    PERFORM bridge.delete_session(v.session_token) FROM public.sessions AS v
+    WHERE handed_back AND v.session_token = ANY (tokens) AND NOT EXISTS (SELECT FROM bridge.tokens AS k WHERE k.token = v.session_token)
+      AND NOT EXISTS (SELECT FROM bridge.override AS o
+                      WHERE o.key = v.session_token AND o.table_name IN ('sessions', 'kept sessions') AND o.column_name = '(row)');
     FOR session IN
         WITH written AS MATERIALIZED (  -- by an application since 0003
             SELECT c.token, bool_or(c.before IS NULL) AS inserted, bridge.merge_objects(c.before ORDER BY c.id DESC) AS before
@@ -19,10 +25,12 @@ BEGIN
             GROUP BY c.token
         ),
         differing AS (
-            SELECT d.*, w.token IS NOT NULL AS written, bridge.combined(d.name, d.unified, d.mapped,
-                       w.inserted OR w.before ? d.name AND nullif(w.before -> d.name, 'null') IS DISTINCT FROM d.unified) AS value
+            SELECT d.*, w.token IS NOT NULL AS written, CASE WHEN handed_back AND o.key IS NULL THEN d.mapped
+                       ELSE bridge.combined(d.name, d.unified, d.mapped,
+                           w.inserted OR w.before ? d.name AND nullif(w.before -> d.name, 'null') IS DISTINCT FROM d.unified) END AS value
             FROM bridge.diff(tokens[1], tokens[cardinality(tokens)]) AS d
             LEFT JOIN written AS w ON w.token = d.token
+            LEFT JOIN bridge.override AS o ON o.table_name = 'sessions' AND o.key = d.token AND o.column_name = d.name
             WHERE d.token = ANY (tokens) AND d.name <> 'completion_rate'
         )
         SELECT d.token, bool_or(d.written) AS written, jsonb_object_agg(d.name, d.value) AS patch,
