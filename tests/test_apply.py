@@ -5,8 +5,6 @@ Every test writes as an application does, and then compares both sides.
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -22,35 +20,10 @@ from support.databases import (
     upgrade,
 )
 from support.oracle import CONFIG, PROGRESS
+from support.sides import legacy, logged_only, token_of, unified
 
 LONG = "long " * 400
 VALUES = "SELECT system_prompt, ivr_greeting, tts_provider FROM {} WHERE session_token = '{}'"
-
-
-def token_of(database: Database) -> str:
-    """A session in both legacy tables."""
-    ((token,),) = database.query(
-        f"SELECT max(session_token) FROM {CONFIG} JOIN {PROGRESS} USING (session_token)"
-    )
-    return str(token)
-
-
-def legacy(database: Database, token: str, assignments: str) -> None:
-    database.execute(f"UPDATE {CONFIG} SET {assignments} WHERE session_token = '{token}'")
-
-
-def unified(database: Database, token: str, assignments: str) -> None:
-    database.execute(f"UPDATE sessions SET {assignments} WHERE session_token = '{token}'")
-
-
-@contextmanager
-def logged_only(database: Database) -> Iterator[None]:
-    """Writes in the block are applied together at its end."""
-    database.execute("UPDATE bridge.state SET sync = false")
-    yield
-    database.execute("UPDATE bridge.state SET sync = true")
-    with database.connect() as connection:
-        connection.execute("CALL bridge.drain()")
 
 
 def values(database: Database, token: str) -> tuple[list[Any], list[Any]]:

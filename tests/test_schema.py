@@ -353,6 +353,8 @@ def test_exercises_take_up_a_step_that_they_lack(connection: Connection) -> None
 
 def test_update_session_progress(connection: Connection) -> None:
     connection.execute("UPDATE sessions SET last_activity = '2025-01-01Z', services_ready = true")
+    connection.execute("SELECT update_session_progress('t')")
+    assert one(connection, "SELECT total_time_spent FROM sessions") == 0
     put_step(connection, 4, "step-4-basic-twiml")
     put_step(connection, 6, "step-6-conversation-relay", passed=False)
     connection.execute("SELECT update_session_progress('t'), update_session_progress('unknown')")

@@ -12,7 +12,7 @@ BEGIN
     FROM (
         SELECT
             array_agg(step_number) FILTER (WHERE validation_passed) AS passed,
-            least(sum(time_spent), 2147483647)::integer AS time_spent
+            least(coalesce(sum(time_spent), 0), 2147483647)::integer AS time_spent
         FROM public.step_progress
         WHERE session_token = p_session_token
     ) AS p

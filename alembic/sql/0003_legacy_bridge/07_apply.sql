@@ -110,6 +110,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.record_override(text, text, text, jsonb, jsonb) IS 'Inserts or updates one override.';
 
+-- An advisory lock stands for a missing session; its number is a hash, so that a rehearsal does not fill the lock table.
+CREATE FUNCTION bridge.lock_session(p_token text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p_token)
+       AND NOT pg_try_advisory_xact_lock('bridge.change_log'::regclass::oid::integer, hashtext(p_token) % 1000) THEN
+        RAISE EXCEPTION 'the session is being applied' USING ERRCODE = 'lock_not_available';
+    END IF;
+    PERFORM FROM public.sessions AS v WHERE v.session_token = p_token FOR NO KEY UPDATE NOWAIT;
+END
+$$;
+COMMENT ON FUNCTION bridge.lock_session(text) IS 'Locks a session without waiting.';
+
 -- Existence, name and created_at of a student. All logged changes of the student's sessions decide together, and those of
 -- p_token, which may have belonged to the student until now. p_last_id is the last change that counts; 0 after a write
 -- of the bridge. needed: a session belongs to the student. Returns true if the unified name goes to the legacy tables.
@@ -149,6 +163,16 @@ BEGIN
       AND c.id <= p_last_id
       AND (c.side = 'legacy' OR c.before ->> 'student_email' = p_email
            OR c.before #>> '{student,student_id}' = st ->> 'student_id');
+
+    -- names in other sessions' rows count, if their legacy writes are logged
+    IF num_nulls(logged.legacy, logged.unified) = 0 AND (
+        SELECT bool_or(bridge.refresh_sources(c.token))
+        FROM (SELECT DISTINCT o.token FROM bridge.change_log AS o
+              WHERE o.side = 'legacy' AND o.id <= p_last_id AND o.token <> p_token
+                AND o.token IN (SELECT s.token FROM bridge.student_source AS s WHERE s.student_email = p_email)) AS c
+        CROSS JOIN LATERAL bridge.lock_session(c.token)) THEN
+        RETURN bridge.apply_student(p_email, p_token, p_last_id, needed);
+    END IF;
 
     IF st IS NULL THEN
         SELECT * INTO kept FROM bridge.override AS o
@@ -297,10 +321,12 @@ BEGIN
             CONTINUE WHEN kept.key IS NOT NULL AND (kept.value, kept.over) IS NOT DISTINCT FROM (d.unified, d.mapped);
             to_legacy := to_legacy || d.name;
         ELSIF goes = 'unified' THEN
-            to_unified := to_unified || jsonb_build_object(d.name, d.mapped);
+            to_unified := to_unified || jsonb_build_object(d.name, CASE WHEN d.name = 'legacy_extra' AND kept.key IS NOT NULL THEN (
+                SELECT jsonb_object_agg(t, bridge.merge_keys(kept.over -> t, d.unified -> t, d.mapped -> t, false))
+                FROM jsonb_object_keys(d.unified || d.mapped) AS t) ELSE d.mapped END);
         END IF;
         CONTINUE WHEN NOT (legacy_changed AND unified_changed AND num_nulls(legacy_id, written_id) = 0 OR inserted AND d.name = 'exercises');
-        IF d.name = 'exercises' THEN
+        IF d.name = 'exercises' AND (inserted OR before ? 'exercises') THEN  -- not of a session that was deleted and inserted again
             to_unified := to_unified || jsonb_build_object('exercises', bridge.merge_keys(
                 before -> 'exercises', d.unified, d.mapped, goes = 'legacy'));
             to_legacy := to_legacy || d.name;
@@ -328,6 +354,7 @@ AS $$
 DECLARE
     last_id CONSTANT bigint := (SELECT max(c.id) FROM bridge.change_log AS c);
     merged_at CONSTANT timestamptz := (SELECT s.merged_at FROM bridge.state AS s);
+    student CONSTANT text := (SELECT v.student_id FROM public.sessions AS v WHERE v.session_token = p_token);
     logged record;
     before jsonb;
     u bridge.unified;
@@ -342,12 +369,13 @@ DECLARE
 BEGIN
     SELECT array_agg(c.id) AS ids,
            max(c.id) FILTER (WHERE c.side = 'legacy') AS legacy,
-           max(c.id) FILTER (WHERE c.side <> 'legacy') AS unified,
+           max(c.id) FILTER (WHERE c.side = 'unified' OR c.before #>> '{student,student_id}' = student) AS unified,
            max(c.id) FILTER (WHERE c.side = 'unified') AS session,
            max(c.id) FILTER (WHERE c.side = 'unified' AND c.before = '{}') AS deleted,
            bool_or(c.side <> 'legacy' AND (c.at < merged_at) IS NOT FALSE) AS early,
            -- the session before the first change: the first logged value of each column; an inserted session has none
-           bridge.merge_objects(c.before ORDER BY c.id DESC) AS before,
+           bridge.merge_objects(c.before ORDER BY c.id DESC)
+               FILTER (WHERE c.side = 'unified' OR c.before #>> '{student,student_id}' = student) AS before,
            coalesce((array_agg(c.before IS NULL ORDER BY c.id) FILTER (WHERE c.side = 'unified'))[1], false) AS inserted
     INTO logged
     FROM bridge.change_log AS c
@@ -366,13 +394,8 @@ BEGIN
     EXECUTE (SELECT coalesce('SET CONSTRAINTS ' || string_agg(format('%s.%I', k.connamespace::regnamespace, k.conname), ', ') || ' IMMEDIATE', '')
              FROM pg_constraint AS k JOIN bridge.source AS s ON s.relation IN (k.conrelid, k.confrelid) WHERE k.condeferrable);
 
-    -- 1. Lock the session, and the students of its legacy rows before and now. An advisory lock stands for a missing
-    -- session; its number is a hash, so that a rehearsal does not fill the server's lock table.
-    IF NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p_token)
-       AND NOT pg_try_advisory_xact_lock('bridge.change_log'::regclass::oid::integer, hashtext(p_token) % 1000) THEN
-        RAISE EXCEPTION 'the session is being applied' USING ERRCODE = 'lock_not_available';
-    END IF;
-    PERFORM FROM public.sessions AS v WHERE v.session_token = p_token FOR NO KEY UPDATE NOWAIT;
+    -- 1. Lock the session, and the students of its legacy rows before and now.
+    PERFORM bridge.lock_session(p_token);
     emails := ARRAY(SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = p_token);
     PERFORM bridge.refresh_sources(p_token);
     emails := ARRAY(
@@ -405,6 +428,7 @@ BEGIN
         PERFORM bridge.write_legacy(p_token, ARRAY(SELECT DISTINCT l.column_name FROM bridge.legacy_column AS l));
         PERFORM bridge.refresh_sources(p_token);
         SELECT * INTO m FROM bridge.mapped(p_token, p_token);
+        logged.legacy := NULL;  -- the deletion lost: what the new rows cannot hold is no legacy change
     END IF;
 
     -- 3. Students.
@@ -418,6 +442,13 @@ BEGIN
             bridge.has_changed(kept, before, 'student_email', to_jsonb(m.student_email)),
             bridge.has_changed(NULL, before, 'student_email', to_jsonb(u.student_email)))
     END;
+    -- the address first, if only the student's address has changed: the names of its legacy rows belong to the new one
+    IF goes = 'legacy' AND logged.legacy IS NOT NULL AND before ? 'student' AND NOT before ? 'student_id'
+       AND NOT bridge.has_changed(kept, before, 'student_email', to_jsonb(m.student_email)) THEN
+        PERFORM bridge.write_legacy(p_token, ARRAY['student_email']);
+        PERFORM bridge.refresh_sources(p_token);
+        SELECT * INTO m FROM bridge.mapped(p_token, p_token);
+    END IF;
     FOREACH email IN ARRAY emails LOOP
         IF bridge.apply_student(email, p_token, last_id, needed => email = m.student_email AND goes = 'unified') AND email = coalesce(u.student_email, m.student_email) THEN
             to_legacy := to_legacy || 'student_name'::text;

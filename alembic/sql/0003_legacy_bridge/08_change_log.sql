@@ -51,6 +51,13 @@ BEGIN
     CASE TG_OP
         WHEN 'INSERT' THEN
             PERFORM bridge.log_changes('unified', ARRAY(SELECT n.session_token FROM new_rows AS n));
+            -- a student that no legacy row names was inserted before the session, and not logged then
+            INSERT INTO bridge.change_log (side, token, before)
+            SELECT 'student', n.session_token, jsonb_build_object('student_email', st.student_email,
+                'student', '{"student_name": null, "created_at": null}'::jsonb)
+            FROM new_rows AS n JOIN public.students AS st ON st.student_id = n.student_id
+            WHERE (SELECT s.merged_at IS NOT NULL FROM bridge.state AS s)
+              AND NOT EXISTS (SELECT FROM bridge.student_source AS s WHERE s.student_email = st.student_email);
         WHEN 'UPDATE' THEN
             INSERT INTO bridge.change_log (side, token, before)
             SELECT 'unified', o.session_token, to_jsonb(o.*) || jsonb_build_object('student_email', st.student_email)
@@ -92,7 +99,7 @@ AS $$
 BEGIN
     CASE TG_OP
         WHEN 'INSERT' THEN
-            PERFORM bridge.log_students('null', NULL, n.student_email) FROM new_rows AS n;
+            PERFORM bridge.log_students('{"student_name": null, "created_at": null}', NULL, n.student_email) FROM new_rows AS n;
         WHEN 'UPDATE' THEN
             PERFORM bridge.log_students(to_jsonb(o.*), o.student_id, o.student_email)
             FROM old_rows AS o JOIN new_rows AS n ON n.student_id = o.student_id

@@ -85,14 +85,17 @@ BEGIN
     IF TG_OP = 'INSERT' AND NEW.exercises = '{}' OR TG_OP = 'UPDATE' AND OLD.exercises = NEW.exercises THEN
         RETURN NULL;
     END IF;
+    -- Only what differs from before: a statement may have written rows that the exercises follow a moment later.
     DELETE FROM public.step_progress AS sp
     WHERE sp.session_token = NEW.session_token
+      AND (TG_OP = 'INSERT' OR sp.step_number IN (SELECT e.step_number FROM public.exercise_steps(OLD.exercises) AS e))
       AND sp.step_number NOT IN (SELECT e.step_number FROM public.exercise_steps(NEW.exercises) AS e);
     INSERT INTO public.step_progress AS sp (
         session_token, student_id, step_number, step_name, started_at, completed_at, time_spent, attempts, validation_passed)
     SELECT NEW.session_token, NEW.student_id, e.step_number, public.step_name_of(e.step_number), NULL, e.completed_at, e.time_spent,
            e.attempts, e.validation_passed
-    FROM public.exercise_steps(NEW.exercises) AS e
+    FROM (SELECT * FROM public.exercise_steps(NEW.exercises) EXCEPT
+          SELECT * FROM public.exercise_steps(OLD.exercises)) AS e
     ON CONFLICT (session_token, step_number) DO UPDATE SET
         completed_at = excluded.completed_at, time_spent = excluded.time_spent, attempts = excluded.attempts,
         validation_passed = excluded.validation_passed

@@ -1,0 +1,220 @@
+"""Sequences of writes on both sides that lost or reverted a value: each keeps what was committed last."""
+
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from support.databases import Clone, Database, failed_checks
+from support.oracle import CONFIG, PROGRESS
+from support.sides import legacy, logged_only, token_of, unified
+
+EMAIL = "both@example.org"
+
+
+@pytest.fixture
+def database(clone: Clone) -> Database:
+    """At 0006: both sides are tables, and each write is applied at commit."""
+    return clone("0006")
+
+
+@pytest.fixture
+def token(database: Database) -> str:
+    return token_of(database)
+
+
+def one(database: Database, query: str, *parameters: object) -> Any:
+    ((value,),) = database.query(query, *parameters)
+    return value
+
+
+def settled(database: Database) -> None:
+    assert database.query("SELECT token, side FROM bridge.change_log") == []
+    assert failed_checks(database) == []
+
+
+STEPS = """
+    SELECT step_number, code_submitted, completed_at::date::text FROM step_progress
+    WHERE session_token = %s ORDER BY 1
+"""
+
+
+@pytest.mark.parametrize("state", ["0004", "0006", "head"])
+def test_one_statement_on_several_steps_keeps_their_own_columns(clone: Clone, state: str) -> None:
+    database = clone(state)
+    token = token_of(database)
+    of_it = f"WHERE session_token = '{token}'"
+    database.execute(f"DELETE FROM step_progress {of_it}")
+    database.execute(
+        f"""
+        INSERT INTO step_progress (
+            session_token, student_id, step_number, step_name, code_submitted, validation_passed, completed_at)
+        SELECT session_token, student_id, n, step_name_of(n), 'code ' || n, true, make_date(2026, 1, n)
+        FROM sessions, generate_series(4, 6) AS n {of_it}
+        """
+    )
+    assert database.query(STEPS, token) == [(n, f"code {n}", f"2026-01-0{n}") for n in (4, 5, 6)]
+    database.execute(
+        f"UPDATE step_progress SET step_number = 7, step_name = NULL {of_it} AND step_number = 6"
+    )
+    assert database.query(STEPS, token)[2] == (7, "code 6", "2026-01-06")
+    database.execute(
+        "UPDATE step_progress "
+        f"SET validation_passed = false, completed_at = '2026-02-02', time_spent = time_spent + 1 {of_it}"
+    )
+    assert {date for _, _, date in database.query(STEPS, token)} == {"2026-02-02"}
+    database.execute(f"DELETE FROM step_progress {of_it} AND step_number < 6")
+    exercises = (
+        "SELECT ARRAY(SELECT e.step_number FROM exercise_steps(exercises) AS e) FROM sessions"
+    )
+    assert one(database, f"{exercises} WHERE session_token = %s", token) == [7]
+    if state != "0004":
+        settled(database)
+
+
+def test_a_session_that_comes_back_keeps_what_the_legacy_tables_cannot_hold(
+    database: Database, token: str
+) -> None:
+    database.execute(
+        f"ALTER TABLE {CONFIG} ADD CONSTRAINT short CHECK (length(system_prompt) < 1000) NOT VALID"
+    )
+    unified(
+        database,
+        token,
+        "system_prompt = repeat('long ', 400), legacy_extra = '{\"student_configs\": {\"k\": 1}}'",
+    )
+    with logged_only(database):
+        for table in (CONFIG, PROGRESS):
+            database.execute(f"DELETE FROM {table} WHERE session_token = '{token}'")
+        unified(database, token, "ivr_greeting = 'later'")
+    kept = "SELECT length(system_prompt), ivr_greeting, legacy_extra #> '{student_configs,k}' FROM sessions"
+    assert database.query(f"{kept} WHERE session_token = %s", token) == [(2000, "later", 1)]
+    assert database.query(f"SELECT ivr_greeting FROM {CONFIG} WHERE session_token = %s", token) == [
+        ("later",)
+    ]
+    settled(database)
+    # a legacy column without a unified one: the others stay
+    database.execute(f"ALTER TABLE {CONFIG} ADD COLUMN room text")
+    database.execute("CALL bridge.refresh_adapters(true)")
+    legacy(database, token, "room = 'blue'")
+    extra = "SELECT legacy_extra -> 'student_configs' FROM sessions WHERE session_token = %s"
+    assert one(database, extra, token) == {"k": 1, "room": "blue"}
+    settled(database)
+
+
+def test_a_legacy_row_that_a_repeatable_read_transaction_cannot_see(database: Database) -> None:
+    database.execute(
+        f"INSERT INTO {CONFIG} (session_token, student_email) VALUES ('rr', '{EMAIL}')"
+    )
+    with closing(database.connect()) as first:
+        first.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 FROM sessions LIMIT 1")
+        first.execute(
+            "INSERT INTO step_progress (session_token, student_id, step_number, step_name, validation_passed) "
+            "SELECT session_token, student_id, 4, 'Basic TwiML', true FROM sessions WHERE session_token = 'rr'"
+        )
+        database.execute(
+            f"INSERT INTO {PROGRESS} (session_token, student_email, exercises) "
+            f"""VALUES ('rr', '{EMAIL}', '{{"step-5": {{"completed": true}}}}')"""
+        )
+        first.execute("COMMIT")
+    database.execute("CALL bridge.drain()")
+    steps = "SELECT array_agg(step_number ORDER BY step_number) FROM step_progress WHERE session_token = 'rr'"
+    assert one(database, steps) == [4, 5]
+    settled(database)
+
+
+@pytest.mark.parametrize("first", ["legacy", "unified"])
+def test_the_name_of_a_student_that_both_sides_insert(database: Database, first: str) -> None:
+    sides = {
+        "unified": f"INSERT INTO students (student_email, student_name) VALUES ('{EMAIL}', 'Name'); "
+        "INSERT INTO sessions (session_token, student_id) "
+        f"SELECT 't', student_id FROM students WHERE student_email = '{EMAIL}'",
+        "legacy": f"INSERT INTO {CONFIG} (session_token, student_email) VALUES ('t', '{EMAIL}')",
+    }
+    with logged_only(database):
+        database.execute(sides.pop(first))
+        database.execute(*sides.values())
+    name = f"SELECT student_name FROM students WHERE student_email = '{EMAIL}'"
+    assert one(database, name) == "Name"
+    settled(database)
+
+
+@pytest.mark.parametrize("writer", ["t1", "t2"])
+@pytest.mark.parametrize("last", ["legacy", "unified"])
+def test_two_names_of_a_student_with_two_sessions(
+    database: Database, writer: str, last: str
+) -> None:
+    for token in ("t1", "t2"):
+        database.execute(
+            f"INSERT INTO {PROGRESS} (session_token, student_email, student_name) "
+            f"VALUES ('{token}', '{EMAIL}', 'Before')"
+        )
+    writes = [
+        f"UPDATE {PROGRESS} SET student_name = 'Legacy' WHERE session_token = '{writer}'",
+        f"UPDATE students SET student_name = 'Unified' WHERE student_email = '{EMAIL}'",
+    ]
+    with logged_only(database):
+        for write in writes if last == "unified" else reversed(writes):
+            database.execute(write)
+    name = f"SELECT student_name FROM students WHERE student_email = '{EMAIL}'"
+    assert one(database, name) == last.capitalize()
+    row = f"SELECT student_name FROM {PROGRESS} WHERE session_token = %s"
+    assert one(database, row, writer) == last.capitalize()
+    settled(database)
+
+
+def test_a_new_address_and_a_later_legacy_name(database: Database) -> None:
+    database.execute(
+        f"INSERT INTO {PROGRESS} (session_token, student_email, student_name) VALUES ('t', '{EMAIL}', 'Before')"
+    )
+    with logged_only(database):
+        database.execute(
+            f"UPDATE students SET student_email = 'moved@example.org' WHERE student_email = '{EMAIL}'"
+        )
+        database.execute(f"UPDATE {PROGRESS} SET student_name = 'Later' WHERE session_token = 't'")
+    students = "SELECT student_email, student_name FROM students WHERE student_email = ANY (%s)"
+    moved = ("moved@example.org", "Later")
+    assert database.query(students, [EMAIL, moved[0]]) == [moved]
+    row = f"SELECT student_email, student_name FROM {PROGRESS} WHERE session_token = 't'"
+    assert database.query(row) == [moved]
+    settled(database)
+
+
+def test_a_change_of_another_student_decides_no_address(database: Database, token: str) -> None:
+    """A legacy row with another address than its session belongs to another student."""
+    database.execute(
+        f"""
+        INSERT INTO {PROGRESS} (session_token, student_email) VALUES ('t', 'first@example.org');
+        INSERT INTO {CONFIG} (session_token, student_email) VALUES ('t', '{EMAIL}')
+        """
+    )
+    with logged_only(database):
+        database.execute(
+            f"UPDATE {PROGRESS} SET student_email = 'new@example.org' WHERE session_token = 't'"
+        )
+        database.execute(f"UPDATE students SET student_name = 'Z' WHERE student_email = '{EMAIL}'")
+    address = "SELECT student_email FROM sessions JOIN students USING (student_id) WHERE session_token = 't'"
+    assert one(database, address) == "new@example.org"
+    assert (
+        one(database, f"SELECT student_email FROM {PROGRESS} WHERE session_token = 't'")
+        == "new@example.org"
+    )
+    settled(database)
+
+
+def test_a_session_that_is_deleted_and_inserted_again_has_no_step_of_the_first_one(
+    database: Database, token: str
+) -> None:
+    exercises = '{"step-4-basic-twiml": {"completed": true}}'
+    unified(database, token, f"exercises = '{exercises}'")
+    with logged_only(database):
+        legacy(database, token, "system_prompt = 'at the same time'")
+        database.execute(
+            f"""
+            CREATE TEMP TABLE copy AS SELECT * FROM sessions WHERE session_token = '{token}';
+            DELETE FROM sessions WHERE session_token = '{token}';
+            INSERT INTO sessions (session_token, student_id) SELECT session_token, student_id FROM copy
+            """
+        )
+    assert one(database, "SELECT exercises FROM sessions WHERE session_token = %s", token) == {}
+    settled(database)
