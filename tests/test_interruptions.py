@@ -15,6 +15,7 @@ from support.databases import (
     hand_back,
     upgrade,
 )
+from support.eras import ERAS, load
 
 CLEAR = """
     UPDATE student_configs SET system_prompt = NULL, twilio_connected = false, current_step = 0, ivr_greeting = NULL;
@@ -22,6 +23,7 @@ CLEAR = """
     DELETE FROM student_configs WHERE session_token = (SELECT max(session_token) FROM student_configs);
     DELETE FROM workshop_students WHERE session_token = (SELECT max(session_token) FROM workshop_students)
 """
+BOTH = "SELECT min(session_token) FROM student_configs JOIN workshop_students USING (session_token)"
 OWN = "SELECT session_token, is_active, expires_at FROM sessions ORDER BY 1"
 
 
@@ -113,3 +115,137 @@ def test_a_drain_after_the_hand_back_keeps_what_was_kept(clone: Clone) -> None:
     upgrade(database)
     assert database.query(OWN) == before
     assert failed_checks(database) == []
+
+
+# --- an upgrade that no backfill has finished, and its downgrade ---------------------------------
+
+
+ROWS = """
+    SELECT 'students', student_email, to_jsonb(t) - ARRAY['updated_at', 'student_id'] FROM students AS t
+    UNION ALL
+    SELECT 'sessions', session_token, to_jsonb(t) - ARRAY['updated_at', 'expires_at', 'student_id'] FROM sessions AS t
+    UNION ALL
+    SELECT 'steps', session_token || step_number, to_jsonb(t) - ARRAY['created_at', 'updated_at', 'student_id']
+    FROM step_progress AS t
+    ORDER BY 1, 2
+"""
+
+
+def earlier_attempt(clone: Clone) -> Database:
+    """Both legacy tables and the rows of an earlier attempt."""
+    database = clone("empty")
+    with database.connect() as connection:
+        load(connection, ERAS["C2"])
+    return database
+
+
+def die(database: Database, table: str) -> None:
+    """An upgrade that dies at the first row of this table."""
+    refuse(database, table)
+    with pytest.raises(CommandError, match="died"):
+        upgrade(database)
+    database.execute("DROP FUNCTION public.refuse() CASCADE")
+
+
+@pytest.mark.parametrize("table", ["", "public.students", "public.sessions"])
+def test_a_downgrade_before_the_backfill_of_an_earlier_attempt(clone: Clone, table: str) -> None:
+    database, direct = earlier_attempt(clone), earlier_attempt(clone)
+    upgrade(direct)
+    upgrade(database, "0003")
+    if table:
+        die(database, table)
+    downgrade(database)
+    upgrade(database)
+    assert database.query(ROWS) == direct.query(ROWS)
+    assert failed_checks(database) == []
+
+
+def test_legacy_writes_before_an_upgrade_that_stops_at_0003(clone: Clone) -> None:
+    database = clone("head")
+    database.execute("UPDATE sessions SET is_active = false")
+    downgrade(database, "0002")
+    database.execute(CLEAR)
+    upgrade(database, "0003")
+    downgrade(database)
+    upgrade(database)
+    assert deviations(database) == []
+    assert failed_checks(database) == []
+    assert database.query("SELECT DISTINCT is_active FROM sessions") == [(False,)]
+
+
+@pytest.mark.parametrize("back", [downgrade, stopped_downgrade, lambda d: downgrade(d, "0002")])
+@pytest.mark.parametrize("table", ["public.students", "public.sessions"])
+def test_students_of_a_backfill_that_died(
+    clone: Clone, table: str, back: Callable[[Database], None]
+) -> None:
+    """One has a second address in a legacy row; others have values that only the unified tables hold."""
+    database = clone("legacy")
+    database.execute(
+        "UPDATE student_configs SET student_email = 'second@example.com', student_name = 'Second' "
+        f"WHERE session_token = ({BOTH})"
+    )
+    upgrade(database)
+    database.execute(
+        "UPDATE students SET github_username = 'gh', created_at = '2024-01-01Z' WHERE student_email > 'm'"
+    )
+    students = "SELECT student_id, student_email, student_name, github_username, created_at FROM students ORDER BY 2"
+    before = database.query(students)
+    downgrade(database)
+    upgrade(database, "0003")
+    die(database, table)
+    back(database)
+    upgrade(database)
+    assert database.query(students) == before
+    assert failed_checks(database) == []
+
+
+def test_student_names_that_the_legacy_tables_refuse(clone: Clone) -> None:
+    database = clone("head")
+    for (relation,) in database.query("SELECT relation::text FROM bridge.source"):
+        database.execute(f"ALTER TABLE {relation} ADD CHECK (student_name <> 'Own')")
+    database.execute(
+        "UPDATE students SET student_name = 'Own', created_at = created_at - interval '1 day'"
+    )
+    students = "SELECT student_email, student_name, created_at FROM students ORDER BY 1"
+    before = database.query(students)
+    downgrade(database, "0002")
+    upgrade(database, "0003")
+    downgrade(database)
+    upgrade(database)
+    assert database.query(students) == before
+    assert failed_checks(database) == []
+
+
+# --- a downgrade that is undone --------------------------------------------------------------------
+
+
+def test_deletions_in_an_earlier_attempt_after_an_undone_downgrade(clone: Clone) -> None:
+    database = earlier_attempt(clone)
+    upgrade(database)
+    database.execute(
+        """
+        UPDATE sessions SET system_prompt = NULL, twilio_connected = false, current_step = 0;
+        DELETE FROM sessions WHERE session_token IN (
+            SELECT key FROM bridge.override WHERE table_name = 'prior sessions' ORDER BY key LIMIT 3)
+        """
+    )
+    drain(database)
+    before = database.query(ROWS)
+    for revision in ("0003", "base"):
+        downgrade(database, revision)
+        upgrade(database)
+        assert database.query(ROWS) == before
+    assert failed_checks(database) == []
+
+
+def test_a_deleted_second_address_after_an_undone_downgrade(clone: Clone) -> None:
+    database = clone("legacy")
+    update = f"UPDATE student_configs SET %s WHERE session_token = ({BOTH})"
+    database.execute(update % "student_email = 'second@example.com'")
+    upgrade(database)
+    database.execute("DELETE FROM students WHERE student_email = 'second@example.com'")
+    downgrade(database, "0003")
+    upgrade(database)
+    database.execute(update % "use_case_description = 'x'")
+    drain(database)
+    assert database.query("SELECT FROM students WHERE student_email LIKE 'second@%'") == []

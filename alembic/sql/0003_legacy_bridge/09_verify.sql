@@ -342,6 +342,8 @@ BEGIN
     UPDATE bridge.state SET merged_at = coalesce(merged_at, retired_at), retired_at = NULL;
     DELETE FROM bridge.override AS o
     WHERE o.table_name IN ('step_progress', 'events') OR o.column_name IN ('student_id', 'github_username', 'expires_at', 'is_active', 'updated_at');
+    -- with the value true, a deleted session of an earlier attempt would exist again
+    DELETE FROM bridge.override WHERE table_name = 'sessions' AND column_name = '(row)' AND value = 'false';
     UPDATE bridge.override SET value = 'true' WHERE table_name = 'sessions' AND column_name = '(row)';
     CALL bridge.commit_chunk();
     CALL bridge.run_checks(checks, log_as => 'legacy');

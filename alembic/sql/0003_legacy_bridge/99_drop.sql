@@ -23,7 +23,10 @@ BEGIN
     END IF;
 
     -- LEGACY TABLES: ACCESS EXCLUSIVE, while triggers are dropped
-    PERFORM public.retry_locking('SELECT bridge.detach()');
+    -- an upgrade that died in 0004 left the triggers of 0004
+    PERFORM public.retry_locking(
+        'SELECT bridge.detach(); '
+        'DROP FUNCTION IF EXISTS public.completion_rate(), public.follow_step_progress(), public.steps_follow_exercises() CASCADE');
     FOR created IN SELECT * FROM bridge.source WHERE created_here LOOP
         EXECUTE format('SELECT EXISTS (SELECT FROM %s)', created.relation) INTO in_use;
         IF in_use THEN

@@ -8,11 +8,14 @@ BEGIN
     EXECUTE $functions$
 -- Values of sessions and steps that another upgrade would not restore from the legacy tables. A session without a legacy
 -- row is kept whole. So is a changed session of an earlier attempt, because another upgrade copies the attempt again. A
--- logged session has a later legacy write, which wins: its shared columns are not kept.
+-- logged session has a later legacy write, which wins: its shared columns are not kept. Nor are those of a session that no
+-- backfill has reached: they are copies of an earlier time.
 CREATE OR REPLACE FUNCTION pg_temp.own_values(first_token text, last_token text) RETURNS SETOF bridge.override
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1 SET jit = off
 AS $$
+DECLARE
+    has_prior CONSTANT boolean := to_regclass('public.prior_attempt') IS NOT NULL;
 BEGIN
     RETURN QUERY
     WITH k AS MATERIALIZED (
@@ -22,21 +25,22 @@ BEGIN
                coalesce(m.updated_at, u.updated_at) AS mapped_updated_at,
                CASE WHEN (m.shared).exercises = (u.shared).exercises THEN m.steps
                     ELSE bridge.steps_of(u.session_token, (u.shared).exercises) END AS steps,
-               p.key IS NOT NULL AS is_prior, p.value -> 'steps' AS prior_steps, l.is_logged
+               p.key IS NOT NULL AS is_prior, p.value -> 'steps' AS prior_steps, l.is_logged, l.is_reached
         FROM bridge.unified AS u
         LEFT JOIN bridge.mapped(first_token, last_token) AS m ON m.session_token = u.session_token
         LEFT JOIN bridge.override AS p ON p.table_name = 'prior sessions' AND p.key = u.session_token
         CROSS JOIN LATERAL (
-            SELECT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = u.session_token OFFSET 0) AS is_logged
+            SELECT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = u.session_token OFFSET 0) AS is_logged,
+                   bridge.reached(u.session_token) AS is_reached
         ) AS l
         WHERE u.session_token >= first_token AND u.session_token <= last_token
           AND (p.key IS NULL OR p.value ->> 'hash' <> bridge.session_hash(u.session_token))
-          AND NOT (m.session_token IS NULL AND l.is_logged AND NOT EXISTS (
+          AND NOT (m.session_token IS NULL AND (l.is_logged OR NOT l.is_reached AND NOT has_prior) AND NOT EXISTS (
               SELECT FROM bridge.override AS o
               WHERE o.table_name = 'sessions' AND o.key = u.session_token AND o.column_name = '(row)' OFFSET 0))
     ),
     s AS (
-        SELECT k.token, k.is_mapped, k.is_prior, k.is_logged,
+        SELECT k.token, k.is_mapped, k.is_prior, k.is_logged, k.is_reached,
                bridge.whole_json(k.student_email, k.shared, k.expires_at, k.is_active, k.updated_at) AS unified,
                bridge.whole_json(k.mapped_email, k.mapped, k.mapped_expires_at, k.mapped_is_active, k.mapped_updated_at) AS mapped
         FROM k
@@ -50,7 +54,7 @@ BEGIN
     FROM s CROSS JOIN LATERAL jsonb_each(s.unified) AS e
     WHERE s.is_mapped AND e.key NOT IN ('session_token', 'completion_rate')
       AND (s.is_prior OR e.value IS DISTINCT FROM s.mapped -> e.key)
-      AND (NOT s.is_logged OR e.key IN ('expires_at', 'is_active', 'updated_at'))
+      AND (NOT s.is_logged AND s.is_reached OR e.key IN ('expires_at', 'is_active', 'updated_at'))
     UNION ALL
     SELECT 'step_progress', k.token, sp.step_number, e.key, nullif(e.value, 'null'), nullif(to_jsonb(d) -> e.key, 'null')
     FROM k
@@ -63,6 +67,7 @@ BEGIN
                          (d.step_name, d.started_at, d.completed_at, d.time_spent, d.attempts, d.validation_passed,
                           d.code_submitted, d.deployment_url))
       AND (k.is_prior OR e.value IS DISTINCT FROM to_jsonb(d) -> e.key)
+      AND (k.is_reached OR NOT has_prior)
     UNION ALL
     SELECT 'step_progress', k.token, n.number::integer, '(row)', 'false', NULL
     FROM k CROSS JOIN LATERAL jsonb_array_elements(nullif(k.prior_steps, 'null')) AS n(number)
@@ -103,15 +108,19 @@ BEGIN
                ('created_at', nullif(to_jsonb(st.created_at), 'null'), nullif(to_jsonb(m.created_at), 'null'),
                     st.created_at IS DISTINCT FROM least(m.created_at, p.created_at))
     ) AS o(column_name, value, over, kept)
-    WHERE o.kept
+    -- before the backfill reached it, the mapped value is newer; the same kept value has the mapped value of its time
+    WHERE o.kept AND (o.over IS NULL OR bridge.reached('')) AND NOT EXISTS (
+        SELECT FROM bridge.override AS k
+        WHERE k.table_name = 'kept students' AND (k.key, k.column_name) = (st.student_email, o.column_name) AND k.value IS NOT DISTINCT FROM o.value)
     UNION ALL
-    SELECT 'students', m.student_email, 0, '(row)', 'false', NULL
+    SELECT 'students', m.student_email, 0, '(row)', 'false', jsonb_strip_nulls(to_jsonb(m))
     FROM bridge.students AS m
     -- a placeholder only where the legacy rows cannot name the student of the session; an earlier attempt names it
     WHERE (m.student_email NOT LIKE 'anonymous+%@workshop.invalid' OR EXISTS (
                SELECT FROM public.sessions AS v WHERE v.session_token = m.first_token AND NOT EXISTS (
                    SELECT FROM bridge.override AS p WHERE p.table_name = 'prior sessions' AND p.key = v.session_token)))
       AND NOT EXISTS (SELECT FROM public.students AS st WHERE st.student_email = m.student_email)
+      AND bridge.reached('')  -- before the first session, the backfill has not inserted every student
     UNION ALL
     SELECT 'students', p.key, 0, '(row)', 'false', NULL
     FROM bridge.override AS p
@@ -187,7 +196,7 @@ BEGIN
         EXIT WHEN range.last_token IS NULL;
         DELETE FROM bridge.override AS o
         WHERE o.key >= range.first_token AND o.key <= range.last_token AND o.table_name IN ('sessions', 'step_progress')
-          AND NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = o.key);
+          AND bridge.reached(o.key) AND NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = o.key);
         INSERT INTO bridge.override SELECT * FROM pg_temp.own_values(range.first_token, range.last_token)
         ON CONFLICT (key, table_name, column_name, step_number) DO UPDATE SET value = excluded.value, over = excluded.over;
         cursor_at := range.last_token;
@@ -200,7 +209,6 @@ BEGIN
     WHERE o.table_name IN ('students', 'events')
        OR o.table_name IN ('sessions', 'step_progress') AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = o.key);
     INSERT INTO bridge.override SELECT * FROM pg_temp.own_rows();
-    DELETE FROM bridge.override AS o WHERE o.table_name LIKE 'prior %';
     -- without a backfill the next upgrade begins with it
     UPDATE bridge.state SET merged_at = NULL, retired_at = CASE WHEN merged THEN clock_timestamp() END;
     CALL bridge.commit_chunk();
