@@ -10,6 +10,7 @@ from support.oracle import CONFIG, PROGRESS
 from support.sides import legacy, logged_only, token_of, unified
 
 EMAIL = "both@example.org"
+MOVED, THIRD = "moved@example.org", "third@example.org"
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_session_that_comes_back_keeps_what_the_legacy_tables_cannot_hold(
     unified(
         database,
         token,
-        "system_prompt = repeat('long ', 400), legacy_extra = '{\"student_configs\": {\"k\": 1}}'",
+        'system_prompt = repeat(\'long \', 400), legacy_extra = \'{"student_configs": {"k": 1}, "note": 2}\'',
     )
     with logged_only(database):
         for table in (CONFIG, PROGRESS):
@@ -97,8 +98,9 @@ def test_a_session_that_comes_back_keeps_what_the_legacy_tables_cannot_hold(
     database.execute(f"ALTER TABLE {CONFIG} ADD COLUMN room text")
     database.execute("CALL bridge.refresh_adapters(true)")
     legacy(database, token, "room = 'blue'")
-    extra = "SELECT legacy_extra -> 'student_configs' FROM sessions WHERE session_token = %s"
-    assert one(database, extra, token) == {"k": 1, "room": "blue"}
+    extra = "SELECT legacy_extra FROM sessions WHERE session_token = %s"
+    both = {"student_configs": {"k": 1, "room": "blue"}, "note": 2}
+    assert one(database, extra, token) == both
     settled(database)
 
 
@@ -169,11 +171,11 @@ def test_a_new_address_and_a_later_legacy_name(database: Database) -> None:
     )
     with logged_only(database):
         database.execute(
-            f"UPDATE students SET student_email = 'moved@example.org' WHERE student_email = '{EMAIL}'"
+            f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
         )
         database.execute(f"UPDATE {PROGRESS} SET student_name = 'Later' WHERE session_token = 't'")
     students = "SELECT student_email, student_name FROM students WHERE student_email = ANY (%s)"
-    moved = ("moved@example.org", "Later")
+    moved = (MOVED, "Later")
     assert database.query(students, [EMAIL, moved[0]]) == [moved]
     row = f"SELECT student_email, student_name FROM {PROGRESS} WHERE session_token = 't'"
     assert database.query(row) == [moved]
@@ -217,4 +219,119 @@ def test_a_session_that_is_deleted_and_inserted_again_has_no_step_of_the_first_o
             """
         )
     assert one(database, "SELECT exercises FROM sessions WHERE session_token = %s", token) == {}
+    settled(database)
+
+
+ROW = "INSERT INTO {} (session_token, student_email, student_name) VALUES ('{}', '{}', '{}');"
+
+
+def students_of(database: Database, *emails: str) -> list[tuple[Any, ...]]:
+    return database.query(
+        "SELECT student_email, student_name FROM students WHERE student_email = ANY (%s) ORDER BY 1",
+        list(emails),
+    )
+
+
+@pytest.mark.parametrize("state", ["0004", "0006"])
+def test_a_session_that_comes_with_exercises_after_its_step(clone: Clone, state: str) -> None:
+    database = clone(state)
+    database.execute(f"INSERT INTO students (student_email) VALUES ('{EMAIL}')")
+    step = (
+        "INSERT INTO step_progress (session_token, student_id, step_number, step_name, validation_passed) "
+        "SELECT 't', student_id, 4, 'Basic TwiML', true FROM {}"
+    )
+    session = (
+        "INSERT INTO sessions (session_token, student_id, exercises) "
+        """SELECT 't', student_id, '{"step-5": {"completed": true}}' FROM students """
+        f"WHERE student_email = '{EMAIL}' RETURNING student_id"
+    )
+    if state == "0004":
+        database.execute(step.format("students") + f" WHERE student_email = '{EMAIL}'")
+        database.execute(session)
+    else:
+        database.execute(f"WITH s AS ({session}) {step.format('s')}")
+    steps = "SELECT array_agg(step_number ORDER BY step_number) FROM step_progress WHERE session_token = 't'"
+    assert one(database, steps) == [4, 5]
+
+
+def test_steps_that_one_statement_numbers_anew(database: Database, token: str) -> None:
+    of_it = f"WHERE session_token = '{token}'"
+    database.execute(
+        f"""
+        DELETE FROM step_progress {of_it};
+        INSERT INTO step_progress (session_token, student_id, step_number, step_name, code_submitted)
+        SELECT session_token, student_id, n, step_name_of(n), 'code ' || n
+        FROM sessions, generate_series(4, 5) AS n {of_it};
+        UPDATE step_progress SET step_number = step_number - 1, step_name = NULL {of_it}
+        """
+    )
+    assert [row[:2] for row in database.query(STEPS, token)] == [(3, "code 4"), (4, "code 5")]
+    settled(database)
+
+
+def test_a_student_with_a_new_address_and_a_session_that_moves_away(database: Database) -> None:
+    database.execute(ROW.format(CONFIG, "t", EMAIL, "A") + ROW.format(CONFIG, "u", THIRD, "Y"))
+    with logged_only(database):
+        database.execute(
+            f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
+        )
+        database.execute(
+            "UPDATE sessions SET student_id = v.student_id FROM sessions AS v "
+            "WHERE sessions.session_token = 't' AND v.session_token = 'u'"
+        )
+        legacy(database, "t", "system_prompt = 'later'")
+    address = "SELECT student_email FROM sessions JOIN students USING (student_id) WHERE session_token = 't'"
+    assert one(database, address) == THIRD
+    assert students_of(database, EMAIL) == []
+    settled(database)
+
+
+def test_an_address_that_the_other_session_of_a_renamed_student_loses(database: Database) -> None:
+    rows = [
+        (PROGRESS, "t1", EMAIL, "A"),
+        (PROGRESS, "t2", EMAIL, "A"),
+        (PROGRESS, "t3", THIRD, "C"),
+    ]
+    for row in [*rows, (CONFIG, "t2", THIRD, "Newest")]:
+        database.execute(ROW.format(*row))
+    with logged_only(database):
+        database.execute(f"UPDATE {PROGRESS} SET demo_mode = true WHERE session_token = 't1'")
+        legacy(database, "t2", f"student_email = '{EMAIL}', student_name = 'A'")
+        database.execute(f"UPDATE students SET student_name = 'Z' WHERE student_email = '{EMAIL}'")
+    assert students_of(database, EMAIL, THIRD) == [(EMAIL, "Z"), (THIRD, "C")]
+    settled(database)
+
+
+@pytest.mark.parametrize("writer", ["t1", "t2"])
+def test_a_new_address_of_two_sessions_and_a_later_legacy_name(
+    database: Database, writer: str
+) -> None:
+    for token in ("t1", "t2"):
+        database.execute(ROW.format(PROGRESS, token, EMAIL, "Before"))
+    with logged_only(database):
+        database.execute(
+            f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
+        )
+        unified(database, "t1", "ivr_greeting = 'beside it'")
+        database.execute(
+            f"UPDATE {PROGRESS} SET student_name = 'Later' WHERE session_token = '{writer}'"
+        )
+    assert students_of(database, EMAIL, MOVED) == [(MOVED, "Later")]
+    settled(database)
+
+
+def test_a_session_that_comes_back_keeps_the_name_of_its_student(database: Database) -> None:
+    database.execute(ROW.format(PROGRESS, "t", EMAIL, "Short"))
+    for table in (CONFIG, PROGRESS):
+        database.execute(
+            f"ALTER TABLE {table} ADD CONSTRAINT short CHECK (length(student_name) < 10) NOT VALID"
+        )
+    database.execute(
+        f"UPDATE students SET student_name = 'A very long name' WHERE student_email = '{EMAIL}'"
+    )
+    with logged_only(database):
+        for table in (CONFIG, PROGRESS):
+            database.execute(f"DELETE FROM {table} WHERE session_token = 't'")
+        unified(database, "t", "ivr_greeting = 'later'")
+    assert students_of(database, EMAIL) == [(EMAIL, "A very long name")]
     settled(database)

@@ -140,7 +140,7 @@ BEGIN
     RETURN true;
 EXCEPTION
     WHEN data_exception OR integrity_constraint_violation OR with_check_option_violation OR raise_exception OR assert_failure THEN
-        IF SQLSTATE = '23505' AND current_setting('transaction_isolation') <> 'read committed' THEN
+        IF SQLSTATE = '23505' AND current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
             RAISE EXCEPTION 'another transaction has inserted the row' USING ERRCODE = 'serialization_failure';
         END IF;
         RAISE DEBUG '% refused a row: %', p_legacy_name, SQLSTATE;

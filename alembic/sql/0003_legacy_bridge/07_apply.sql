@@ -169,7 +169,10 @@ BEGIN
         SELECT bool_or(bridge.refresh_sources(c.token))
         FROM (SELECT DISTINCT o.token FROM bridge.change_log AS o
               WHERE o.side = 'legacy' AND o.id <= p_last_id AND o.token <> p_token
-                AND o.token IN (SELECT s.token FROM bridge.student_source AS s WHERE s.student_email = p_email)) AS c
+                AND o.token IN (SELECT s.token FROM bridge.student_source AS s WHERE s.student_email = p_email)
+                -- not a session that loses another address: that one is decided when the session is applied
+                AND NOT EXISTS (SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = o.token AND s.student_email <> p_email
+                                EXCEPT SELECT s.student_email FROM bridge.sources_of(o.token, o.token) AS s)) AS c
         CROSS JOIN LATERAL bridge.lock_session(c.token)) THEN
         RETURN bridge.apply_student(p_email, p_token, p_last_id, needed);
     END IF;
@@ -177,7 +180,9 @@ BEGIN
     IF st IS NULL THEN
         SELECT * INTO kept FROM bridge.override AS o
         WHERE o.table_name = 'students' AND o.key = p_email AND o.column_name = '(row)';
-        IF needed OR 'unified' = bridge.direction(logged.legacy, logged.unified, kept.over IS DISTINCT FROM m, true) THEN
+        IF needed OR 'unified' = bridge.direction(logged.legacy, logged.unified, kept.over IS DISTINCT FROM m, true)
+                     -- the student has another address now
+                     AND NOT EXISTS (SELECT FROM public.students AS s WHERE s.student_id = (logged.before ->> 'student_id')::uuid) THEN
             IF bridge.insert_students(ARRAY[p_email]) = 0 THEN
                 RAISE EXCEPTION 'the student was inserted meanwhile' USING ERRCODE = 'serialization_failure';
             END IF;
@@ -322,7 +327,8 @@ BEGIN
             to_legacy := to_legacy || d.name;
         ELSIF goes = 'unified' THEN
             to_unified := to_unified || jsonb_build_object(d.name, CASE WHEN d.name = 'legacy_extra' AND kept.key IS NOT NULL THEN (
-                SELECT jsonb_object_agg(t, bridge.merge_keys(kept.over -> t, d.unified -> t, d.mapped -> t, false))
+                SELECT jsonb_object_agg(t, CASE jsonb_typeof(coalesce(d.unified -> t, '{}')) WHEN 'object' THEN
+                           bridge.merge_keys(kept.over -> t, d.unified -> t, d.mapped -> t, false) ELSE d.unified -> t END)
                 FROM jsonb_object_keys(d.unified || d.mapped) AS t) ELSE d.mapped END);
         END IF;
         CONTINUE WHEN NOT (legacy_changed AND unified_changed AND num_nulls(legacy_id, written_id) = 0 OR inserted AND d.name = 'exercises');
@@ -355,6 +361,8 @@ DECLARE
     last_id CONSTANT bigint := (SELECT max(c.id) FROM bridge.change_log AS c);
     merged_at CONSTANT timestamptz := (SELECT s.merged_at FROM bridge.state AS s);
     student CONSTANT text := (SELECT v.student_id FROM public.sessions AS v WHERE v.session_token = p_token);
+    students CONSTANT text[] := student || ARRAY(  -- of the session, now and before
+        SELECT c.before ->> 'student_id' FROM bridge.change_log AS c WHERE c.token = p_token AND c.side = 'unified');
     logged record;
     before jsonb;
     u bridge.unified;
@@ -369,13 +377,13 @@ DECLARE
 BEGIN
     SELECT array_agg(c.id) AS ids,
            max(c.id) FILTER (WHERE c.side = 'legacy') AS legacy,
-           max(c.id) FILTER (WHERE c.side = 'unified' OR c.before #>> '{student,student_id}' = student) AS unified,
+           max(c.id) FILTER (WHERE c.side = 'unified' OR c.before #>> '{student,student_id}' = ANY (students)) AS unified,
            max(c.id) FILTER (WHERE c.side = 'unified') AS session,
            max(c.id) FILTER (WHERE c.side = 'unified' AND c.before = '{}') AS deleted,
            bool_or(c.side <> 'legacy' AND (c.at < merged_at) IS NOT FALSE) AS early,
            -- the session before the first change: the first logged value of each column; an inserted session has none
            bridge.merge_objects(c.before ORDER BY c.id DESC)
-               FILTER (WHERE c.side = 'unified' OR c.before #>> '{student,student_id}' = student) AS before,
+               FILTER (WHERE c.side = 'unified' OR c.before #>> '{student,student_id}' = ANY (students)) AS before,
            coalesce((array_agg(c.before IS NULL ORDER BY c.id) FILTER (WHERE c.side = 'unified'))[1], false) AS inserted
     INTO logged
     FROM bridge.change_log AS c
@@ -428,7 +436,9 @@ BEGIN
         PERFORM bridge.write_legacy(p_token, ARRAY(SELECT DISTINCT l.column_name FROM bridge.legacy_column AS l));
         PERFORM bridge.refresh_sources(p_token);
         SELECT * INTO m FROM bridge.mapped(p_token, p_token);
-        logged.legacy := NULL;  -- the deletion lost: what the new rows cannot hold is no legacy change
+        -- the deletion lost: what the new rows cannot hold is no legacy change
+        PERFORM bridge.apply_student(u.student_email, p_token, 0, needed => false);
+        logged.legacy := NULL;
     END IF;
 
     -- 3. Students.
@@ -443,7 +453,7 @@ BEGIN
             bridge.has_changed(NULL, before, 'student_email', to_jsonb(u.student_email)))
     END;
     -- the address first, if only the student's address has changed: the names of its legacy rows belong to the new one
-    IF goes = 'legacy' AND logged.legacy IS NOT NULL AND before ? 'student' AND NOT before ? 'student_id'
+    IF goes = 'legacy' AND logged.legacy IS NOT NULL AND before ? 'student' AND coalesce(before ->> 'student_id', student) = student
        AND NOT bridge.has_changed(kept, before, 'student_email', to_jsonb(m.student_email)) THEN
         PERFORM bridge.write_legacy(p_token, ARRAY['student_email']);
         PERFORM bridge.refresh_sources(p_token);

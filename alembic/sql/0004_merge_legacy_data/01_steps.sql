@@ -34,7 +34,8 @@ BEGIN
     IF TG_OP = 'DELETE' OR TG_OP = 'UPDATE' AND (OLD.session_token, OLD.step_number) <> (NEW.session_token, NEW.step_number) THEN
         UPDATE public.sessions AS s
         SET exercises = public.exercises_with_step(s.exercises, OLD.step_number, NULL, NULL, NULL, NULL)
-        WHERE s.session_token = OLD.session_token;
+        WHERE s.session_token = OLD.session_token AND NOT EXISTS (  -- the same statement may have given the number to another row
+            SELECT FROM public.step_progress AS sp WHERE (sp.session_token, sp.step_number) = (OLD.session_token, OLD.step_number));
     END IF;
     IF TG_OP <> 'DELETE' THEN
         UPDATE public.sessions AS s SET exercises = n.exercises
@@ -79,7 +80,7 @@ BEGIN
         END LOOP;
         IF all_exercises <> NEW.exercises THEN
             UPDATE public.sessions AS s SET exercises = all_exercises WHERE s.session_token = NEW.session_token;
-            RETURN NULL;
+            NEW.exercises := all_exercises;
         END IF;
     END IF;
     IF TG_OP = 'INSERT' AND NEW.exercises = '{}' OR TG_OP = 'UPDATE' AND OLD.exercises = NEW.exercises THEN
