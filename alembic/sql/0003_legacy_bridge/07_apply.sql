@@ -167,13 +167,13 @@ BEGIN
     -- names in other sessions' rows count, if their legacy writes are logged
     IF num_nulls(logged.legacy, logged.unified) = 0 AND (
         SELECT bool_or(bridge.refresh_sources(c.token))
-        FROM (SELECT DISTINCT o.token FROM bridge.change_log AS o
-              WHERE o.side = 'legacy' AND o.id <= p_last_id AND o.token <> p_token
-                AND o.token IN (SELECT s.token FROM bridge.student_source AS s WHERE s.student_email = p_email)
-                -- not a session that loses another address: that one is decided when the session is applied
-                AND NOT EXISTS (SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = o.token AND s.student_email <> p_email
-                                EXCEPT SELECT s.student_email FROM bridge.sources_of(o.token, o.token) AS s)) AS c
-        CROSS JOIN LATERAL bridge.lock_session(c.token)) THEN
+        FROM (SELECT DISTINCT k.token FROM bridge.student_source AS k
+              WHERE k.student_email = p_email AND k.token <> p_token
+                AND EXISTS (SELECT FROM bridge.change_log AS o WHERE o.token = k.token AND o.side = 'legacy' OFFSET 0) OFFSET 0) AS c
+        CROSS JOIN LATERAL bridge.lock_session(c.token)
+        -- not a session that loses another address: that one is decided when the session is applied
+        WHERE NOT EXISTS (SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = c.token AND s.student_email <> p_email
+                          EXCEPT SELECT s.student_email FROM bridge.sources_of(c.token, c.token) AS s)) THEN
         RETURN bridge.apply_student(p_email, p_token, p_last_id, needed);
     END IF;
 
