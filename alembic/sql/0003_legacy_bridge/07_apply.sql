@@ -392,8 +392,8 @@ BEGIN
         RETURN;
     END IF;
     -- The change stays logged. The backfill inserts a session that it has not reached. A handed-back session keeps its overrides.
-    IF (SELECT s.retired_at IS NOT NULL FROM bridge.state AS s) OR NOT logged.early AND NOT bridge.reached(p_token)
-       AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p_token) THEN
+    IF merged_at IS NULL AND ((SELECT s.retired_at IS NOT NULL FROM bridge.state AS s) OR NOT logged.early AND NOT bridge.reached(p_token)
+       AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p_token)) THEN
         RETURN;
     END IF;
     before := CASE WHEN NOT logged.inserted THEN logged.before END;
