@@ -335,3 +335,35 @@ def test_a_session_that_comes_back_keeps_the_name_of_its_student(database: Datab
         unified(database, "t", "ivr_greeting = 'later'")
     assert students_of(database, EMAIL) == [(EMAIL, "A very long name")]
     settled(database)
+
+
+@pytest.mark.parametrize("merging", [False, True], ids=["after the merge", "during it"])
+@pytest.mark.parametrize("written", ["before", "between"])
+def test_a_session_deleted_inserted_and_written_again(
+    database: Database, token: str, written: str, merging: bool
+) -> None:
+    """The new session replaces the old one: no value before the deletion comes back, nor stays as an override."""
+    legacy(database, token, "step4_committed = true, use_case_description = 'old'")
+    (merged,) = database.query("SELECT merged_at FROM bridge.state")
+    with logged_only(database):
+        if merging:  # the backfill has reached the session
+            database.execute("UPDATE bridge.state SET merged_at = NULL, stage = 'end'")
+        if written == "before":
+            legacy(database, token, "selected_voice = 'Polly'")
+        database.execute(f"DELETE FROM sessions WHERE session_token = '{token}'")
+        database.execute(
+            "INSERT INTO sessions (session_token, student_id, created_at) "
+            f"SELECT '{token}', student_id, '2026-11-01Z' FROM students ORDER BY student_email LIMIT 1"
+        )
+        if written == "between":
+            legacy(database, token, "selected_voice = 'Polly'")
+        unified(database, token, "ivr_greeting = 'new'")
+        with database.connect() as connection:
+            connection.execute("UPDATE bridge.state SET merged_at = %s, stage = NULL", [*merged])
+    columns = "created_at::date::text, step4_committed, use_case_description, ivr_greeting"
+    of_it = "WHERE session_token = %s"
+    new = [("2026-11-01", False, None, "new")]
+    assert database.query(f"SELECT {columns} FROM sessions {of_it}", token) == new
+    assert database.query(f"SELECT {columns} FROM {CONFIG} {of_it}", token) == new
+    assert database.query("SELECT column_name FROM bridge.override WHERE key = %s", token) == []
+    settled(database)

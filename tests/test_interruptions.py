@@ -216,6 +216,53 @@ def test_student_names_that_the_legacy_tables_refuse(clone: Clone) -> None:
     assert failed_checks(database) == []
 
 
+# --- a legacy write while the backfill works on its session ------------------------------------------
+
+
+def meanwhile(database: Database, event: str, token: str) -> None:
+    """An application writes the legacy row after this event of its session; the backfill reads both again."""
+    database.execute(
+        f"""
+        CREATE FUNCTION public.meanwhile() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            UPDATE public.student_configs SET ivr_greeting = 'meanwhile' WHERE session_token = NEW.session_token;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER meanwhile AFTER {event} ON sessions FOR EACH ROW
+            WHEN (NEW.session_token = '{token}' AND current_setting('bridge.backfilling', true) = 'on')
+            EXECUTE FUNCTION public.meanwhile()
+        """
+    )
+
+
+def test_a_legacy_write_while_kept_values_are_restored(clone: Clone) -> None:
+    database = clone("head")
+    ((token,),) = database.query(BOTH)
+    database.execute(
+        f"UPDATE sessions SET is_active = NOT is_active WHERE session_token = '{token}'"
+    )
+    downgrade(database)
+    upgrade(database, "0003")
+    meanwhile(database, "INSERT", token)
+    upgrade(database, "0006")
+    found = "SELECT ivr_greeting FROM sessions WHERE session_token = %s"
+    assert database.query(found, token) == [("meanwhile",)]
+    assert_as_mapped(database)
+
+
+def test_a_legacy_write_while_an_earlier_attempt_is_combined(clone: Clone) -> None:
+    database = earlier_attempt(clone)
+    upgrade(database, "0003")
+    ((token,),) = database.query(
+        "SELECT session_token FROM sessions JOIN student_configs AS c USING (session_token) "
+        "WHERE sessions.system_prompt <> c.system_prompt ORDER BY 1 LIMIT 1"
+    )
+    meanwhile(database, "UPDATE", token)
+    upgrade(database, "0006")
+    found = "SELECT ivr_greeting FROM sessions WHERE session_token = %s"
+    assert database.query(found, token) == [("meanwhile",)]
+    assert failed_checks(database) == []
+
+
 # --- a downgrade that is undone --------------------------------------------------------------------
 
 

@@ -41,7 +41,11 @@ FROM (SELECT DISTINCT o.token FROM bridge.change_log AS o WHERE o.side <> 'legac
       ORDER BY o.token LIMIT 1) AS c
 CROSS JOIN LATERAL (
     SELECT jsonb_agg(DISTINCT d.name) AS found
-    FROM bridge.diff(c.token, c.token) AS d WHERE d.name <> 'completion_rate'
+    FROM bridge.mapped(c.token, c.token) AS m
+    JOIN bridge.unified AS u ON u.session_token = m.session_token
+    CROSS JOIN LATERAL bridge.diff(
+        bridge.session_json(u.student_email, u.shared), bridge.session_json(m.student_email, m.shared)) AS d
+    WHERE d.name <> 'completion_rate'
 ) AS f
 """
 INTO = """

@@ -32,37 +32,14 @@ RETURN bridge.session_json(student_email, shared)
     || jsonb_build_object('expires_at', expires_at, 'is_active', is_active, 'updated_at', updated_at);
 COMMENT ON FUNCTION bridge.whole_json IS 'session_json(), and the columns that the mapping sets only when it inserts the row.';
 
-CREATE FUNCTION bridge.columns_that_differ(u jsonb, m jsonb) RETURNS TABLE (name text, unified jsonb, mapped jsonb)
+CREATE FUNCTION bridge.diff(u jsonb, m jsonb) RETURNS TABLE (name text, unified jsonb, mapped jsonb)
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT e.key, nullif(u -> e.key, 'null'), nullif(e.value, 'null')
     FROM jsonb_each(m) AS e
     WHERE e.value IS DISTINCT FROM u -> e.key
 $$;
-COMMENT ON FUNCTION bridge.columns_that_differ(jsonb, jsonb) IS 'Lists the keys of the second object with another value in the first one.';
-
--- Compares whole rows first. Only rows that differ become JSON.
-CREATE FUNCTION bridge.diff(first_token text, last_token text)
-    RETURNS TABLE (token text, name text, unified jsonb, mapped jsonb)
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-    SET TimeZone = 'UTC'
-    SET DateStyle = 'ISO, YMD'
-    SET extra_float_digits = 1
-    SET plan_cache_mode = force_generic_plan
-AS $$
-BEGIN
-    RETURN QUERY
-    SELECT u.session_token, d.*
-    FROM bridge.mapped(first_token, last_token) AS m
-    JOIN bridge.unified AS u ON u.session_token = m.session_token
-    CROSS JOIN LATERAL bridge.columns_that_differ(
-        bridge.session_json(u.student_email, u.shared), bridge.session_json(m.student_email, m.shared)) AS d
-    WHERE u.session_token >= first_token AND u.session_token <= last_token
-      AND (u.student_email, u.shared) IS DISTINCT FROM (m.student_email, m.shared);
-END
-$$;
-COMMENT ON FUNCTION bridge.diff IS 'Columns in which unified tables and mapping differ, for a range of tokens, both ends included.';
+COMMENT ON FUNCTION bridge.diff(jsonb, jsonb) IS 'Columns of the mapped session with another value in the unified one.';
 
 -- --- writing legacy rows --------------------------------------------------------------------------
 

@@ -156,12 +156,12 @@ BEGIN
            max(c.id) FILTER (WHERE c.side = 'student') AS unified,
            (array_agg(c.before -> 'student' ORDER BY c.id) FILTER (WHERE c.side = 'student'))[1] AS before
     INTO logged
-    FROM bridge.change_log AS c
-    WHERE c.token IN (SELECT s.token FROM bridge.student_source AS s WHERE s.student_email = p_email
-                      UNION SELECT v.session_token FROM public.sessions AS v WHERE v.student_id = (st ->> 'student_id')::uuid
-                      UNION SELECT p_token)
-      AND c.id <= p_last_id
-      AND (c.side = 'legacy' OR c.before ->> 'student_email' = p_email
+    FROM (SELECT s.token FROM bridge.student_source AS s WHERE s.student_email = p_email
+          UNION SELECT v.session_token FROM public.sessions AS v WHERE v.student_id = (st ->> 'student_id')::uuid
+          UNION SELECT p_token) AS t
+    -- OFFSET 0: a lookup for each token. A join would read the whole log.
+    CROSS JOIN LATERAL (SELECT o.* FROM bridge.change_log AS o WHERE o.token = t.token AND o.id <= p_last_id OFFSET 0) AS c
+    WHERE (c.side = 'legacy' OR c.before ->> 'student_email' = p_email
            OR c.before #>> '{student,student_id}' = st ->> 'student_id');
 
     -- names in other sessions' rows count, if their legacy writes are logged
@@ -253,21 +253,26 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.note_decision(text, jsonb) IS 'Records merge decisions of a session as an event, once.';
 
-CREATE FUNCTION bridge.record_overrides(tokens text[]) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+-- said: token -> column -> mapped value, where an application may have written since it was read; null without legacy rows.
+CREATE FUNCTION bridge.record_overrides(said jsonb) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
 BEGIN
-    DELETE FROM bridge.override AS o WHERE o.table_name = 'sessions' AND o.key = ANY (tokens);
+    DELETE FROM bridge.override AS o
+    WHERE o.table_name = 'sessions' AND o.key = ANY (ARRAY(SELECT jsonb_object_keys(said)));
     INSERT INTO bridge.override (table_name, key, column_name, value, over)
-    SELECT 'sessions', d.token, d.name, d.unified, d.mapped
-    FROM bridge.diff((SELECT min(t) FROM unnest(tokens) AS t), (SELECT max(t) FROM unnest(tokens) AS t)) AS d
-    WHERE d.token = ANY (tokens) AND d.name <> 'completion_rate'  -- computed
-    UNION ALL
-    SELECT 'sessions', v.session_token, '(row)', 'true', NULL FROM public.sessions AS v
-    WHERE v.session_token = ANY (tokens) AND NOT EXISTS (SELECT FROM bridge.tokens AS t WHERE t.token = v.session_token OFFSET 0);
+    SELECT 'sessions', u.session_token, d.name, d.unified, d.mapped
+    FROM jsonb_each(said) AS s
+    JOIN bridge.unified AS u ON u.session_token = s.key
+    CROSS JOIN LATERAL (
+        SELECT e.* FROM bridge.diff(bridge.session_json(u.student_email, u.shared), s.value) AS e
+        WHERE s.value <> 'null' AND e.name <> 'completion_rate'  -- computed
+        UNION ALL
+        SELECT '(row)', 'true', NULL WHERE s.value = 'null'
+    ) AS d;
 END
 $$;
-COMMENT ON FUNCTION bridge.record_overrides(text[]) IS 'Records the differing columns of sessions.';
+COMMENT ON FUNCTION bridge.record_overrides(jsonb) IS 'Records the differing columns of sessions.';
 
 -- A session of an earlier attempt, or of an endpoint that moved early, is combined once. The mapped value wins, else the
 -- value of the row. Flags are combined by OR. The greater number, the later activity and the earlier start win. A value that an
@@ -309,7 +314,7 @@ BEGIN
     to_unified := '{}';
     to_legacy := '{}';
     conflicts := '{}';
-    FOR d IN SELECT * FROM bridge.columns_that_differ(unified, mapped) LOOP
+    FOR d IN SELECT * FROM bridge.diff(unified, mapped) LOOP
         SELECT * INTO kept FROM bridge.override AS o
         WHERE o.table_name = 'sessions' AND o.key = p_token AND o.column_name = d.name;
         legacy_changed := bridge.has_changed(kept, before, d.name, d.mapped);
@@ -381,13 +386,13 @@ BEGIN
            max(c.id) FILTER (WHERE c.side = 'unified') AS session,
            max(c.id) FILTER (WHERE c.side = 'unified' AND c.before = '{}') AS deleted,
            bool_or(c.side <> 'legacy' AND (c.at < merged_at) IS NOT FALSE) AS early,
-           -- the session before the first change: the first logged value of each column; an inserted session has none
+           -- the session before its first change, and the student's columns before theirs; an inserted session has none
            bridge.merge_objects(c.before ORDER BY c.id DESC)
-               FILTER (WHERE c.side = 'unified' OR c.before #>> '{student,student_id}' = ANY (students)) AS before,
-           coalesce((array_agg(c.before IS NULL ORDER BY c.id) FILTER (WHERE c.side = 'unified'))[1], false) AS inserted
+               FILTER (WHERE c.side = 'unified' AND c.place = 1 OR c.before #>> '{student,student_id}' = ANY (students)) AS before,
+           coalesce(bool_or(c.side = 'unified' AND c.place = 1 AND c.before IS NULL), false) AS inserted
     INTO logged
-    FROM bridge.change_log AS c
-    WHERE c.token = p_token;
+    FROM (SELECT o.*, row_number() OVER (PARTITION BY o.side ORDER BY o.id) AS place
+          FROM bridge.change_log AS o WHERE o.token = p_token) AS c;
     IF logged.ids IS NULL THEN
         RETURN;
     END IF;
@@ -499,7 +504,8 @@ BEGIN
     -- 5. Record what still differs.
     IF to_legacy <> '{}' OR (u.session_token IS NULL) <> (m.session_token IS NULL)
        OR EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'sessions' AND o.key = p_token) THEN
-        PERFORM bridge.record_overrides(ARRAY[p_token]);
+        PERFORM bridge.record_overrides(jsonb_build_object(p_token, (
+            SELECT bridge.session_json(n.student_email, n.shared) FROM bridge.mapped(p_token, p_token) AS n)));
     END IF;
 
     -- 6. Check the log again, and delete the changes that were read.

@@ -7,8 +7,8 @@ CREATE FUNCTION bridge.log_changes(p_side text, tokens text[], before jsonb DEFA
 AS $$
 BEGIN
     IF p_side = 'unified' AND log_changes.before IS NULL AND (SELECT s.merged_at IS NULL FROM bridge.state AS s) THEN
-        INSERT INTO bridge.override (table_name, key, column_name, over)
-        SELECT 'sessions', m.session_token, e.key, nullif(e.value, 'null')
+        INSERT INTO bridge.override (table_name, key, column_name, value, over)
+        SELECT 'sessions', m.session_token, e.key, 'null', nullif(e.value, 'null')  -- JSON null: no decision was recorded
         FROM unnest(tokens) AS t(token) CROSS JOIN LATERAL bridge.mapped(t.token, t.token) AS m
         CROSS JOIN LATERAL jsonb_each(bridge.session_json(m.student_email, m.shared)) AS e ON CONFLICT DO NOTHING;
     END IF;
@@ -34,15 +34,15 @@ BEGIN
                            'UNION SELECT ''legacy'', %1$s FROM new_rows AS t', token);
         WHEN 'DELETE' THEN
             EXECUTE format('INSERT INTO bridge.change_log (side, token) SELECT DISTINCT ''legacy'', %s FROM old_rows AS t', token);
-        WHEN 'TRUNCATE' THEN
-            INSERT INTO bridge.change_log (side, token) SELECT 'legacy', v.session_token FROM public.sessions AS v;
+        WHEN 'TRUNCATE' THEN  -- of a table of either side; that of a unified table is not applied: the rows come back
+            INSERT INTO bridge.change_log (side, token)
+            SELECT 'legacy', t.token FROM bridge.tokens AS t UNION SELECT 'legacy', v.session_token FROM public.sessions AS v;
     END CASE;
     RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION bridge.capture_legacy() IS 'Trigger: logs the sessions that a statement writes in a legacy table.';
 
--- The application does not use TRUNCATE. It is not applied: the rows come back from the legacy tables.
 CREATE FUNCTION bridge.capture_sessions() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp SET row_security = off SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
@@ -74,8 +74,6 @@ BEGIN
             WHERE NOT EXISTS (SELECT FROM old_rows AS o WHERE o.session_token = n.session_token);
         WHEN 'DELETE' THEN
             INSERT INTO bridge.change_log (side, token, before) SELECT 'unified', o.session_token, '{}'::jsonb FROM old_rows AS o;
-        WHEN 'TRUNCATE' THEN
-            INSERT INTO bridge.change_log (side, token) SELECT 'legacy', t.token FROM bridge.tokens AS t;
     END CASE;
     RETURN NULL;
 END
@@ -106,8 +104,6 @@ BEGIN
             WHERE (o.student_email, o.student_name, o.created_at) IS DISTINCT FROM (n.student_email, n.student_name, n.created_at);
         WHEN 'DELETE' THEN
             PERFORM bridge.log_students(to_jsonb(o.*), NULL, o.student_email) FROM old_rows AS o;
-        WHEN 'TRUNCATE' THEN
-            INSERT INTO bridge.change_log (side, token) SELECT 'legacy', t.token FROM bridge.tokens AS t;
     END CASE;
     RETURN NULL;
 END

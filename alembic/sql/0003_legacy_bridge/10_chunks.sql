@@ -107,7 +107,7 @@ BEGIN
     UPDATE bridge.source AS s SET signature = NULL WHERE compare AND s.legacy_name = ANY (stale);
     CALL bridge.commit_chunk();
     IF compare THEN
-        CALL bridge.run_checks(checks, log_as => 'legacy');
+        CALL bridge.run_checks(checks, counts => false, log_as => 'legacy');
         UPDATE bridge.source AS s SET signature = built ->> s.legacy_name WHERE s.legacy_name = ANY (stale);
         CALL bridge.commit_chunk();
     END IF;

@@ -104,7 +104,7 @@ BEGIN
         JOIN public.sessions AS v ON v.session_token = p.token
         CROSS JOIN LATERAL (SELECT jsonb_build_object('legacy_extra', CASE WHEN p.extra = '{}' THEN '{}' ELSE jsonb_build_object('sessions', p.extra) END)
                                    || to_jsonb(p) AS said) AS o
-        CROSS JOIN LATERAL bridge.columns_that_differ(to_jsonb(v), o.said - ARRAY[
+        CROSS JOIN LATERAL bridge.diff(to_jsonb(v), o.said - ARRAY[
             'token', 'tokenless', 'row_at', 'email', 'student_name', 'extra', 'unreadable', 'clamped', 'created_at', 'started_at',
             'expires_at', 'is_active', 'updated_at']) AS d
         WHERE d.mapped IS NOT NULL AND coalesce(d.unified, 'null') IN ('null', '[]', '{}', 'false', '0')

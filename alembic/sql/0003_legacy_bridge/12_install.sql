@@ -13,7 +13,8 @@ BEGIN
     PERFORM bridge.build_adapter(s.legacy_name) FROM bridge.source AS s;
     FOR command IN
         SELECT format('CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT %s EXECUTE FUNCTION bridge.%I()',
-                      'bridge_' || lower(e.event), e.event, c.relation, e.rows, c.condition, c.capture)
+                      'bridge_' || lower(e.event), e.event, c.relation, e.rows, c.condition,
+                      CASE e.event WHEN 'TRUNCATE' THEN 'capture_legacy' ELSE c.capture END)
         FROM (
             SELECT s.relation, 'capture_legacy' AS capture, '' AS condition FROM bridge.source AS s
             UNION ALL

@@ -4,11 +4,12 @@
 
 -- --- rows that were there first --------------------------------------------------------------------
 
--- Combines sessions that were there first with the mapping; tokens in key order.
-CREATE OR REPLACE FUNCTION pg_temp.combine(tokens text[]) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+-- Combines sessions that were there first with the mapping. said: token -> column -> mapped value, null without legacy rows.
+CREATE OR REPLACE FUNCTION pg_temp.combine(said jsonb) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
 DECLARE
+    tokens CONSTANT text[] := ARRAY(SELECT jsonb_object_keys(said));
     -- A downgrade left these rows, and handed them back: what the legacy tables have now is later.
     handed_back CONSTANT boolean := bridge.is_read_only() AND to_regclass('public.prior_attempt') IS NULL;
     session record;
@@ -25,13 +26,15 @@ BEGIN
             GROUP BY c.token
         ),
         differing AS (
-            SELECT d.*, w.token IS NOT NULL AS written, CASE WHEN handed_back AND o.key IS NULL THEN d.mapped
+            SELECT u.session_token AS token, d.*, w.token IS NOT NULL AS written, CASE WHEN handed_back AND o.key IS NULL THEN d.mapped
                        ELSE bridge.combined(d.name, d.unified, d.mapped,
                            w.inserted OR w.before ? d.name AND nullif(w.before -> d.name, 'null') IS DISTINCT FROM d.unified) END AS value
-            FROM bridge.diff(tokens[1], tokens[cardinality(tokens)]) AS d
-            LEFT JOIN written AS w ON w.token = d.token
-            LEFT JOIN bridge.override AS o ON o.table_name = 'sessions' AND o.key = d.token AND o.column_name = d.name
-            WHERE d.token = ANY (tokens) AND d.name <> 'completion_rate'
+            FROM jsonb_each(said) AS s
+            JOIN bridge.unified AS u ON u.session_token = s.key AND s.value <> 'null'
+            CROSS JOIN LATERAL bridge.diff(bridge.session_json(u.student_email, u.shared), s.value) AS d
+            LEFT JOIN written AS w ON w.token = s.key
+            LEFT JOIN bridge.override AS o ON o.table_name = 'sessions' AND o.key = s.key AND o.column_name = d.name
+            WHERE d.name <> 'completion_rate'
         )
         SELECT d.token, bool_or(d.written) AS written, jsonb_object_agg(d.name, d.value) AS patch,
                coalesce(jsonb_object_agg(d.name, CASE WHEN d.value <> d.unified THEN 'legacy' WHEN d.written THEN 'unified' ELSE 'sessions' END)
@@ -46,13 +49,6 @@ BEGIN
         WHERE session.conflicts <> '{}';
     END LOOP;
     PERFORM bridge.align_steps(tokens);
-    -- the drain decides for a session that an application wrote
-    PERFORM bridge.record_overrides(ARRAY(
-        SELECT t FROM unnest(tokens) AS t
-        WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = t AND c.side = 'unified')));
-    -- and for the student of a session, if it wrote that
-    DELETE FROM bridge.override AS o USING bridge.change_log AS c
-    WHERE o.table_name = 'sessions' AND o.key = ANY (tokens) AND o.column_name = 'student_email' AND c.token = o.key AND c.side <> 'legacy';
     -- another upgrade copies the earlier attempt again: a downgrade keeps those whole that have changed since
     INSERT INTO bridge.override (table_name, key, column_name, value)
     SELECT 'prior sessions', t, '(row)', jsonb_build_object('hash', bridge.session_hash(t), 'steps', (
@@ -67,15 +63,15 @@ $$;
 
 -- Writes the kept values of one session. p_whole: of a session that the legacy tables did not have, the whole row, or false
 -- if it was deleted. p_patch: column -> value. p_written: an application has written the session since 0003, and what it
--- wrote stays.
-CREATE OR REPLACE FUNCTION pg_temp.restore_session(p_token text, p_mapped jsonb, p_whole jsonb, p_patch jsonb, p_written boolean) RETURNS void
+-- wrote stays. Returns the mapped values of the written columns; null without legacy rows.
+CREATE OR REPLACE FUNCTION pg_temp.restore_session(p_token text, p_mapped jsonb, p_whole jsonb, p_patch jsonb, p_written boolean) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
 BEGIN
     IF p_mapped IS NULL AND p_whole = 'false' THEN
         PERFORM bridge.delete_session(p_token) WHERE NOT p_written;
-        RETURN;
+        RETURN NULL;
     ELSIF p_mapped IS NULL AND p_whole IS NOT NULL THEN
         INSERT INTO public.sessions (session_token, student_id)
         SELECT p_token, st.student_id FROM public.students AS st WHERE st.student_email = p_whole ->> 'student_email'
@@ -84,7 +80,7 @@ BEGIN
     ELSIF jsonb_typeof(p_whole) = 'object' THEN  -- the legacy tables have the session since: combined like a row that was there first
         p_patch := (SELECT jsonb_object_agg(d.name, CASE WHEN d.name IN ('expires_at', 'is_active', 'updated_at') THEN d.unified
                                                     ELSE bridge.combined(d.name, d.unified, d.mapped, d.name = 'exercises') END)
-                    FROM bridge.columns_that_differ(p_whole - 'completion_rate', p_mapped - 'completion_rate') AS d);
+                    FROM bridge.diff(p_whole - 'completion_rate', p_mapped - 'completion_rate') AS d);
         PERFORM bridge.note_decision(p_token, jsonb_build_object('conflicts', jsonb_object_agg(e.key, 'legacy')))
         FROM jsonb_each(p_patch) AS e
         WHERE p_whole -> e.key NOT IN ('null', '[]', '{}', 'false', '0') AND e.value <> p_whole -> e.key
@@ -93,7 +89,7 @@ BEGIN
     IF p_written THEN
         p_patch := (SELECT jsonb_object_agg(d.name, bridge.combined(d.name, d.unified, d.mapped, true))
                     FROM bridge.unified AS u
-                    CROSS JOIN LATERAL bridge.columns_that_differ(
+                    CROSS JOIN LATERAL bridge.diff(
                         bridge.whole_json(u.student_email, u.shared, u.expires_at, u.is_active, u.updated_at), p_patch) AS d
                     WHERE u.session_token = p_token);
     END IF;
@@ -116,6 +112,9 @@ BEGIN
             FROM bridge.students AS s WHERE s.student_email = bridge.placeholder_email(p_token);
         END IF;
     END IF;
+    RETURN CASE WHEN p_mapped IS NOT NULL THEN (
+        SELECT coalesce(jsonb_object_agg(k, p_mapped -> k), '{}')
+        FROM jsonb_object_keys(p_patch - ARRAY['expires_at', 'is_active', 'updated_at']) AS k) END;
 END
 $$;
 
@@ -154,18 +153,19 @@ BEGIN
 END
 $$;
 
--- A value is restored if the mapped value is the one of the time of the downgrade. A later legacy write stays.
-CREATE OR REPLACE FUNCTION pg_temp.restore_sessions(first_token text, last_token text) RETURNS void
+-- A value is restored if the mapped value is the one of the time of the downgrade. A later legacy write stays. Returns, for
+-- each token, what restore_session() returns.
+CREATE OR REPLACE FUNCTION pg_temp.restore_sessions(first_token text, last_token text) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
 DECLARE
     kept record;
-    restored text[] := '{}';
+    restored jsonb := '{}';
 BEGIN
     IF NOT EXISTS (SELECT FROM bridge.override AS o
                    WHERE o.key >= first_token AND o.key <= last_token AND o.table_name IN ('kept sessions', 'kept step_progress')) THEN
-        RETURN;
+        RETURN restored;
     END IF;
     FOR kept IN
         SELECT o.key AS token, (array_agg(m.said))[1] AS mapped,
@@ -184,14 +184,13 @@ BEGIN
         GROUP BY o.key
         ORDER BY o.key
     LOOP
-        PERFORM pg_temp.restore_session(kept.token, kept.mapped, kept.whole, kept.patch, kept.written);
+        restored := restored || jsonb_build_object(
+            kept.token, pg_temp.restore_session(kept.token, kept.mapped, kept.whole, kept.patch, kept.written));
         PERFORM pg_temp.restore_steps(kept.token, kept.written) WHERE kept.has_steps;
-        -- the drain applies what an application wrote: no override yet
-        restored := restored || CASE WHEN kept.written THEN '{}' ELSE ARRAY[kept.token] END;
     END LOOP;
-    PERFORM bridge.record_overrides(restored);
     DELETE FROM bridge.override AS o
     WHERE o.key >= first_token AND o.key <= last_token AND o.table_name IN ('kept sessions', 'kept step_progress');
+    RETURN restored;
 END
 $$;
 
@@ -285,9 +284,10 @@ BEGIN
 END
 $$;
 
--- Inserts the sessions of a range of tokens, and combines those that were there first.
+-- Inserts the sessions of a range of tokens, and combines those that were there first. An override records the mapped value
+-- that was read before: if the application writes meanwhile, the drain finds another one.
 CREATE OR REPLACE FUNCTION pg_temp.backfill_sessions(first_token text, last_token text) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
 DECLARE
     present CONSTANT text[] := ARRAY(
@@ -295,12 +295,24 @@ DECLARE
         WHERE v.session_token >= first_token AND v.session_token <= last_token
         UNION
         SELECT sp.session_token FROM public.step_progress AS sp
-        WHERE sp.session_token >= first_token AND sp.session_token <= last_token
-        ORDER BY 1);
+        WHERE sp.session_token >= first_token AND sp.session_token <= last_token);
+    said jsonb := '{}';
 BEGIN
+    IF present <> '{}' THEN
+        said := (SELECT jsonb_object_agg(t, bridge.session_json(m.student_email, m.shared))
+                 FROM unnest(present) AS t LEFT JOIN bridge.mapped(first_token, last_token) AS m ON m.session_token = t);
+    END IF;
     PERFORM bridge.insert_sessions(first_token, last_token);
-    PERFORM pg_temp.combine(present) WHERE present <> '{}';
-    PERFORM pg_temp.restore_sessions(first_token, last_token);
+    PERFORM pg_temp.combine(said) WHERE present <> '{}';
+    said := pg_temp.restore_sessions(first_token, last_token) || said;
+    IF said <> '{}' THEN
+        -- the drain decides for a session that an application wrote, and for its student
+        PERFORM bridge.record_overrides((
+            SELECT jsonb_object_agg(s.key, s.value) FROM jsonb_each(said) AS s
+            WHERE NOT EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = s.key AND c.side = 'unified')));
+        DELETE FROM bridge.override AS o USING bridge.change_log AS c
+        WHERE o.table_name = 'sessions' AND o.key = ANY (present) AND o.column_name = 'student_email' AND c.token = o.key AND c.side <> 'legacy';
+    END IF;
 END
 $$;
 
@@ -372,6 +384,7 @@ BEGIN
             SELECT r.first_token, r.last_token INTO first_token, done_to FROM bridge.next_range(done_to, size) AS r;
             EXIT WHEN done_to IS NULL;
         END IF;
+        CALL bridge.commit_chunk();  -- a chunk that is repeated holds no lock in its pauses
         PERFORM pg_temp.backfill_chunk(p_stage, first_token, done_to, emails);
         done := done + CASE p_stage WHEN 'sessions' THEN (
             SELECT count(*) FROM public.sessions AS v WHERE v.session_token >= first_token AND v.session_token <= done_to) ELSE 0 END;

@@ -172,7 +172,7 @@ BEGIN
     IF merged THEN
         -- compares every value, and logs what no trigger logged
         last_id := (SELECT coalesce(max(c.id), 0) FROM bridge.change_log AS c);
-        CALL bridge.run_checks(checks, log_as => 'unified');
+        CALL bridge.run_checks(checks, counts => false, log_as => 'unified');
         unlogged := (SELECT count(DISTINCT c.token) FROM bridge.change_log AS c WHERE c.id > last_id AND c.before = '{}');
     END IF;
     IF unlogged > 0 THEN
@@ -186,7 +186,7 @@ BEGIN
                          'change what a warning above names as refused, and run the downgrade again; or upgrade again.';
     END IF;
     IF merged THEN
-        CALL bridge.require_verified(every_value => unlogged > 0);
+        CALL bridge.require_verified(counts => true, every_value => unlogged > 0);
     END IF;
 
     -- the overrides are complete at each commit: a killed run can be repeated, or upgraded again
