@@ -367,3 +367,33 @@ def test_a_session_deleted_inserted_and_written_again(
     assert database.query(f"SELECT {columns} FROM {CONFIG} {of_it}", token) == new
     assert database.query("SELECT column_name FROM bridge.override WHERE key = %s", token) == []
     settled(database)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["there before", "deleted and inserted"])
+def test_a_legacy_row_for_a_session_that_had_none(
+    database: Database, token: str, again: bool
+) -> None:
+    """Columns that the old application did not name keep their values."""
+    insert = (
+        "INSERT INTO sessions (session_token, student_id, system_prompt, current_step, exercises) "
+        f"""SELECT 'own', student_id, 'own', 4, '{{"step-1": {{"completed": true}}}}' """
+        f"FROM sessions WHERE session_token = '{token}'"
+    )
+    for table in (CONFIG, PROGRESS):
+        database.execute(f"ALTER TABLE {table} ADD CONSTRAINT no CHECK (session_token <> 'own')")
+    database.execute(insert)
+    for table in (CONFIG, PROGRESS):
+        database.execute(f"ALTER TABLE {table} DROP CONSTRAINT no")
+    with logged_only(database):
+        if again:
+            database.execute("DELETE FROM sessions WHERE session_token = 'own'")
+            database.execute(insert)
+        database.execute(
+            f"INSERT INTO {CONFIG} (session_token, ivr_greeting) VALUES ('own', 'old')"
+        )
+    columns = "system_prompt, current_step, ivr_greeting"
+    for table in ("sessions", CONFIG):
+        of_it = f"SELECT {columns} FROM {table} WHERE session_token = 'own'"
+        assert database.query(of_it) == [("own", 4, "old")]
+    assert one(database, "SELECT exercises <> '{}' FROM sessions WHERE session_token = 'own'")
+    settled(database)

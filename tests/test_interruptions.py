@@ -1,6 +1,8 @@
 """Nothing is lost where an upgrade or a downgrade stops halfway: not the legacy writes since, not the kept values."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -216,15 +218,26 @@ def test_student_names_that_the_legacy_tables_refuse(clone: Clone) -> None:
     assert failed_checks(database) == []
 
 
-# --- a legacy write while the backfill works on its session ------------------------------------------
+# --- writes while the backfill works on their session ------------------------------------------------
+
+LATE = "UPDATE public.student_configs SET ivr_greeting = 'late' WHERE session_token = NEW.session_token"
+GONE = """
+    DELETE FROM public.student_configs WHERE session_token = NEW.session_token;
+    DELETE FROM public.workshop_students WHERE session_token = NEW.session_token
+"""
+TO_COMBINE = """
+    SELECT session_token FROM sessions JOIN student_configs AS c USING (session_token)
+    WHERE sessions.system_prompt <> c.system_prompt ORDER BY 1
+"""
+GREETING = "SELECT ivr_greeting FROM sessions WHERE session_token = %s"
 
 
-def meanwhile(database: Database, event: str, token: str) -> None:
-    """An application writes the legacy row after this event of its session; the backfill reads both again."""
+def meanwhile(database: Database, event: str, token: str, statements: str) -> None:
+    """Run statements after this event of a session in the backfill, which reads both sides again."""
     database.execute(
         f"""
         CREATE FUNCTION public.meanwhile() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            UPDATE public.student_configs SET ivr_greeting = 'meanwhile' WHERE session_token = NEW.session_token;
+            {statements};
             RETURN NULL;
         END $$;
         CREATE TRIGGER meanwhile AFTER {event} ON sessions FOR EACH ROW
@@ -234,7 +247,21 @@ def meanwhile(database: Database, event: str, token: str) -> None:
     )
 
 
-def test_a_legacy_write_while_kept_values_are_restored(clone: Clone) -> None:
+def upgrade_while(database: Database, sign: str, write: Callable[[], object]) -> None:
+    """Upgrade to 0006; write when an activity of the server shows this sign."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(upgrade, database, "0006")
+        seen = f"SELECT FROM pg_stat_activity WHERE datname = current_database() AND {sign}"
+        while not running.done() and not database.query(seen):
+            pass
+        write()
+        running.result()
+
+
+@pytest.mark.parametrize(("statements", "found"), [(LATE, [("late",)]), (GONE, [])])
+def test_a_legacy_write_while_kept_values_are_restored(
+    clone: Clone, statements: str, found: list[tuple[str]]
+) -> None:
     database = clone("head")
     ((token,),) = database.query(BOTH)
     database.execute(
@@ -242,24 +269,80 @@ def test_a_legacy_write_while_kept_values_are_restored(clone: Clone) -> None:
     )
     downgrade(database)
     upgrade(database, "0003")
-    meanwhile(database, "INSERT", token)
+    meanwhile(database, "INSERT", token, statements)
     upgrade(database, "0006")
-    found = "SELECT ivr_greeting FROM sessions WHERE session_token = %s"
-    assert database.query(found, token) == [("meanwhile",)]
+    assert database.query(GREETING, token) == found
     assert_as_mapped(database)
 
 
 def test_a_legacy_write_while_an_earlier_attempt_is_combined(clone: Clone) -> None:
     database = earlier_attempt(clone)
     upgrade(database, "0003")
-    ((token,),) = database.query(
-        "SELECT session_token FROM sessions JOIN student_configs AS c USING (session_token) "
-        "WHERE sessions.system_prompt <> c.system_prompt ORDER BY 1 LIMIT 1"
-    )
-    meanwhile(database, "UPDATE", token)
+    token = database.query(TO_COMBINE)[0][0]
+    meanwhile(database, "UPDATE", token, LATE)
     upgrade(database, "0006")
-    found = "SELECT ivr_greeting FROM sessions WHERE session_token = %s"
-    assert database.query(found, token) == [("meanwhile",)]
+    assert database.query(GREETING, token) == [("late",)]
+    assert failed_checks(database) == []
+
+
+def test_a_legacy_row_that_comes_while_its_session_is_combined(clone: Clone) -> None:
+    """The chunk is repeated: both rows are combined."""
+    database = earlier_attempt(clone)
+    upgrade(database, "0003")
+    alone = "SELECT min(session_token) FROM sessions WHERE session_token NOT IN (SELECT token FROM bridge.tokens)"
+    ((token,),) = database.query(alone)
+    own = "SELECT system_prompt, exercises FROM sessions WHERE session_token = %s"
+    before = database.query(own, token)
+    meanwhile(database, "UPDATE", database.query(TO_COMBINE)[0][0], "PERFORM pg_sleep(0.5)")
+    insert = "INSERT INTO student_configs (session_token, ivr_greeting) VALUES ('%s', 'late')"
+    upgrade_while(database, "wait_event = 'PgSleep'", lambda: database.execute(insert % token))
+    assert database.query(GREETING, token) == [("late",)]
+    assert database.query(own, token) == before
+    assert failed_checks(database) == []
+
+
+@pytest.mark.parametrize(("held", "written"), [(0, 3), (3, 0), (0, 1), (1, 0)])
+def test_an_endpoint_writes_while_its_session_is_combined(
+    clone: Clone, held: int, written: int
+) -> None:
+    database = earlier_attempt(clone)
+    upgrade(database, "0003")
+    tokens = [token for (token,) in database.query(TO_COMBINE)]
+    of_it = f"WHERE session_token = '{tokens[written]}'"
+    with closing(database.connect(autocommit=False)) as holder:
+        holder.execute("SELECT FROM sessions WHERE session_token = %s FOR UPDATE", [tokens[held]])
+
+        def write() -> None:
+            database.execute(f"UPDATE sessions SET system_prompt = 'late' {of_it}")
+            holder.rollback()
+
+        upgrade_while(database, "cardinality(pg_blocking_pids(pid)) > 0", write)
+    assert database.query(f"SELECT system_prompt FROM sessions {of_it}") == [("late",)]
+    assert failed_checks(database) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE sessions SET system_prompt = NULL, use_case_description = NULL",
+        "UPDATE sessions SET twilio_connected = false, current_step = 0",
+        "UPDATE sessions SET is_active = NOT is_active, expires_at = '2031-01-01Z'",
+        "UPDATE step_progress SET code_submitted = 'early'",
+        "UPDATE students SET github_username = 'early-' || left(student_email, 3)",
+        f"DELETE FROM sessions WHERE session_token = (SELECT session_token FROM ({TO_COMBINE}) AS o LIMIT 1)",
+    ],
+)
+def test_an_early_write_to_an_earlier_attempt_is_kept(clone: Clone, statement: str) -> None:
+    database = earlier_attempt(clone)
+    upgrade(database, "0003")
+    token = database.query(TO_COMBINE)[0][0]
+    database.execute(statement)
+    upgrade(database)
+    assert ("DELETE" in statement) == (database.query(GREETING, token) == [])
+    before = database.query(ROWS)
+    downgrade(database)
+    upgrade(database)
+    assert database.query(ROWS) == before
     assert failed_checks(database) == []
 
 

@@ -401,6 +401,9 @@ BEGIN
        AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p_token)) THEN
         RETURN;
     END IF;
+    -- legacy rows of a session that had none: inserted as well
+    logged.inserted := logged.inserted OR logged.legacy IS NOT NULL AND EXISTS (
+        SELECT FROM bridge.override AS o WHERE o.table_name = 'sessions' AND o.key = p_token AND o.column_name = '(row)');
     before := CASE WHEN NOT logged.inserted THEN logged.before END;
     PERFORM set_config('bridge.applying', 'on', true);
     -- a constraint that refuses a legacy row at the commit would fail the application's transaction

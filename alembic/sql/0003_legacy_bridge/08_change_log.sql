@@ -52,9 +52,7 @@ BEGIN
         WHEN 'INSERT' THEN
             PERFORM bridge.log_changes('unified', ARRAY(SELECT n.session_token FROM new_rows AS n));
             -- a student that no legacy row names was inserted before the session, and not logged then
-            INSERT INTO bridge.change_log (side, token, before)
-            SELECT 'student', n.session_token, jsonb_build_object('student_email', st.student_email,
-                'student', '{"student_name": null, "created_at": null}'::jsonb)
+            PERFORM bridge.log_students('{"student_name": null, "created_at": null}', st.student_id, st.student_email)
             FROM new_rows AS n JOIN public.students AS st ON st.student_id = n.student_id
             WHERE (SELECT s.merged_at IS NOT NULL FROM bridge.state AS s)
               AND NOT EXISTS (SELECT FROM bridge.student_source AS s WHERE s.student_email = st.student_email);
@@ -144,10 +142,8 @@ CREATE FUNCTION bridge.sync() RETURNS trigger
 AS $$
 DECLARE
     began timestamptz;
-    -- an upper bound lets the planner choose the index
-    many CONSTANT bigint := 1000000000;
+    last_id CONSTANT bigint := pg_sequence_last_value('bridge.change_log_id_seq');  -- an upper bound: the planner chooses the index
     next_token text;
-    last_id bigint;
 BEGIN
     -- the first change of a transaction applies all of them
     IF NEW.id <= coalesce(nullif(current_setting('bridge.synced', true), ''), '0')::bigint
@@ -155,8 +151,7 @@ BEGIN
        OR NOT (SELECT s.sync FROM bridge.state AS s) THEN
         RETURN NULL;
     END IF;
-    last_id := (SELECT max(c.id) FROM bridge.change_log AS c WHERE c.xact = NEW.xact AND c.id >= NEW.id AND c.id < NEW.id + many);
-    PERFORM set_config('bridge.synced', greatest(last_id, NEW.id)::text, true);
+    PERFORM set_config('bridge.synced', last_id::text, true);
     BEGIN
         FOR next_token IN
             SELECT c.token FROM bridge.change_log AS c WHERE c.xact = NEW.xact AND c.id >= NEW.id AND c.id <= last_id GROUP BY c.token ORDER BY min(c.id)

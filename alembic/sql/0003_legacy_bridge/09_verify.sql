@@ -192,7 +192,7 @@ AS $$
         'count', d.n + coalesce((seen -> d.name ->> 'count')::bigint, 0),
         'tails', coalesce(seen -> d.name -> 'tails', '[]') || to_jsonb(d.tails))), '{}')
     FROM (
-        SELECT f.table_name || '.' || f.column_name AS name, count(*) AS n, (array_agg('...' || right(f.token, 4)))[:5] AS tails
+        SELECT f.table_name || '.' || f.column_name AS name, count(DISTINCT f.token) AS n, (array_agg('...' || right(f.token, 4)))[:5] AS tails
         FROM unnest(listed) AS f GROUP BY 1
     ) AS d
 $$;

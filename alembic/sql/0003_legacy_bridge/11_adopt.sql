@@ -138,6 +138,11 @@ BEGIN
     WHERE v.session_token = p.token AND v.current_step = 0;
     UPDATE public.sessions AS v SET started_at = v.created_at
     FROM prior_session AS p WHERE v.session_token = p.token AND v.started_at IS NULL AND v.created_at IS NOT NULL;
+    -- as copied: the hand-back keeps what an application writes from now on
+    INSERT INTO bridge.override (table_name, key, column_name, value)
+    SELECT 'prior students', st.student_email, '(row)', to_jsonb(st) FROM public.students AS st
+    UNION ALL
+    SELECT 'prior copies', v.session_token, '(row)', to_jsonb(bridge.session_hash(v.session_token)) FROM public.sessions AS v;
     PERFORM set_config('bridge.applying', '', true), set_config('bridge.backfilling', '', true);
 END
 $adopt$

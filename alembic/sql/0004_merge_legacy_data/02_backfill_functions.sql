@@ -12,6 +12,9 @@ DECLARE
     tokens CONSTANT text[] := ARRAY(SELECT jsonb_object_keys(said));
     -- A downgrade left these rows, and handed them back: what the legacy tables have now is later.
     handed_back CONSTANT boolean := bridge.is_read_only() AND to_regclass('public.prior_attempt') IS NULL;
+    changed CONSTANT text[] := ARRAY(  -- by an application, since 0003 copied the earlier attempt
+        SELECT o.key FROM bridge.override AS o
+        WHERE o.table_name = 'prior copies' AND o.key = ANY (tokens) AND o.value #>> '{}' IS DISTINCT FROM bridge.session_hash(o.key));
     session record;
 BEGIN
     PERFORM bridge.delete_session(v.session_token) FROM public.sessions AS v
@@ -51,7 +54,7 @@ BEGIN
     PERFORM bridge.align_steps(tokens);
     -- another upgrade copies the earlier attempt again: a downgrade keeps those whole that have changed since
     INSERT INTO bridge.override (table_name, key, column_name, value)
-    SELECT 'prior sessions', t, '(row)', jsonb_build_object('hash', bridge.session_hash(t), 'steps', (
+    SELECT 'prior sessions', t, '(row)', jsonb_build_object('hash', CASE WHEN t <> ALL (changed) THEN bridge.session_hash(t) END, 'steps', (
         SELECT jsonb_agg(sp.step_number) FROM public.step_progress AS sp WHERE sp.session_token = t))
     FROM unnest(tokens) AS t
     WHERE to_regclass('public.prior_attempt') IS NOT NULL
@@ -114,7 +117,8 @@ BEGIN
     END IF;
     RETURN CASE WHEN p_mapped IS NOT NULL THEN (
         SELECT coalesce(jsonb_object_agg(k, p_mapped -> k), '{}')
-        FROM jsonb_object_keys(p_patch - ARRAY['expires_at', 'is_active', 'updated_at']) AS k) END;
+        FROM jsonb_object_keys(p_patch - ARRAY['expires_at', 'is_active', 'updated_at']) AS k)
+        WHEN p_whole IS NULL THEN '{}' END;  -- the legacy rows were deleted meanwhile
 END
 $$;
 
@@ -298,7 +302,15 @@ DECLARE
         WHERE sp.session_token >= first_token AND sp.session_token <= last_token);
     said jsonb := '{}';
 BEGIN
+    -- an endpoint deleted it: it must not be inserted again
+    PERFORM bridge.try_apply(d.token)
+    FROM (SELECT DISTINCT c.token FROM bridge.change_log AS c
+          WHERE c.token >= first_token AND c.token <= last_token AND c.side = 'unified' AND c.before = '{}') AS d
+    WHERE NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = d.token);
+    PERFORM set_config('bridge.applying', 'on', true);
     IF present <> '{}' THEN
+        -- no application may write between reading and combining
+        PERFORM FROM public.sessions AS v WHERE v.session_token = ANY (present) ORDER BY v.session_token FOR NO KEY UPDATE;
         said := (SELECT jsonb_object_agg(t, bridge.session_json(m.student_email, m.shared))
                  FROM unnest(present) AS t LEFT JOIN bridge.mapped(first_token, last_token) AS m ON m.session_token = t);
     END IF;
@@ -306,6 +318,11 @@ BEGIN
     PERFORM pg_temp.combine(said) WHERE present <> '{}';
     said := pg_temp.restore_sessions(first_token, last_token) || said;
     IF said <> '{}' THEN
+        IF EXISTS (SELECT FROM jsonb_each(said) AS s WHERE CASE s.value
+                       WHEN 'null' THEN EXISTS (SELECT FROM bridge.tokens AS t WHERE t.token = s.key)
+                       ELSE NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = s.key) END) THEN
+            RAISE EXCEPTION 'legacy rows of a session were inserted meanwhile' USING ERRCODE = 'lock_not_available';  -- the chunk is repeated
+        END IF;
         -- the drain decides for a session that an application wrote, and for its student
         PERFORM bridge.record_overrides((
             SELECT jsonb_object_agg(s.key, s.value) FROM jsonb_each(said) AS s
@@ -398,7 +415,8 @@ BEGIN
     END LOOP;
     IF p_stage = 'students' THEN
         PERFORM set_config('bridge.applying', 'on', true);
-        UPDATE bridge.override AS o SET value = to_jsonb(st) FROM public.students AS st
+        UPDATE bridge.override AS o SET value = o.value || jsonb_build_object('student_name', st.student_name, 'created_at', st.created_at)
+        FROM public.students AS st
         WHERE o.table_name = 'prior students' AND o.key = st.student_email;
         PERFORM pg_temp.restore_students();
         PERFORM set_config('bridge.applying', '', true);
@@ -424,10 +442,6 @@ BEGIN
     IF (SELECT s.stage IS NULL FROM bridge.state AS s) THEN
         PERFORM set_config('bridge.applying', 'on', true);
         PERFORM pg_temp.restore_events();
-        INSERT INTO bridge.override (table_name, key, column_name, value)
-        SELECT 'prior students', st.student_email, '(row)', to_jsonb(st) FROM public.students AS st
-        WHERE to_regclass('public.prior_attempt') IS NOT NULL
-        ON CONFLICT DO NOTHING;
         -- students of an earlier attempt with an address that was changed before the downgrade
         UPDATE public.students AS st SET student_email = o.key
         FROM bridge.override AS o

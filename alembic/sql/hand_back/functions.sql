@@ -34,7 +34,7 @@ BEGIN
                    bridge.reached(u.session_token) AS is_reached
         ) AS l
         WHERE u.session_token >= first_token AND u.session_token <= last_token
-          AND (p.key IS NULL OR p.value ->> 'hash' <> bridge.session_hash(u.session_token))
+          AND (p.key IS NULL OR p.value ->> 'hash' IS DISTINCT FROM bridge.session_hash(u.session_token))
           AND NOT (m.session_token IS NULL AND (l.is_logged OR NOT l.is_reached AND NOT has_prior) AND NOT EXISTS (
               SELECT FROM bridge.override AS o
               WHERE o.table_name = 'sessions' AND o.key = u.session_token AND o.column_name = '(row)' OFFSET 0))
