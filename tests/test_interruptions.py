@@ -275,6 +275,36 @@ def test_a_legacy_write_while_kept_values_are_restored(
     assert_as_mapped(database)
 
 
+@pytest.mark.parametrize("address", ["NULL", "'new@example.org'"])
+def test_a_legacy_row_that_comes_while_its_kept_session_is_restored(
+    clone: Clone, address: str
+) -> None:
+    database = clone("head")
+    ((token,),) = database.query(BOTH)
+    own = f"{token}-own"
+    for (relation,) in database.query("SELECT relation::text FROM bridge.source"):
+        database.execute(
+            f"ALTER TABLE {relation} ADD CONSTRAINT no CHECK (session_token <> '{own}')"
+        )
+    database.execute(
+        "INSERT INTO sessions (session_token, student_id, system_prompt, is_active) "
+        f"SELECT '{own}', student_id, 'own', false FROM sessions WHERE session_token = '{token}'"
+    )
+    downgrade(database)
+    for table in ("student_configs", "workshop_students"):
+        database.execute(f"ALTER TABLE {table} DROP CONSTRAINT no")
+    upgrade(database, "0003")
+    insert = (
+        "INSERT INTO public.student_configs (session_token, student_email, ivr_greeting) "
+        f"VALUES ('{own}', {address}, 'late') ON CONFLICT DO NOTHING"
+    )
+    meanwhile(database, "INSERT", token, insert)
+    upgrade(database, "0006")
+    found = "SELECT system_prompt, is_active, ivr_greeting FROM sessions WHERE session_token = %s"
+    assert database.query(found, own) == [("own", False, "late")]
+    assert failed_checks(database) == []
+
+
 def test_a_legacy_write_while_an_earlier_attempt_is_combined(clone: Clone) -> None:
     database = earlier_attempt(clone)
     upgrade(database, "0003")

@@ -188,6 +188,11 @@ BEGIN
         GROUP BY o.key
         ORDER BY o.key
     LOOP
+        IF kept.mapped IS NOT NULL AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = kept.token) THEN
+            PERFORM bridge.refresh_sources(kept.token);  -- legacy rows that came after the stage of the students
+            PERFORM bridge.insert_students(ARRAY[kept.mapped ->> 'student_email']);
+            PERFORM bridge.insert_sessions(kept.token, kept.token);
+        END IF;
         restored := restored || jsonb_build_object(
             kept.token, pg_temp.restore_session(kept.token, kept.mapped, kept.whole, kept.patch, kept.written));
         PERFORM pg_temp.restore_steps(kept.token, kept.written) WHERE kept.has_steps;
@@ -198,36 +203,38 @@ BEGIN
 END
 $$;
 
--- Restores the kept values of students.
-CREATE OR REPLACE FUNCTION pg_temp.restore_students() RETURNS void
+-- Restores the kept values of some students.
+CREATE OR REPLACE FUNCTION pg_temp.restore_students(emails text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    kept CONSTANT text[] := ARRAY(
+        SELECT DISTINCT o.key FROM bridge.override AS o WHERE o.table_name = 'kept students' AND o.key = ANY (emails));
 BEGIN
     INSERT INTO public.students (student_id, student_email, created_at)
     SELECT (o.value #>> '{}')::uuid, o.key, NULL FROM bridge.override AS o
-    WHERE o.table_name = 'kept students' AND o.column_name = 'student_id'
-      AND NOT EXISTS (SELECT FROM bridge.students AS m WHERE m.student_email = o.key)
+    WHERE o.table_name = 'kept students' AND o.key = ANY (kept) AND o.column_name = 'student_id'
+      AND NOT EXISTS (SELECT FROM bridge.student_source AS s WHERE s.student_email = o.key)
     ON CONFLICT DO NOTHING;
     DELETE FROM public.students AS st USING bridge.override AS o
-    WHERE o.table_name = 'kept students' AND o.key = st.student_email AND o.column_name = '(row)' AND o.value = 'false'
-      AND NOT EXISTS (SELECT FROM bridge.students AS m WHERE m.student_email = o.key AND m.has_session);
+    WHERE o.table_name = 'kept students' AND o.key = ANY (kept) AND o.key = st.student_email AND o.column_name = '(row)' AND o.value = 'false'
+      AND NOT EXISTS (SELECT FROM bridge.student_source AS s WHERE s.student_email = o.key AND s.of_session);
     UPDATE public.students AS st SET (student_name, created_at, github_username) = (
         SELECT n.student_name, n.created_at, n.github_username FROM jsonb_populate_record(st, k.patch) AS n)
     FROM (
         SELECT o.key, jsonb_object_agg(o.column_name, o.value) AS patch
         FROM bridge.override AS o
-        LEFT JOIN bridge.students AS m ON m.student_email = o.key
-        WHERE o.table_name = 'kept students' AND (
+        LEFT JOIN (SELECT s.* FROM bridge.students AS s WHERE s.student_email = ANY (kept)) AS m ON m.student_email = o.key
+        WHERE o.table_name = 'kept students' AND o.key = ANY (kept) AND (
             o.column_name = 'github_username'
             OR o.column_name = 'student_name' AND o.over #>> '{}' IS NOT DISTINCT FROM m.student_name
             OR o.column_name = 'created_at' AND (o.over #>> '{}')::timestamptz IS NOT DISTINCT FROM m.created_at)
         GROUP BY o.key
     ) AS k
     WHERE st.student_email = k.key;
-    PERFORM bridge.record_override('students', d.student_email, d.name, d.unified, d.mapped)
-    FROM bridge.student_diff(ARRAY(SELECT DISTINCT k.key FROM bridge.override AS k WHERE k.table_name = 'kept students')) AS d;
+    PERFORM bridge.record_override('students', d.student_email, d.name, d.unified, d.mapped) FROM bridge.student_diff(kept) AS d;
     DELETE FROM bridge.override AS o
-    WHERE o.table_name = 'kept students' AND NOT (o.column_name = '(row)' AND o.key LIKE 'anonymous+%@workshop.invalid');
+    WHERE o.table_name = 'kept students' AND o.key = ANY (kept) AND NOT (o.column_name = '(row)' AND o.key LIKE 'anonymous+%@workshop.invalid');
 END
 $$;
 
@@ -285,6 +292,10 @@ BEGIN
     PERFORM bridge.insert_students(ARRAY(
         SELECT e FROM unnest(emails) AS e
         WHERE NOT EXISTS (SELECT FROM bridge.override AS o WHERE o.table_name = 'students' AND o.key = e AND o.column_name = '(row)' OFFSET 0)));
+    UPDATE bridge.override AS o SET value = o.value || jsonb_build_object('student_name', st.student_name, 'created_at', st.created_at)
+    FROM public.students AS st
+    WHERE o.table_name = 'prior students' AND o.key = ANY (emails) AND o.key = st.student_email;
+    PERFORM pg_temp.restore_students(emails);
 END
 $$;
 
@@ -318,9 +329,7 @@ BEGIN
     PERFORM pg_temp.combine(said) WHERE present <> '{}';
     said := pg_temp.restore_sessions(first_token, last_token) || said;
     IF said <> '{}' THEN
-        IF EXISTS (SELECT FROM jsonb_each(said) AS s WHERE CASE s.value
-                       WHEN 'null' THEN EXISTS (SELECT FROM bridge.tokens AS t WHERE t.token = s.key)
-                       ELSE NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = s.key) END) THEN
+        IF EXISTS (SELECT FROM jsonb_each(said) AS s JOIN bridge.tokens AS t ON t.token = s.key WHERE s.value = 'null') THEN
             RAISE EXCEPTION 'legacy rows of a session were inserted meanwhile' USING ERRCODE = 'lock_not_available';  -- the chunk is repeated
         END IF;
         -- the drain decides for a session that an application wrote, and for its student
@@ -413,12 +422,9 @@ BEGIN
             ELSE format('merged %s sessions of at most %s (legacy rows), %s a second, less than %s s left',
                         done, total, round(rate), ceil(greatest(total - done, 0) / rate)) END);
     END LOOP;
-    IF p_stage = 'students' THEN
+    IF p_stage = 'students' THEN  -- those without legacy rows
         PERFORM set_config('bridge.applying', 'on', true);
-        UPDATE bridge.override AS o SET value = o.value || jsonb_build_object('student_name', st.student_name, 'created_at', st.created_at)
-        FROM public.students AS st
-        WHERE o.table_name = 'prior students' AND o.key = st.student_email;
-        PERFORM pg_temp.restore_students();
+        PERFORM pg_temp.restore_students(ARRAY(SELECT o.key FROM bridge.override AS o WHERE o.table_name = 'kept students'));
         PERFORM set_config('bridge.applying', '', true);
     END IF;
     UPDATE bridge.state SET stage = next_stage, cursor_at = '';

@@ -21,7 +21,7 @@ BEGIN
         END LOOP;
         -- no application can write now: these are the last changes
         last_written := ARRAY(SELECT DISTINCT c.token FROM bridge.change_log AS c);
-        IF cardinality(last_written) > 100 THEN  -- the application would wait too long
+        IF cardinality(last_written) > 40 THEN  -- the application would wait too long
             RAISE EXCEPTION '% sessions were written a moment ago', cardinality(last_written) USING ERRCODE = 'lock_not_available';
         ELSIF last_written <> '{}' THEN
             PERFORM set_config('bridge.single_transaction', 'on', true);
