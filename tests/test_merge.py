@@ -390,7 +390,6 @@ def test_a_chunk_does_not_read_what_belongs_to_others(clone: Clone) -> None:
         ).fetchall()
         for n in range(0, len(emails), 40):
             connection.execute(chunk, ("students", None, None, emails[n : n + 40]))
-        connection.execute("SELECT pg_temp.restore_students()")
         for n in range(0, len(tokens), 40):
             part = tokens[n : n + 40]
             connection.execute(chunk, ("sessions", part[0], part[-1], None))

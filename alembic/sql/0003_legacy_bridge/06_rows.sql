@@ -212,7 +212,7 @@ COMMENT ON FUNCTION bridge.write_legacy(text, text[]) IS 'Writes columns of a se
 -- OFFSET 0: a lookup by key. A join would read the whole table for each chunk. COLLATE "default" lets the index serve it.
 -- No sequential scan: the first chunk plans for tables that are almost empty.
 CREATE FUNCTION bridge.insert_sessions(first_token text, last_token text) RETURNS bigint
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     rows bigint;

@@ -20,7 +20,7 @@ $$;
 COMMENT ON FUNCTION bridge.refresh_sources(text) IS 'Stores the student sources of a session; false: nothing changed.';
 
 CREATE FUNCTION bridge.insert_students(emails text[]) RETURNS bigint
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off  -- as in insert_sessions()
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off  -- as in insert_sessions()
 AS $$
 DECLARE
     rows bigint;

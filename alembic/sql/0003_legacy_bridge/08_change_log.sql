@@ -4,7 +4,7 @@
 
 -- Before the backfill it records what the legacy tables say at an insertion: a later legacy write counts column by column.
 CREATE FUNCTION bridge.log_changes(p_side text, tokens text[], before jsonb DEFAULT NULL) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 BEGIN
     IF p_side = 'unified' AND log_changes.before IS NULL AND (SELECT s.merged_at IS NULL FROM bridge.state AS s) THEN
@@ -80,7 +80,7 @@ $$;
 COMMENT ON FUNCTION bridge.capture_sessions() IS 'Trigger: logs the sessions that a statement writes in the unified schema.';
 
 CREATE FUNCTION bridge.log_students(before jsonb, p_student_id uuid, p_email text) RETURNS void
-    LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
     INSERT INTO bridge.change_log (side, token, before)
     SELECT 'student', k.token, jsonb_build_object('student_email', p_email, 'student', log_students.before)

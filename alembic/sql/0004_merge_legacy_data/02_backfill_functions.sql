@@ -5,16 +5,14 @@
 -- --- rows that were there first --------------------------------------------------------------------
 
 -- Combines sessions that were there first with the mapping. said: token -> column -> mapped value, null without legacy rows.
-CREATE OR REPLACE FUNCTION pg_temp.combine(said jsonb) RETURNS void
+-- changed: those of an earlier attempt that an application has written since 0003 copied them.
+CREATE OR REPLACE FUNCTION pg_temp.combine(said jsonb, changed text[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET extra_float_digits = 1
 AS $$
 DECLARE
     tokens CONSTANT text[] := ARRAY(SELECT jsonb_object_keys(said));
     -- A downgrade left these rows, and handed them back: what the legacy tables have now is later.
     handed_back CONSTANT boolean := bridge.is_read_only() AND to_regclass('public.prior_attempt') IS NULL;
-    changed CONSTANT text[] := ARRAY(  -- by an application, since 0003 copied the earlier attempt
-        SELECT o.key FROM bridge.override AS o
-        WHERE o.table_name = 'prior copies' AND o.key = ANY (tokens) AND o.value #>> '{}' IS DISTINCT FROM bridge.session_hash(o.key));
     session record;
 BEGIN
     PERFORM bridge.delete_session(v.session_token) FROM public.sessions AS v
@@ -312,6 +310,7 @@ DECLARE
         SELECT sp.session_token FROM public.step_progress AS sp
         WHERE sp.session_token >= first_token AND sp.session_token <= last_token);
     said jsonb := '{}';
+    changed text[];
 BEGIN
     -- an endpoint deleted it: it must not be inserted again
     PERFORM bridge.try_apply(d.token)
@@ -324,9 +323,11 @@ BEGIN
         PERFORM FROM public.sessions AS v WHERE v.session_token = ANY (present) ORDER BY v.session_token FOR NO KEY UPDATE;
         said := (SELECT jsonb_object_agg(t, bridge.session_json(m.student_email, m.shared))
                  FROM unnest(present) AS t LEFT JOIN bridge.mapped(first_token, last_token) AS m ON m.session_token = t);
+        changed := ARRAY(SELECT o.key FROM bridge.override AS o
+                         WHERE o.table_name = 'prior copies' AND o.key = ANY (present) AND o.value #>> '{}' <> bridge.session_hash(o.key));
     END IF;
     PERFORM bridge.insert_sessions(first_token, last_token);
-    PERFORM pg_temp.combine(said) WHERE present <> '{}';
+    PERFORM pg_temp.combine(said, changed) WHERE present <> '{}';
     said := pg_temp.restore_sessions(first_token, last_token) || said;
     IF said <> '{}' THEN
         IF EXISTS (SELECT FROM jsonb_each(said) AS s JOIN bridge.tokens AS t ON t.token = s.key WHERE s.value = 'null') THEN
