@@ -316,6 +316,9 @@ def test_a_new_address_of_two_sessions_and_a_later_legacy_name(
         database.execute(
             f"UPDATE {PROGRESS} SET student_name = 'Later' WHERE session_token = '{writer}'"
         )
+        # in two transactions: a trigger sets updated_at, and of two names of one time the token decides
+        for token in ("t1", "t2"):
+            database.query("SELECT bridge.apply(%s)", token)
     assert students_of(database, EMAIL, MOVED) == [(MOVED, "Later")]
     settled(database)
 
@@ -397,3 +400,34 @@ def test_a_legacy_row_for_a_session_that_had_none(
         assert database.query(of_it) == [("own", 4, "old")]
     assert one(database, "SELECT exercises <> '{}' FROM sessions WHERE session_token = 'own'")
     settled(database)
+
+
+def test_the_first_legacy_row_names_no_student(database: Database, token: str) -> None:
+    """The session keeps its student, without a placeholder; unknown columns of both sides are kept."""
+    database.execute(f"ALTER TABLE {CONFIG} ADD COLUMN room text")
+    database.execute("CALL bridge.refresh_adapters(true)")
+    for table in (CONFIG, PROGRESS):
+        database.execute(f"ALTER TABLE {table} ADD CONSTRAINT no CHECK (session_token <> 'own')")
+    database.execute(
+        "INSERT INTO sessions (session_token, student_id, legacy_extra) "
+        f"""SELECT 'own', student_id, '{{"note": 2}}' FROM sessions WHERE session_token = '{token}'"""
+    )
+    for table in (CONFIG, PROGRESS):
+        database.execute(f"ALTER TABLE {table} DROP CONSTRAINT no")
+    students = database.query("SELECT student_email FROM students ORDER BY 1")
+    database.execute(f"INSERT INTO {CONFIG} (session_token, room) VALUES ('own', 'blue')")
+    assert database.query("SELECT student_email FROM students ORDER BY 1") == students
+    extra = "SELECT legacy_extra FROM sessions WHERE session_token = 'own'"
+    assert one(database, extra) == {"note": 2, "student_configs": {"room": "blue"}}
+    settled(database)
+
+
+def test_many_sessions_of_a_student_without_legacy_rows(database: Database) -> None:
+    """Each is logged once for itself, and once for its student."""
+    database.execute("UPDATE bridge.state SET sync = false")
+    database.execute(f"INSERT INTO students (student_email) VALUES ('{EMAIL}')")
+    database.execute(
+        "INSERT INTO sessions (session_token, student_id) "
+        f"SELECT 'many' || n, student_id FROM students, generate_series(1, 50) AS n WHERE student_email = '{EMAIL}'"
+    )
+    assert one(database, "SELECT count(*) FROM bridge.change_log") <= 100

@@ -47,12 +47,13 @@ def stopped_downgrade(database: Database) -> None:
         hand_back(connection)
 
 
-def refuse(database: Database, table: str, event: str = "INSERT") -> None:
+def refuse(database: Database, table: str, event: str = "INSERT", condition: str = "true") -> None:
     """Let each such write fail, as if the process died there."""
     database.execute(
         f"""
         CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'died'; END $$;
-        CREATE TRIGGER refuse BEFORE {event} ON {table} FOR EACH ROW EXECUTE FUNCTION public.refuse()
+        CREATE TRIGGER refuse BEFORE {event} ON {table} FOR EACH ROW WHEN ({condition})
+            EXECUTE FUNCTION public.refuse()
         """
     )
 
@@ -141,9 +142,9 @@ def earlier_attempt(clone: Clone) -> Database:
     return database
 
 
-def die(database: Database, table: str) -> None:
-    """An upgrade that dies at the first row of this table."""
-    refuse(database, table)
+def die(database: Database, table: str, condition: str = "true") -> None:
+    """An upgrade that dies at the first such row of this table."""
+    refuse(database, table, condition=condition)
     with pytest.raises(CommandError, match="died"):
         upgrade(database)
     database.execute("DROP FUNCTION public.refuse() CASCADE")
@@ -351,6 +352,114 @@ def test_an_endpoint_writes_while_its_session_is_combined(
     assert failed_checks(database) == []
 
 
+@pytest.mark.parametrize("busy", [False, True], ids=["while the chunk waits", "while it is locked"])
+def test_an_endpoint_deletes_a_session_that_would_be_combined(clone: Clone, busy: bool) -> None:
+    database = earlier_attempt(clone)
+    upgrade(database, "0003")
+    token = database.query(TO_COMBINE)[0][0]
+    of_it = f"WHERE session_token = '{token}'"
+    if busy:
+        database.execute(f"DELETE FROM step_progress {of_it}; DELETE FROM sessions {of_it}")
+    with closing(database.connect(autocommit=False)) as holder:
+        table = "student_configs" if busy else "sessions"
+        holder.execute(f"SELECT FROM {table} {of_it} FOR UPDATE".encode())
+
+        def write() -> None:
+            if busy:
+                holder.execute("SELECT pg_sleep(0.7)")
+            else:
+                holder.execute(f"DELETE FROM sessions {of_it}".encode())
+            holder.commit()
+
+        upgrade_while(database, "cardinality(pg_blocking_pids(pid)) > 0", write)
+    assert database.query(GREETING, token) == []
+    assert database.query("SELECT FROM bridge.tokens WHERE token = %s", token) == []
+    assert failed_checks(database) == []
+
+
+def test_a_deletion_after_a_legacy_insert_while_the_backfill_is_interrupted(clone: Clone) -> None:
+    database = earlier_attempt(clone)
+    upgrade(database, "0003")
+    alone = "SELECT min(session_token) FROM sessions WHERE session_token NOT IN (SELECT token FROM bridge.tokens)"
+    ((token,),) = database.query(alone)
+    die(database, "public.events", "NEW.event_type = 'legacy_merge'")
+    database.execute(
+        f"""
+        INSERT INTO student_configs (session_token, ivr_greeting) VALUES ('{token}', 'late');
+        DELETE FROM sessions WHERE session_token = '{token}'
+        """
+    )
+    upgrade(database)
+    assert database.query(GREETING, token) == []
+    assert failed_checks(database) == []
+
+
+def test_kept_students_of_an_interrupted_upgrade(clone: Clone) -> None:
+    """The upgrade dies between two chunks of students, and is taken back."""
+    database = clone("legacy")
+    update = f"UPDATE student_configs SET %s WHERE session_token = ({BOTH})"
+    database.execute(update % "student_email = 'aaa@example.com', student_name = 'Second'")
+    upgrade(database)
+    for (relation,) in database.query("SELECT relation::text FROM bridge.source"):
+        database.execute(f"ALTER TABLE {relation} ADD CHECK (student_name <> 'Own')")
+    database.execute(
+        "DELETE FROM students WHERE student_email = 'aaa@example.com'; "
+        "UPDATE students SET student_name = 'Own', created_at = '2024-01-01Z', github_username = 'gh' || student_email"
+    )
+    students = "SELECT to_jsonb(s) - 'updated_at' FROM students AS s ORDER BY student_email"
+    before = database.query(students)
+    downgrade(database)
+    upgrade(database, "0003")
+    die(database, "public.students", "NEW.student_email > 'y'")
+    downgrade(database)
+    upgrade(database)
+    assert database.query(students) == before
+    assert failed_checks(database) == []
+
+
+def test_an_early_session_beside_an_earlier_attempt(clone: Clone) -> None:
+    database = earlier_attempt(clone)
+    upgrade(database, "0003")
+    database.execute(
+        """
+        INSERT INTO sessions (session_token, student_id, is_active)
+        SELECT 'early', student_id, false FROM students ORDER BY student_email LIMIT 1;
+        INSERT INTO step_progress (session_token, student_id, step_number, step_name, code_submitted)
+        SELECT session_token, student_id, 4, 'Basic TwiML', 'code' FROM sessions WHERE session_token = 'early'
+        """
+    )
+    upgrade(database)
+    before = database.query(ROWS)
+    downgrade(database)
+    upgrade(database)
+    assert database.query(ROWS) == before
+    assert failed_checks(database) == []
+
+
+@pytest.mark.parametrize("stops", [("0003",), ("base", "0003"), ("0002", "base")])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT",
+        "UPDATE sessions SET is_active = NOT is_active",
+        "UPDATE step_progress SET code_submitted = 'own'",
+        "UPDATE students SET github_username = 'own'",
+    ],
+)
+def test_an_earlier_attempt_over_several_downgrades(
+    clone: Clone, statement: str, stops: tuple[str, ...]
+) -> None:
+    database = earlier_attempt(clone)
+    upgrade(database)
+    database.execute(statement)
+    before = database.query(ROWS)
+    for stop in stops:
+        downgrade(database, stop)
+        upgrade(database)
+        assert database.query(ROWS) == before
+    assert failed_checks(database) == []
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -360,6 +469,8 @@ def test_an_endpoint_writes_while_its_session_is_combined(
         "UPDATE step_progress SET code_submitted = 'early'",
         "UPDATE students SET github_username = 'early-' || left(student_email, 3)",
         f"DELETE FROM sessions WHERE session_token = (SELECT session_token FROM ({TO_COMBINE}) AS o LIMIT 1)",
+        f"DELETE FROM step_progress WHERE session_token = (SELECT min(session_token) FROM ({TO_COMBINE}) AS o); "
+        f"DELETE FROM sessions WHERE session_token = (SELECT min(session_token) FROM ({TO_COMBINE}) AS o)",
     ],
 )
 def test_an_early_write_to_an_earlier_attempt_is_kept(clone: Clone, statement: str) -> None:

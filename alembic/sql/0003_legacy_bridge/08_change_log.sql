@@ -54,7 +54,7 @@ BEGIN
             PERFORM bridge.log_changes('unified', ARRAY(SELECT n.session_token FROM new_rows AS n));
             -- a student that no legacy row names was inserted before the session, and not logged then
             PERFORM bridge.log_students('{"student_name": null, "created_at": null}', st.student_id, st.student_email)
-            FROM new_rows AS n JOIN public.students AS st ON st.student_id = n.student_id
+            FROM (SELECT DISTINCT n.student_id FROM new_rows AS n) AS n JOIN public.students AS st ON st.student_id = n.student_id
             WHERE (SELECT s.merged_at IS NOT NULL FROM bridge.state AS s)
               AND NOT EXISTS (SELECT FROM bridge.student_source AS s WHERE s.student_email = st.student_email);
         WHEN 'UPDATE' THEN

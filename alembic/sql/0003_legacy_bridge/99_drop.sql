@@ -37,6 +37,10 @@ BEGIN
         END IF;
     END LOOP;
 
+    -- another upgrade copies unchanged sessions of an earlier attempt again
+    DELETE FROM bridge.override AS o USING bridge.override AS p
+    WHERE o.table_name IN ('sessions', 'step_progress') AND p.table_name = 'prior sessions' AND p.key = o.key
+      AND p.value ->> 'hash' = bridge.session_hash(p.key);
     DELETE FROM bridge.override AS o WHERE o.table_name LIKE 'prior %';
     -- not restored yet; a newer value of the same column wins
     DELETE FROM bridge.override AS k USING bridge.override AS o

@@ -195,6 +195,9 @@ BEGIN
             kept.token, pg_temp.restore_session(kept.token, kept.mapped, kept.whole, kept.patch, kept.written));
         PERFORM pg_temp.restore_steps(kept.token, kept.written) WHERE kept.has_steps;
     END LOOP;
+    -- the next downgrade keeps them again
+    UPDATE bridge.override AS p SET value = p.value || '{"hash": null}'
+    WHERE p.table_name = 'prior sessions' AND p.key IN (SELECT jsonb_object_keys(restored));
     DELETE FROM bridge.override AS o
     WHERE o.key >= first_token AND o.key <= last_token AND o.table_name IN ('kept sessions', 'kept step_progress');
     RETURN restored;
@@ -231,8 +234,11 @@ BEGIN
     ) AS k
     WHERE st.student_email = k.key;
     PERFORM bridge.record_override('students', d.student_email, d.name, d.unified, d.mapped) FROM bridge.student_diff(kept) AS d;
-    DELETE FROM bridge.override AS o
-    WHERE o.table_name = 'kept students' AND o.key = ANY (kept) AND NOT (o.column_name = '(row)' AND o.key LIKE 'anonymous+%@workshop.invalid');
+    -- the next downgrade keeps them again
+    UPDATE bridge.override AS p SET value = p.value - ARRAY(
+        SELECT o.column_name FROM bridge.override AS o
+        WHERE o.table_name = 'kept students' AND o.key = p.key AND o.column_name IN ('github_username', 'student_name', 'created_at'))
+    WHERE p.table_name = 'prior students' AND p.key = ANY (kept);
 END
 $$;
 
@@ -312,19 +318,23 @@ DECLARE
     said jsonb := '{}';
     changed text[];
 BEGIN
+    -- no application may write between reading and combining
+    PERFORM FROM public.sessions AS v WHERE v.session_token = ANY (present) ORDER BY v.session_token FOR NO KEY UPDATE;
     -- an endpoint deleted it: it must not be inserted again
-    PERFORM bridge.try_apply(d.token)
-    FROM (SELECT DISTINCT c.token FROM bridge.change_log AS c
-          WHERE c.token >= first_token AND c.token <= last_token AND c.side = 'unified' AND c.before = '{}') AS d
-    WHERE NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = d.token);
+    IF EXISTS (SELECT FROM (SELECT DISTINCT c.token FROM bridge.change_log AS c
+                            WHERE c.token >= first_token AND c.token <= last_token AND c.side = 'unified' AND c.before = '{}') AS d
+               WHERE CASE WHEN NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = d.token)
+                          THEN bridge.try_apply(d.token) = 'busy' END) THEN
+        RAISE EXCEPTION 'a deleted session is locked' USING ERRCODE = 'lock_not_available';  -- the chunk is repeated
+    END IF;
     PERFORM set_config('bridge.applying', 'on', true);
     IF present <> '{}' THEN
-        -- no application may write between reading and combining
-        PERFORM FROM public.sessions AS v WHERE v.session_token = ANY (present) ORDER BY v.session_token FOR NO KEY UPDATE;
+        -- before insert_sessions() merges their steps; what an endpoint inserted has no copy
+        changed := ARRAY(SELECT t FROM unnest(present) AS t
+                         LEFT JOIN bridge.override AS o ON o.table_name = 'prior copies' AND o.key = t
+                         WHERE o.value #>> '{}' IS DISTINCT FROM bridge.session_hash(t));
         said := (SELECT jsonb_object_agg(t, bridge.session_json(m.student_email, m.shared))
                  FROM unnest(present) AS t LEFT JOIN bridge.mapped(first_token, last_token) AS m ON m.session_token = t);
-        changed := ARRAY(SELECT o.key FROM bridge.override AS o
-                         WHERE o.table_name = 'prior copies' AND o.key = ANY (present) AND o.value #>> '{}' <> bridge.session_hash(o.key));
     END IF;
     PERFORM bridge.insert_sessions(first_token, last_token);
     PERFORM pg_temp.combine(said, changed) WHERE present <> '{}';
@@ -425,7 +435,11 @@ BEGIN
     END LOOP;
     IF p_stage = 'students' THEN  -- those without legacy rows
         PERFORM set_config('bridge.applying', 'on', true);
-        PERFORM pg_temp.restore_students(ARRAY(SELECT o.key FROM bridge.override AS o WHERE o.table_name = 'kept students'));
+        PERFORM pg_temp.restore_students(ARRAY(
+            SELECT o.key FROM bridge.override AS o
+            WHERE o.table_name = 'kept students' AND NOT EXISTS (SELECT FROM bridge.student_source AS s WHERE s.student_email = o.key)));
+        DELETE FROM bridge.override AS o
+        WHERE o.table_name = 'kept students' AND NOT (o.column_name = '(row)' AND o.key LIKE 'anonymous+%@workshop.invalid');
         PERFORM set_config('bridge.applying', '', true);
     END IF;
     UPDATE bridge.state SET stage = next_stage, cursor_at = '';

@@ -25,7 +25,7 @@ BEGIN
                coalesce(m.updated_at, u.updated_at) AS mapped_updated_at,
                CASE WHEN (m.shared).exercises = (u.shared).exercises THEN m.steps
                     ELSE bridge.steps_of(u.session_token, (u.shared).exercises) END AS steps,
-               p.key IS NOT NULL AS is_prior, p.value -> 'steps' AS prior_steps, l.is_logged, l.is_reached
+               p.key IS NOT NULL AND p.value ->> 'hash' IS DISTINCT FROM bridge.session_hash(u.session_token) AS is_prior, p.value -> 'steps' AS prior_steps, l.is_logged, l.is_reached
         FROM bridge.unified AS u
         LEFT JOIN bridge.mapped(first_token, last_token) AS m ON m.session_token = u.session_token
         LEFT JOIN bridge.override AS p ON p.table_name = 'prior sessions' AND p.key = u.session_token
@@ -34,7 +34,6 @@ BEGIN
                    bridge.reached(u.session_token) AS is_reached
         ) AS l
         WHERE u.session_token >= first_token AND u.session_token <= last_token
-          AND (p.key IS NULL OR p.value ->> 'hash' IS DISTINCT FROM bridge.session_hash(u.session_token))
           AND NOT (m.session_token IS NULL AND (l.is_logged OR NOT l.is_reached AND NOT has_prior) AND NOT EXISTS (
               SELECT FROM bridge.override AS o
               WHERE o.table_name = 'sessions' AND o.key = u.session_token AND o.column_name = '(row)' OFFSET 0))
@@ -129,7 +128,7 @@ BEGIN
     UNION ALL
     SELECT 'sessions', p.key, 0, '(row)', 'false', NULL
     FROM bridge.override AS p
-    WHERE p.table_name = 'prior sessions' AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p.key)
+    WHERE p.table_name = 'prior copies' AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p.key)
     UNION ALL
     SELECT 'events', e.id::text, 0, '(row)', to_jsonb(e), NULL
     FROM public.events AS e
