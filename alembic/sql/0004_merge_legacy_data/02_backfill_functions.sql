@@ -354,8 +354,9 @@ END
 $$;
 
 -- Runs one chunk, and repeats it if an application inserts the same row meanwhile: the row is then combined.
+-- The first chunk plans for empty tables: no sequential scan.
 CREATE OR REPLACE FUNCTION pg_temp.backfill_chunk(stage text, first_token text, last_token text, emails text[]) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms'
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' SET enable_seqscan = off SET jit = off
 AS $$
 DECLARE
     too_long text;
