@@ -230,6 +230,7 @@ TO_COMBINE = """
     SELECT session_token FROM sessions JOIN student_configs AS c USING (session_token)
     WHERE sessions.system_prompt <> c.system_prompt ORDER BY 1
 """
+ALONE = "SELECT min(session_token) FROM sessions WHERE session_token NOT IN (SELECT token FROM bridge.tokens)"
 GREETING = "SELECT ivr_greeting FROM sessions WHERE session_token = %s"
 
 
@@ -320,8 +321,7 @@ def test_a_legacy_row_that_comes_while_its_session_is_combined(clone: Clone) -> 
     """The chunk is repeated: both rows are combined."""
     database = earlier_attempt(clone)
     upgrade(database, "0003")
-    alone = "SELECT min(session_token) FROM sessions WHERE session_token NOT IN (SELECT token FROM bridge.tokens)"
-    ((token,),) = database.query(alone)
+    ((token,),) = database.query(ALONE)
     own = "SELECT system_prompt, exercises FROM sessions WHERE session_token = %s"
     before = database.query(own, token)
     meanwhile(database, "UPDATE", database.query(TO_COMBINE)[0][0], "PERFORM pg_sleep(0.5)")
@@ -380,8 +380,7 @@ def test_an_endpoint_deletes_a_session_that_would_be_combined(clone: Clone, busy
 def test_a_deletion_after_a_legacy_insert_while_the_backfill_is_interrupted(clone: Clone) -> None:
     database = earlier_attempt(clone)
     upgrade(database, "0003")
-    alone = "SELECT min(session_token) FROM sessions WHERE session_token NOT IN (SELECT token FROM bridge.tokens)"
-    ((token,),) = database.query(alone)
+    ((token,),) = database.query(ALONE)
     die(database, "public.events", "NEW.event_type = 'legacy_merge'")
     database.execute(
         f"""
