@@ -372,6 +372,15 @@ def test_a_session_deleted_inserted_and_written_again(
     settled(database)
 
 
+def insert_refused(database: Database, statement: str) -> None:
+    """Insert the session 'own', of which the legacy tables take no row."""
+    for table in (CONFIG, PROGRESS):
+        database.execute(f"ALTER TABLE {table} ADD CONSTRAINT no CHECK (session_token <> 'own')")
+    database.execute(statement)
+    for table in (CONFIG, PROGRESS):
+        database.execute(f"ALTER TABLE {table} DROP CONSTRAINT no")
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["there before", "deleted and inserted"])
 def test_a_legacy_row_for_a_session_that_had_none(
     database: Database, token: str, again: bool
@@ -382,11 +391,7 @@ def test_a_legacy_row_for_a_session_that_had_none(
         f"""SELECT 'own', student_id, 'own', 4, '{{"step-1": {{"completed": true}}}}' """
         f"FROM sessions WHERE session_token = '{token}'"
     )
-    for table in (CONFIG, PROGRESS):
-        database.execute(f"ALTER TABLE {table} ADD CONSTRAINT no CHECK (session_token <> 'own')")
-    database.execute(insert)
-    for table in (CONFIG, PROGRESS):
-        database.execute(f"ALTER TABLE {table} DROP CONSTRAINT no")
+    insert_refused(database, insert)
     with logged_only(database):
         if again:
             database.execute("DELETE FROM sessions WHERE session_token = 'own'")
@@ -406,14 +411,11 @@ def test_the_first_legacy_row_names_no_student(database: Database, token: str) -
     """The session keeps its student, without a placeholder; unknown columns of both sides are kept."""
     database.execute(f"ALTER TABLE {CONFIG} ADD COLUMN room text")
     database.execute("CALL bridge.refresh_adapters(true)")
-    for table in (CONFIG, PROGRESS):
-        database.execute(f"ALTER TABLE {table} ADD CONSTRAINT no CHECK (session_token <> 'own')")
-    database.execute(
+    insert_refused(
+        database,
         "INSERT INTO sessions (session_token, student_id, legacy_extra) "
-        f"""SELECT 'own', student_id, '{{"note": 2}}' FROM sessions WHERE session_token = '{token}'"""
+        f"""SELECT 'own', student_id, '{{"note": 2}}' FROM sessions WHERE session_token = '{token}'""",
     )
-    for table in (CONFIG, PROGRESS):
-        database.execute(f"ALTER TABLE {table} DROP CONSTRAINT no")
     students = database.query("SELECT student_email FROM students ORDER BY 1")
     database.execute(f"INSERT INTO {CONFIG} (session_token, room) VALUES ('own', 'blue')")
     assert database.query("SELECT student_email FROM students ORDER BY 1") == students
