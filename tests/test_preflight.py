@@ -415,6 +415,23 @@ def test_a_database_where_plpgsql_takes_warnings_for_errors(legacy: Database) ->
     downgrade(legacy)
 
 
+def test_a_publication_for_all_tables(legacy: Database) -> None:
+    """It refuses to update or delete rows of a table without a replica identity."""
+    legacy.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    upgrade(legacy)
+    legacy.execute("ALTER TABLE students ADD COLUMN room text; UPDATE students SET room = 'b'")
+    tokens = [token for (token,) in legacy.query("SELECT session_token FROM sessions")]
+    for application in (OldApplication, NewApplication):
+        with closing(application(legacy.url, 1, tokens)) as writer:
+            assert len({writer.act() for _ in range(60)}) > 5
+    assert legacy.query("SELECT count(*) FROM bridge.change_log") == [(0,)]
+    rooms = legacy.query("SELECT count(room) FROM students")
+    downgrade(legacy)
+    upgrade(legacy)
+    assert legacy.query("SELECT count(room) FROM students") == rooms
+    assert failed_checks(legacy) == []
+
+
 def test_a_serializable_default_is_told_by_dry_run_and_status(clone: Clone) -> None:
     """Its transactions leave every change in the log."""
     legacy, head = clone("legacy"), clone("head")

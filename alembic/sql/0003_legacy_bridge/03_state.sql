@@ -66,4 +66,6 @@ CREATE TABLE bridge.legacy_column (  -- Legacy columns, and the unified column o
     instead_of_null text,  -- Text for NULL, where the column is NOT NULL.
     PRIMARY KEY (legacy_name, legacy_column)
 );
-$tables$)
+$tables$);
+-- a publication FOR ALL TABLES refuses a DELETE on a table without a key
+ALTER TABLE bridge.student_source REPLICA IDENTITY FULL

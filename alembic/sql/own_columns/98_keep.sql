@@ -107,6 +107,7 @@ BEGIN
             kept := public.free_dated_name('own_columns');
             EXECUTE format('CREATE TABLE public.%I (table_name text NOT NULL, name text NOT NULL, definition text, key text, '
                            'value text, UNIQUE NULLS NOT DISTINCT (table_name, name, key))', kept);
+            EXECUTE format('ALTER TABLE public.%I REPLICA IDENTITY FULL', kept);  -- as of bridge.student_source
             EXECUTE format('COMMENT ON TABLE public.%I IS %L', kept, 'Columns and other objects added to '
                            'the unified tables outside this migration, kept by a downgrade: definitions, and values by key. May hold secrets.');
             -- default privileges may have opened it
