@@ -14,7 +14,7 @@ SELECT s.legacy_name, s.relation::text AS relation, n.relkind::text AS kind,
                 WHEN c.relname <> s.legacy_name
                 THEN format('ALTER TABLE public.%I RENAME TO %I', c.relname, s.legacy_name) END,
            CASE WHEN cut.over
-                THEN format('SELECT bridge.copy_access($$%s$$, $$%s$$, true)', aside.relation, 'public.' || s.legacy_name) END,
+                THEN format('SELECT bridge.copy_access($$%s$$, $$%s$$)', aside.relation, 'public.' || s.legacy_name) END,
            CASE WHEN n.relkind IN ('r', 'p') AND n.oid <> c.oid
                 THEN format('INSERT INTO public.%I (%s) SELECT %s FROM public.%I ON CONFLICT DO NOTHING', s.legacy_name,
                             same.columns, same.casts, aside.name) END

@@ -126,8 +126,7 @@ def drop(connection: Connection, report: Report, manifest: Manifest | None) -> N
         raise Refused(f"new objects depend on them: {'; '.join(in_the_way)}. Nothing was dropped")
     commands = [f"DROP VIEW public.{name}" for name in report.views]
     if report.bridge:
-        commands.append("SET LOCAL client_min_messages = warning; SELECT bridge.detach()")
-        commands.append("DROP SCHEMA bridge CASCADE")
+        commands.append("SET LOCAL client_min_messages = warning; DROP SCHEMA bridge CASCADE")
     if report.backups:  # in one statement: one may refer to the other
         commands.append(f"DROP TABLE {', '.join(b['quoted'] for b in report.backups)}")
     commands += [

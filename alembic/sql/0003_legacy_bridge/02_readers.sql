@@ -46,11 +46,6 @@ CREATE FUNCTION bridge.as_json(peeled jsonb) RETURNS jsonb
 RETURN CASE WHEN jsonb_typeof(peeled) = 'string' THEN public.unwrap_json(peeled) ELSE peeled END;
 COMMENT ON FUNCTION bridge.as_json(jsonb) IS 'Removes the remaining layers of JSON strings.';
 
-CREATE FUNCTION bridge.json_of(v jsonb, type text) RETURNS jsonb
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN jsonb_typeof(v) = type AND v NOT IN ('[]', '{}') THEN v END;
-COMMENT ON FUNCTION bridge.json_of(jsonb, text) IS 'Returns the value if it is of that type and not empty.';
-
 -- The application stores unknown@example.com for an unknown address.
 CREATE FUNCTION bridge.known_email(v text) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE

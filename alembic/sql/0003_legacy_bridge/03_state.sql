@@ -46,7 +46,7 @@ CREATE INDEX student_source_email ON bridge.student_source (student_email);
 -- A value here stays in the unified schema for as long as the mapping says what it said when the value was
 -- recorded. The downgrade keeps this table aside, with the values of columns that are the unified schema's own.
 CREATE TABLE bridge.override (  -- Values of the unified tables that the legacy tables cannot hold.
-    table_name text NOT NULL,  -- students, sessions, step_progress or events. kept ...: not restored yet; prior ...: of an earlier attempt.
+    table_name text NOT NULL,  -- students, sessions, step_progress or events. kept ...: not restored yet. Of an earlier attempt: prior students (the row), prior copies (hash), prior sessions (hash and steps after the backfill).
     key text NOT NULL,  -- Address of a student, token of a session or step, id of an event.
     step_number integer NOT NULL DEFAULT 0,  -- Number of the step; 0 for other tables.
     column_name text NOT NULL,  -- Column; (row): the whole row exists (value true, or the row) or does not exist (false), whatever the mapping says.

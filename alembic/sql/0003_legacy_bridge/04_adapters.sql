@@ -17,11 +17,6 @@ CREATE TYPE bridge.known_columns AS (
 );
 COMMENT ON TYPE bridge.known_columns IS 'Legacy columns that the adapters read; all others go to legacy_extra.';
 
-CREATE FUNCTION bridge.unread(name text, raw text, missing boolean) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN missing AND btrim(raw COLLATE "C", E' \t\r\n\f\x0B') <> '' THEN name END;
-COMMENT ON FUNCTION bridge.unread(text, text, boolean) IS 'Returns the name of a column with an unreadable value, else NULL.';
-
 CREATE FUNCTION bridge.columns_of(relation regclass)
     RETURNS TABLE (name text, type text, not_null boolean, is_number boolean, constant_default text)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
@@ -61,39 +56,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.signature_of(regclass) IS 'Columns, types and key, to notice a change.';
 
--- The column itself where every row has a token, so that an index serves it. Else a row without a token becomes a
--- session of its own, named after the key of the row. Built-in functions only, because an index of the bridge
--- evaluates this in the application's statement.
-CREATE FUNCTION bridge.token_of(relation regclass) RETURNS text
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    has_token boolean := EXISTS (
-        SELECT FROM pg_attribute AS a
-        WHERE a.attrelid = relation AND a.attname = 'session_token' AND a.attnotnull
-          AND a.atttypid IN ('text'::regtype, 'character varying'::regtype) AND a.attcollation = 'pg_catalog."default"'::regcollation);
-BEGIN
-    IF has_token THEN
-        EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s WHERE session_token = %L)', relation, '') INTO has_token;
-    END IF;
-    IF has_token THEN
-        RETURN 't.session_token::text';
-    END IF;
-    RETURN (
-        SELECT concat(
-            'coalesce(',
-            max('nullif(t.session_token::text COLLATE "default", ''''), ') FILTER (WHERE c.name = 'session_token'),
-            '''legacy-'' || md5(coalesce(',
-            max('t.id::text, ') FILTER (WHERE c.name = 'id'),
-            max('t.student_id::text, ') FILTER (WHERE c.name = 'student_id'),
-            max('nullif(nullif(lower(btrim(t.student_email::text COLLATE "C", E'' \t\r\n\f\x0B'')), ''''), ''unknown@example.com''), ')
-                FILTER (WHERE c.name = 'student_email'),
-            ''''')) COLLATE "default")')
-        FROM bridge.columns_of(relation) AS c);
-END
-$$;
-COMMENT ON FUNCTION bridge.token_of(regclass) IS 'SQL expression for the token of a legacy row, alias t.';
-
 -- One SELECT for every shape of a legacy table. A column name that the table lacks resolves to "absent"; its type
 -- chooses the reader. Lists of columns come from bridge.known_columns, and the unknown ones from the table.
 CREATE FUNCTION bridge.create_adapter(stem text, rel regclass, token text) RETURNS void
@@ -104,15 +66,21 @@ DECLARE
     known record;
     early CONSTANT jsonb := '{"step4_deployed": "voice_handler_deployed", "step5_deployed": "websocket_handler_deployed",
                               "project_deployed": "full_deployment_complete"}';  -- names that these flags had before
+    containers CONSTANT jsonb := '{"tools": "array", "voice_settings": "object", "exercises": "object", "bug_reports": "array"}';
 BEGIN
     SELECT string_agg(format('nullif(%1$I::text, '''') COLLATE "default" AS %1$I', k.name), ', ' ORDER BY k.place)
                FILTER (WHERE k.type = 'text' AND k.name NOT IN ('session_token', 'student_email')) AS texts,
            string_agg(format('coalesce(bridge.as_bool(%1$I), false) %2$s AS %1$I', k.name,
                              'OR coalesce(bridge.as_bool(' || (early ->> k.name) || '), false)'), ', ' ORDER BY k.place)
                FILTER (WHERE k.type = 'boolean' AND k.name NOT IN (SELECT e.value FROM jsonb_each_text(early) AS e)) AS flags,
-           string_agg(format('bridge.unread(%1$L, %1$I::text, bridge.as_%2$s(%1$I) IS NULL)', k.name,
-                             CASE k.type WHEN 'boolean' THEN 'bool' ELSE 'time' END), ', ' ORDER BY k.place)
-               FILTER (WHERE k.type IN ('boolean', 'timestamp with time zone')) AS unread
+           string_agg(format('CASE WHEN jsonb_typeof(j.%1$I) = %2$L AND j.%1$I NOT IN (''[]'', ''{}'') THEN j.%1$I END AS %1$I',
+                             k.name, containers ->> k.name), ', ' ORDER BY k.place) FILTER (WHERE k.type = 'jsonb') AS objects,
+           string_agg(CASE k.type WHEN 'jsonb' THEN
+               format('CASE WHEN jsonb_typeof(i.%1$I) <> %2$L AND i.%1$I NOT IN (''null'', ''""'', ''[]'', ''{}'') THEN %1$L END',
+                      k.name, containers ->> k.name)
+               ELSE format('CASE WHEN bridge.as_%2$s(%1$I) IS NULL AND btrim(%1$I::text COLLATE "C", E'' \t\r\n\f\x0B'') <> '''' THEN %1$L END',
+                           k.name, CASE k.type WHEN 'boolean' THEN 'bool' WHEN 'integer' THEN 'int' ELSE 'time' END) END, ', ')
+               FILTER (WHERE k.type <> 'text' AND k.name <> 'completion_rate') AS unread
     INTO known
     FROM bridge.columns_of('bridge.known_columns') WITH ORDINALITY AS k(name, type, not_null, is_number, constant_default, place);
     SELECT coalesce(string_agg(k.says, ' OR '), 'false') AS says,
@@ -138,10 +106,7 @@ CROSS JOIN LATERAL (
         coalesce(bridge.as_time(updated_at), bridge.as_time(last_activity), bridge.as_time(created_at)) AS row_at,
         bridge.known_email(student_email::text) COLLATE "default" AS email,
         %6$s,
-        bridge.json_of(j.tools, 'array') AS tools,
-        bridge.json_of(j.voice_settings, 'object') AS voice_settings,
-        bridge.json_of(j.exercises, 'object') AS exercises,
-        bridge.json_of(j.bug_reports, 'array') AS bug_reports,
+        %9$s,
         %7$s,
         CASE WHEN j.step IS NOT NULL THEN least(greatest(j.step, 0), 9) END AS current_step,
         CASE WHEN j.spent IS NOT NULL THEN greatest(j.spent, 0) END AS total_time_spent,
@@ -159,15 +124,7 @@ CROSS JOIN LATERAL (
     FROM %5$s AS t
     -- OFFSET 0: each value is read once, however often it is used
     CROSS JOIN LATERAL (
-        SELECT i.*, array_remove(ARRAY[
-            CASE WHEN jsonb_typeof(i.tools) <> 'array' AND i.tools NOT IN ('null', '""', '{}') THEN 'tools' END,
-            CASE WHEN jsonb_typeof(i.voice_settings) <> 'object' AND i.voice_settings NOT IN ('null', '""', '[]') THEN 'voice_settings' END,
-            CASE WHEN jsonb_typeof(i.exercises) <> 'object' AND i.exercises NOT IN ('null', '""', '[]') THEN 'exercises' END,
-            CASE WHEN jsonb_typeof(i.bug_reports) <> 'array' AND i.bug_reports NOT IN ('null', '""', '{}') THEN 'bug_reports' END,
-            bridge.unread('current_step', current_step::text, i.step IS NULL),
-            bridge.unread('total_time_spent', total_time_spent::text, i.spent IS NULL),
-            %8$s
-        ], NULL) AS unreadable
+        SELECT i.*, array_remove(ARRAY[%8$s], NULL) AS unreadable
         FROM (
             SELECT bridge.as_json(l.tools) AS tools, bridge.as_json(l.voice_settings) AS voice_settings,
                    bridge.as_json(l.exercises) AS exercises, bridge.as_json(l.bug_reports) AS bug_reports,
@@ -183,7 +140,7 @@ CROSS JOIN LATERAL (
         OFFSET 0
     ) AS j
 ) AS r
-    $view$, 'legacy_' || stem, token, unknown.says, unknown.content, rel, known.texts, known.flags, known.unread);
+    $view$, 'legacy_' || stem, token, unknown.says, unknown.content, rel, known.texts, known.flags, known.unread, known.objects);
 END
 $build$;
 COMMENT ON FUNCTION bridge.create_adapter(text, regclass, text) IS 'Creates or replaces bridge.legacy_<stem> over a relation.';
@@ -242,10 +199,34 @@ AS $$
 DECLARE
     rel CONSTANT regclass := (SELECT s.relation FROM bridge.source AS s WHERE s.legacy_name = p_legacy_name);
     stem CONSTANT text := CASE p_legacy_name WHEN 'workshop_students' THEN 'progress' ELSE 'config' END;
-    token CONSTANT text := bridge.token_of(rel);
     index_name CONSTANT text := 'bridge_token_of_' || p_legacy_name;
-    key CONSTANT text := CASE token WHEN 't.session_token::text' THEN bridge.token_index(rel) END;
+    token text := 't.session_token::text';
+    key text;
+    has_token boolean := EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE a.attrelid = rel AND a.attname = 'session_token' AND a.attnotnull
+          AND a.atttypid IN ('text'::regtype, 'character varying'::regtype) AND a.attcollation = 'pg_catalog."default"'::regcollation);
 BEGIN
+    -- The column itself where every row has a token, so that an index serves it. Else a row without a token becomes a
+    -- session of its own, named after the key of the row. Built-in functions only, because an index of the bridge
+    -- evaluates this in the application's statement.
+    IF has_token THEN
+        EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s WHERE session_token = %L)', rel, '') INTO has_token;
+    END IF;
+    IF has_token THEN
+        key := bridge.token_index(rel);
+    ELSE
+        SELECT concat(
+            'coalesce(',
+            max('nullif(t.session_token::text COLLATE "default", ''''), ') FILTER (WHERE c.name = 'session_token'),
+            '''legacy-'' || md5(coalesce(',
+            max('t.id::text, ') FILTER (WHERE c.name = 'id'),
+            max('t.student_id::text, ') FILTER (WHERE c.name = 'student_id'),
+            max('nullif(nullif(lower(btrim(t.student_email::text COLLATE "C", E'' \t\r\n\f\x0B'')), ''''), ''unknown@example.com''), ')
+                FILTER (WHERE c.name = 'student_email'),
+            ''''')) COLLATE "default")')
+        INTO token FROM bridge.columns_of(rel) AS c;
+    END IF;
     PERFORM bridge.create_adapter(stem, rel, token);
     EXECUTE format('CREATE OR REPLACE VIEW bridge.token_%1$s AS SELECT * FROM bridge.%2$s_%1$s',
                    stem, CASE key WHEN 'unique' THEN 'legacy' ELSE 'merged' END);

@@ -83,11 +83,6 @@ END
 $$;
 COMMENT ON FUNCTION bridge.exercises_with(jsonb, bridge.step[]) IS 'The exercises object, in line with these steps.';
 
-CREATE FUNCTION bridge.winner(first_name text, first anyelement, last anyelement) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS 'SELECT CASE WHEN first <> last THEN first_name END';
-COMMENT ON FUNCTION bridge.winner(text, anyelement, anyelement) IS 'Name of the source that won; NULL: no conflict.';
-
 -- Columns of a session that the legacy tables can hold. Both sides are compared as values of this type.
 CREATE TYPE bridge.shared_columns AS (
     session_token text, selected_phone_number text, selected_voice text, tts_provider text, call_direction text,
@@ -174,19 +169,16 @@ BEGIN
         x.steps,
 
         -- a merge decision names columns and sources, never a value: it could be a secret
-        nullif(
-            CASE WHEN coalesce(p.email, c.email) IS NULL THEN '{"placeholder_address": true}'::jsonb ELSE '{}' END
-            || CASE WHEN k.token IN ('null', 'undefined') THEN '{"token_shared_by_many_browsers": true}'::jsonb ELSE '{}' END
-            || CASE WHEN p.tokenless OR c.tokenless THEN '{"row_without_token": true}'::jsonb ELSE '{}' END
-            || CASE WHEN w.conflicts <> '{}' THEN jsonb_build_object('conflicts', w.conflicts) ELSE '{}' END
-            || CASE WHEN p.unreadable <> '{}' OR c.unreadable <> '{}' THEN jsonb_build_object('unreadable', (
+        nullif(jsonb_strip_nulls(jsonb_build_object(
+            'placeholder_address', CASE WHEN coalesce(p.email, c.email) IS NULL THEN true END,
+            'token_shared_by_many_browsers', CASE WHEN k.token IN ('null', 'undefined') THEN true END,
+            'row_without_token', CASE WHEN p.tokenless OR c.tokenless THEN true END,
+            'conflicts', w.conflicts,
+            'unreadable', CASE WHEN p.unreadable <> '{}' OR c.unreadable <> '{}' THEN (
                 SELECT jsonb_agg(DISTINCT u.name)
                 FROM (SELECT 'workshop_students.' || unnest(p.unreadable) UNION ALL
-                      SELECT 'student_configs.' || unnest(c.unreadable)) AS u(name)
-            )) ELSE '{}' END
-            || CASE WHEN p.clamped <> '{}' OR c.clamped <> '{}' THEN jsonb_build_object(
-                'clamped', coalesce(c.clamped, '{}') || coalesce(p.clamped, '{}')) ELSE '{}' END,
-            '{}')
+                      SELECT 'student_configs.' || unnest(c.unreadable)) AS u(name)) END,
+            'clamped', nullif(coalesce(c.clamped, '{}') || coalesce(p.clamped, '{}'), '{}'))), '{}')
     FROM (SELECT * FROM bridge.token_progress AS o WHERE o.token >= first_token AND o.token <= last_token) AS p
     FULL JOIN (SELECT * FROM bridge.token_config AS o WHERE o.token >= first_token AND o.token <= last_token) AS c
         ON c.token = p.token
@@ -241,7 +233,7 @@ BEGIN
         OFFSET 0
     ) AS d
     CROSS JOIN LATERAL (
-        -- true if two values differ of which neither is NULL
+        -- two values differ, and neither is NULL. The first comparison is for speed: most rows have no conflict.
         SELECT CASE WHEN
             (p.email, p.exercises, p.bug_reports, p.selected_phone_number, p.selected_voice, p.tts_provider, p.call_direction,
              p.use_case_description, p.openai_api_key, p.system_prompt, p.ivr_greeting, p.websocket_url, p.codespace_url,
@@ -249,25 +241,28 @@ BEGIN
             <> (c.email, c.exercises, c.bug_reports, c.selected_phone_number, c.selected_voice, c.tts_provider, c.call_direction,
                 c.use_case_description, c.openai_api_key, c.system_prompt, c.ivr_greeting, c.websocket_url, c.codespace_url,
                 c.github_repo_url, c.railway_url, c.tools, c.voice_settings)
-        THEN jsonb_strip_nulls(jsonb_build_object(
-            'student_email', bridge.winner('workshop_students', p.email, c.email),
-            'exercises', bridge.winner('workshop_students', p.exercises, c.exercises),
-            'bug_reports', bridge.winner('workshop_students', p.bug_reports, c.bug_reports),
-            'selected_phone_number', bridge.winner('student_configs', p.selected_phone_number, c.selected_phone_number),
-            'selected_voice', bridge.winner('student_configs', p.selected_voice, c.selected_voice),
-            'tts_provider', bridge.winner('student_configs', p.tts_provider, c.tts_provider),
-            'call_direction', bridge.winner('student_configs', p.call_direction, c.call_direction),
-            'use_case_description', bridge.winner('student_configs', p.use_case_description, c.use_case_description),
-            'openai_api_key', bridge.winner('student_configs', p.openai_api_key, c.openai_api_key),
-            'system_prompt', bridge.winner('student_configs', p.system_prompt, c.system_prompt),
-            'ivr_greeting', bridge.winner('student_configs', p.ivr_greeting, c.ivr_greeting),
-            'websocket_url', bridge.winner('student_configs', p.websocket_url, c.websocket_url),
-            'codespace_url', bridge.winner('student_configs', p.codespace_url, c.codespace_url),
-            'github_repo_url', bridge.winner('student_configs', p.github_repo_url, c.github_repo_url),
-            'railway_url', bridge.winner('student_configs', p.railway_url, c.railway_url),
-            'tools', bridge.winner('student_configs', p.tools, c.tools),
-            'voice_settings', bridge.winner('student_configs', p.voice_settings, c.voice_settings)))
-        ELSE '{}' END AS conflicts
+        THEN (
+            SELECT jsonb_object_agg(v.name, v.winner)
+            FROM (VALUES
+                ('student_email', 'workshop_students', p.email <> c.email),
+                ('exercises', 'workshop_students', p.exercises <> c.exercises),
+                ('bug_reports', 'workshop_students', p.bug_reports <> c.bug_reports),
+                ('selected_phone_number', 'student_configs', p.selected_phone_number <> c.selected_phone_number),
+                ('selected_voice', 'student_configs', p.selected_voice <> c.selected_voice),
+                ('tts_provider', 'student_configs', p.tts_provider <> c.tts_provider),
+                ('call_direction', 'student_configs', p.call_direction <> c.call_direction),
+                ('use_case_description', 'student_configs', p.use_case_description <> c.use_case_description),
+                ('openai_api_key', 'student_configs', p.openai_api_key <> c.openai_api_key),
+                ('system_prompt', 'student_configs', p.system_prompt <> c.system_prompt),
+                ('ivr_greeting', 'student_configs', p.ivr_greeting <> c.ivr_greeting),
+                ('websocket_url', 'student_configs', p.websocket_url <> c.websocket_url),
+                ('codespace_url', 'student_configs', p.codespace_url <> c.codespace_url),
+                ('github_repo_url', 'student_configs', p.github_repo_url <> c.github_repo_url),
+                ('railway_url', 'student_configs', p.railway_url <> c.railway_url),
+                ('tools', 'student_configs', p.tools <> c.tools),
+                ('voice_settings', 'student_configs', p.voice_settings <> c.voice_settings)
+            ) AS v(name, winner, differs)
+            WHERE v.differs) END AS conflicts
     ) AS w;
 END
 $$;

@@ -112,12 +112,13 @@ BEGIN
     PERFORM set_config('search_path', 'public, pg_temp', true);
     EXECUTE statement INTO is_same USING base, p_token;
     IF is_same IS NOT TRUE THEN  -- the type has another spelling of the token, or a trigger skips the row
-        RAISE data_exception;
+        RAISE data_exception;  -- handled below
     END IF;
     RETURN true;
 EXCEPTION
     WHEN data_exception OR integrity_constraint_violation OR with_check_option_violation OR raise_exception OR assert_failure THEN
         IF SQLSTATE = '23505' AND current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+            -- the row is there, but this snapshot cannot see it
             RAISE EXCEPTION 'another transaction has inserted the row' USING ERRCODE = 'serialization_failure';
         END IF;
         RAISE DEBUG '% refused a row: %', p_legacy_name, SQLSTATE;
@@ -169,7 +170,7 @@ DECLARE
     columns text[];
     patch jsonb;
 BEGIN
-    -- completion_rate is computed: it alone is not written
+    -- completion_rate is computed: it goes along with other columns, never alone
     p_columns := ARRAY(SELECT c FROM unnest(p_columns) AS c WHERE EXISTS (
         SELECT FROM bridge.legacy_column AS l WHERE l.column_name = c AND c <> 'completion_rate'));
     IF p_columns = '{}' THEN

@@ -55,7 +55,7 @@ CREATE FUNCTION bridge.student_diff(emails text[])
     RETURNS TABLE (student_email text, first_token text, name text, unified jsonb, mapped jsonb)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD'
 AS $$
-    SELECT m.student_email, m.first_token, o.name, nullif(o.unified, 'null'), nullif(o.mapped, 'null')
+    SELECT m.student_email, m.first_token, o.name, o.unified, o.mapped
     FROM bridge.students AS m
     LEFT JOIN LATERAL (
         SELECT k.* FROM public.students AS k WHERE k.student_email = m.student_email COLLATE "default" OFFSET 0) AS st ON true
@@ -138,6 +138,8 @@ DECLARE
     kept bridge.override;
     goes text;
     to_unified jsonb := '{}';
+    other_token text;
+    refreshed boolean := false;
     name_goes_back boolean := false;
 BEGIN
     -- lock first, then read the sources: another transaction of this student is busy until this one commits
@@ -164,16 +166,19 @@ BEGIN
     WHERE (c.side = 'legacy' OR c.before ->> 'student_email' = p_email
            OR c.before #>> '{student,student_id}' = st ->> 'student_id');
 
-    -- names in other sessions' rows count, if their legacy writes are logged
-    IF num_nulls(logged.legacy, logged.unified) = 0 AND (
-        SELECT bool_or(bridge.refresh_sources(c.token))
-        FROM (SELECT DISTINCT k.token FROM bridge.student_source AS k
-              WHERE k.student_email = p_email AND k.token <> p_token
-                AND EXISTS (SELECT FROM bridge.change_log AS o WHERE o.token = k.token AND o.side = 'legacy' OFFSET 0) OFFSET 0) AS c
-        CROSS JOIN LATERAL bridge.lock_session(c.token)
+    -- Names in other sessions' rows count, if their legacy writes are logged: their sources are stale.
+    FOR other_token IN
+        SELECT DISTINCT k.token FROM bridge.student_source AS k
+        WHERE num_nulls(logged.legacy, logged.unified) = 0 AND k.student_email = p_email AND k.token <> p_token
+          AND EXISTS (SELECT FROM bridge.change_log AS o WHERE o.token = k.token AND o.side = 'legacy' OFFSET 0)
+    LOOP
         -- not a session that loses another address: that one is decided when the session is applied
-        WHERE NOT EXISTS (SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = c.token AND s.student_email <> p_email
-                          EXCEPT SELECT s.student_email FROM bridge.sources_of(c.token, c.token) AS s)) THEN
+        CONTINUE WHEN EXISTS (SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = other_token AND s.student_email <> p_email
+                              EXCEPT SELECT s.student_email FROM bridge.sources_of(other_token, other_token) AS s);
+        PERFORM bridge.lock_session(other_token);
+        refreshed := bridge.refresh_sources(other_token) OR refreshed;
+    END LOOP;
+    IF refreshed THEN
         RETURN bridge.apply_student(p_email, p_token, p_last_id, needed);
     END IF;
 
@@ -310,6 +315,7 @@ DECLARE
     written_id bigint;
     legacy_changed boolean;
     unified_changed boolean;
+    both_changed boolean;
 BEGIN
     to_unified := '{}';
     to_legacy := '{}';
@@ -320,6 +326,7 @@ BEGIN
         legacy_changed := bridge.has_changed(kept, before, d.name, d.mapped);
         unified_changed := bridge.has_changed(NULL, before, d.name, d.unified);
         written_id := CASE d.name WHEN 'student_email' THEN unified_id ELSE session_id END;
+        both_changed := legacy_changed AND unified_changed AND num_nulls(legacy_id, written_id) = 0;
         goes := bridge.direction(legacy_id, written_id, legacy_changed, unified_changed);
         IF d.name = 'student_email' AND d.unified IS NULL THEN
             goes := 'unified';  -- the student was deleted
@@ -339,12 +346,12 @@ BEGIN
                            bridge.merge_keys(kept.over -> t, d.unified -> t, d.mapped -> t, false) ELSE d.unified -> t END)
                 FROM jsonb_object_keys(d.unified || d.mapped) AS t) ELSE d.mapped END);
         END IF;
-        CONTINUE WHEN NOT (legacy_changed AND unified_changed AND num_nulls(legacy_id, written_id) = 0 OR inserted AND d.name = 'exercises');
-        IF d.name = 'exercises' AND (inserted OR before ? 'exercises') THEN  -- not of a session that was deleted and inserted again
+        -- not if the session was deleted and inserted again: then there is no value before
+        IF d.name = 'exercises' AND (inserted OR both_changed AND before ? 'exercises') THEN
             to_unified := to_unified || jsonb_build_object('exercises', bridge.merge_keys(
                 before -> 'exercises', d.unified, d.mapped, goes = 'legacy'));
             to_legacy := to_legacy || d.name;
-        ELSIF jsonb_typeof(coalesce(d.unified, d.mapped)) <> 'number' AND d.name NOT IN ('started_at', 'created_at', 'last_activity') THEN
+        ELSIF both_changed AND jsonb_typeof(coalesce(d.unified, d.mapped)) <> 'number' AND d.name NOT IN ('started_at', 'created_at', 'last_activity') THEN
             conflicts := conflicts || jsonb_build_object(d.name, CASE goes WHEN 'legacy' THEN 'unified' ELSE 'legacy' END);
         END IF;
     END LOOP;
@@ -388,7 +395,7 @@ BEGIN
            max(c.id) FILTER (WHERE c.side = 'unified' OR c.before #>> '{student,student_id}' = ANY (students)) AS unified,
            max(c.id) FILTER (WHERE c.side = 'unified') AS session,
            max(c.id) FILTER (WHERE c.side = 'unified' AND c.before = '{}') AS deleted,
-           bool_or(c.side <> 'legacy' AND (c.at < merged_at) IS NOT FALSE) AS early,
+           bool_or(c.side <> 'legacy' AND (c.at < merged_at) IS NOT FALSE) AS early,  -- before the backfill had ended
            -- the session before its first change, and the student's columns before theirs; an inserted session has none
            bridge.merge_objects(c.before ORDER BY c.id DESC)
                FILTER (WHERE c.side = 'unified' AND c.place = 1 OR c.before #>> '{student,student_id}' = ANY (students)) AS before,
@@ -399,7 +406,7 @@ BEGIN
     IF logged.ids IS NULL THEN
         RETURN;
     END IF;
-    -- The change stays logged. The backfill inserts a session that it has not reached. A handed-back session keeps its overrides.
+    -- The change stays logged: a handed-back session keeps its overrides, and the backfill inserts what it has not reached.
     IF merged_at IS NULL AND ((SELECT s.retired_at IS NOT NULL FROM bridge.state AS s) OR NOT logged.early AND NOT bridge.reached(p_token)
        AND NOT EXISTS (SELECT FROM public.sessions AS v WHERE v.session_token = p_token)) THEN
         RETURN;

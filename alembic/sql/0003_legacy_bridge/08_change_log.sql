@@ -2,17 +2,18 @@
 -- The trigger functions are SECURITY DEFINER: the application's role needs no grant on the bridge. No sequential scans: a
 -- connection may have planned while the unified tables were almost empty.
 
--- Before the backfill it records what the legacy tables say at an insertion: a later legacy write counts column by column.
 CREATE FUNCTION bridge.log_changes(p_side text, tokens text[], before jsonb DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off
 AS $$
 BEGIN
+    -- An insertion before the backfill: what the legacy tables say now, so that a later legacy write counts column by column.
     IF p_side = 'unified' AND log_changes.before IS NULL AND (SELECT s.merged_at IS NULL FROM bridge.state AS s) THEN
         INSERT INTO bridge.override (table_name, key, column_name, value, over)
         SELECT 'sessions', m.session_token, e.key, 'null', nullif(e.value, 'null')  -- JSON null: no decision was recorded
         FROM unnest(tokens) AS t(token) CROSS JOIN LATERAL bridge.mapped(t.token, t.token) AS m
         CROSS JOIN LATERAL jsonb_each(bridge.session_json(m.student_email, m.shared)) AS e ON CONFLICT DO NOTHING;
     END IF;
+    -- a session that the unified tables lack can only have changed on the legacy side
     INSERT INTO bridge.change_log (side, token, before)
     SELECT CASE WHEN v.session_token IS NULL THEN 'legacy' ELSE p_side END, t.token, log_changes.before
     FROM (SELECT DISTINCT unnest(tokens)) AS t(token)

@@ -273,21 +273,21 @@ BEGIN
     INTO result
     FROM (
         VALUES
-            ('sessions: one for each token of either table', n -> 'raw_sessions', n -> 'sessions', NULL::boolean),
-            ('students: addresses of either table without one', '0', n -> 'addresses_without_student', NULL),
-            ('students: a placeholder for each session without an address', n -> 'raw_placeholders', n -> 'placeholders', NULL),
-            ('API keys: byte for byte', n -> 'raw_keys', n -> 'keys', NULL),
-            ('orphans: sessions without a student', '0', n -> 'orphans', NULL),
-            ('orphans: steps without a session', '0', n -> 'steps_without_session', NULL),
-            ('adapters: legacy tables whose columns or key changed', '0', (
+            (counts, 'sessions: one for each token of either table', n -> 'raw_sessions', n -> 'sessions', NULL::boolean),
+            (counts, 'students: addresses of either table without one', '0', n -> 'addresses_without_student', NULL),
+            (counts, 'students: a placeholder for each session without an address', n -> 'raw_placeholders', n -> 'placeholders', NULL),
+            (counts, 'API keys: byte for byte', n -> 'raw_keys', n -> 'keys', NULL),
+            (counts, 'orphans: sessions without a student', '0', n -> 'orphans', NULL),
+            (counts, 'orphans: steps without a session', '0', n -> 'steps_without_session', NULL),
+            (true, 'adapters: legacy tables whose columns or key changed', '0', (
                 SELECT to_jsonb(count(*)) FROM bridge.source AS s
                 WHERE s.signature IS DISTINCT FROM bridge.signature_of(s.relation)), NULL),
-            ('exercises: completed ones, counted as text', n -> 'raw_completed', n -> 'completed',
+            (counts, 'exercises: completed ones, counted as text', n -> 'raw_completed', n -> 'completed',
              (n ->> 'raw_completed')::bigint <= (n ->> 'completed')::bigint),
-            ('cells: sessions with every mapped value as mapped', to_jsonb(done), to_jsonb(done - coalesce((
+            (every_value, 'cells: sessions with every mapped value as mapped', to_jsonb(done), to_jsonb(done - coalesce((
                 SELECT max((f.value ->> 'count')::bigint) FROM jsonb_each(differing) AS f), 0)), differing = '{}')
-    ) AS c(check_name, expected, actual, holds)
-    WHERE CASE left(c.check_name, 5) WHEN 'adapt' THEN true WHEN 'cells' THEN every_value ELSE counts END;
+    ) AS c(wanted, check_name, expected, actual, holds)
+    WHERE c.wanted;
     result := result
         || coalesce((
         SELECT jsonb_agg(jsonb_build_object(

@@ -30,28 +30,9 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION bridge.detach() RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    command text;
-BEGIN
-    FOR command IN
-        SELECT format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass)
-        FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
-        WHERE p.pronamespace = 'bridge'::regnamespace AND t.tgrelid <> 'bridge.change_log'::regclass
-        ORDER BY t.tgrelid::regclass::text
-    LOOP
-        EXECUTE command;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION bridge.detach() IS 'Drops the capture triggers.';
-
--- Copies table grants, column grants and, if asked, the owner to the relation that replaces another one. An owner
--- without CREATE in the schema cannot own it, and gets all rights instead.
-CREATE FUNCTION bridge.copy_access(original regclass, stand_in regclass, with_owner boolean)
-    RETURNS void
+-- Copies table grants, column grants and the owner to the relation that replaces another one. An owner without CREATE in
+-- the schema cannot own it, and gets all rights instead.
+CREATE FUNCTION bridge.copy_access(original regclass, stand_in regclass) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -73,7 +54,7 @@ BEGIN
                            ELSE 'GRANT ALL ON %1$s TO %2$I WITH GRANT OPTION' END,
                       stand_in, pg_get_userbyid(o.relowner))
         FROM pg_class AS o JOIN pg_class AS s ON s.oid = stand_in
-        WHERE with_owner AND o.oid = original AND o.relowner <> s.relowner
+        WHERE o.oid = original AND o.relowner <> s.relowner
         UNION ALL
         SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, stand_in,
                       CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
@@ -93,7 +74,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bridge.copy_access(regclass, regclass, boolean) IS 'Copies grants and owner.';
+COMMENT ON FUNCTION bridge.copy_access(regclass, regclass) IS 'Copies grants and owner.';
 
 -- Attaches the bridge to the legacy tables. If only one exists, the other is created empty in its latest shape, so that
 -- triggers log the first write to it. If neither exists (a fresh install), the bridge is dropped again.
@@ -153,7 +134,7 @@ BEGIN
                 created_at timestamp DEFAULT now(), updated_at timestamp DEFAULT now()
             );
         END IF;
-        PERFORM bridge.copy_access(present, to_regclass('public.' || missing), true);
+        PERFORM bridge.copy_access(present, to_regclass('public.' || missing));
         PERFORM public.copy_row_security(present, to_regclass('public.' || missing));
         INSERT INTO bridge.source (legacy_name, relation, created_here)
         VALUES (missing, to_regclass('public.' || missing), true);

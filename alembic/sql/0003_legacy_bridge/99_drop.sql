@@ -25,7 +25,9 @@ BEGIN
     -- LEGACY TABLES: ACCESS EXCLUSIVE, while triggers are dropped
     -- an upgrade that died in 0004 left the triggers of 0004
     PERFORM public.retry_locking(
-        'SELECT bridge.detach(); '
+        'SET LOCAL client_min_messages = warning; '
+        'DROP FUNCTION bridge.capture_legacy, bridge.capture_sessions, bridge.capture_students CASCADE; '
+        'SET LOCAL client_min_messages = notice; '
         'DROP FUNCTION IF EXISTS public.completion_rate(), public.follow_step_progress(), public.steps_follow_exercises() CASCADE');
     FOR created IN SELECT * FROM bridge.source WHERE created_here LOOP
         EXECUTE format('SELECT EXISTS (SELECT FROM %s)', created.relation) INTO in_use;

@@ -37,6 +37,7 @@ BEGIN
             LEFT JOIN bridge.override AS o ON o.table_name = 'sessions' AND o.key = s.key AND o.column_name = d.name
             WHERE d.name <> 'completion_rate'
         )
+        -- conflicts, by winner: legacy; unified, an application since 0003; sessions, the earlier attempt
         SELECT d.token, bool_or(d.written) AS written, jsonb_object_agg(d.name, d.value) AS patch,
                coalesce(jsonb_object_agg(d.name, CASE WHEN d.value <> d.unified THEN 'legacy' WHEN d.written THEN 'unified' ELSE 'sessions' END)
                    FILTER (WHERE d.unified NOT IN ('[]', '{}') AND d.mapped NOT IN ('[]', '{}')

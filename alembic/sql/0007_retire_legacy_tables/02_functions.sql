@@ -45,7 +45,7 @@ BEGIN
             EXECUTE format('COMMENT ON VIEW public.%I IS %L', src.legacy_name,
                            'Replaces the table of this name, now ' || backup
                            || '. Triggers apply its writes to the unified tables.');
-            PERFORM bridge.copy_access(src.relation, to_regclass(format('public.%I', src.legacy_name)), true);
+            PERFORM bridge.copy_access(src.relation, to_regclass(format('public.%I', src.legacy_name)));
             RAISE NOTICE '% is now %, and a view has its name', src.legacy_name, backup;
         END LOOP;
     END

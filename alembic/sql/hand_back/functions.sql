@@ -25,7 +25,8 @@ BEGIN
                coalesce(m.updated_at, u.updated_at) AS mapped_updated_at,
                CASE WHEN (m.shared).exercises = (u.shared).exercises THEN m.steps
                     ELSE bridge.steps_of(u.session_token, (u.shared).exercises) END AS steps,
-               p.key IS NOT NULL AND p.value ->> 'hash' IS DISTINCT FROM bridge.session_hash(u.session_token) AS is_prior, p.value -> 'steps' AS prior_steps, l.is_logged, l.is_reached
+               p.key IS NOT NULL AND p.value ->> 'hash' IS DISTINCT FROM bridge.session_hash(u.session_token) AS is_prior,
+               p.value -> 'steps' AS prior_steps, l.is_logged, l.is_reached
         FROM bridge.unified AS u
         LEFT JOIN bridge.mapped(first_token, last_token) AS m ON m.session_token = u.session_token
         LEFT JOIN bridge.override AS p ON p.table_name = 'prior sessions' AND p.key = u.session_token
@@ -34,7 +35,7 @@ BEGIN
                    bridge.reached(u.session_token) AS is_reached
         ) AS l
         WHERE u.session_token >= first_token AND u.session_token <= last_token
-          AND NOT (m.session_token IS NULL AND (l.is_logged OR NOT l.is_reached AND NOT has_prior) AND NOT EXISTS (
+          AND (m.session_token IS NOT NULL OR NOT l.is_logged AND (l.is_reached OR has_prior) OR EXISTS (
               SELECT FROM bridge.override AS o
               WHERE o.table_name = 'sessions' AND o.key = u.session_token AND o.column_name = '(row)' OFFSET 0))
     ),
@@ -101,10 +102,10 @@ BEGIN
     CROSS JOIN LATERAL (
         VALUES ('student_id', to_jsonb(st.student_id), NULL::jsonb, p.key <> st.student_email OR st.student_id IS DISTINCT FROM coalesce(
                     p.student_id, bridge.student_uuid(m.student_email, m.first_token))),
-               ('github_username', nullif(to_jsonb(st.github_username), 'null'), NULL, st.github_username IS DISTINCT FROM p.github_username),
-               ('student_name', nullif(to_jsonb(st.student_name), 'null'), nullif(to_jsonb(m.student_name), 'null'),
+               ('github_username', to_jsonb(st.github_username), NULL, st.github_username IS DISTINCT FROM p.github_username),
+               ('student_name', to_jsonb(st.student_name), to_jsonb(m.student_name),
                     st.student_name IS DISTINCT FROM coalesce(m.student_name, p.student_name)),
-               ('created_at', nullif(to_jsonb(st.created_at), 'null'), nullif(to_jsonb(m.created_at), 'null'),
+               ('created_at', to_jsonb(st.created_at), to_jsonb(m.created_at),
                     st.created_at IS DISTINCT FROM least(m.created_at, p.created_at))
     ) AS o(column_name, value, over, kept)
     -- before the backfill reached it, the mapped value is newer; the same kept value has the mapped value of its time
