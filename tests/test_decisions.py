@@ -433,3 +433,114 @@ def test_many_sessions_of_a_student_without_legacy_rows(database: Database) -> N
         f"SELECT 'many' || n, student_id FROM students, generate_series(1, 50) AS n WHERE student_email = '{EMAIL}'"
     )
     assert one(database, "SELECT count(*) FROM bridge.change_log") <= 100
+
+
+def insert_both(database: Database, email: str, *tokens: str) -> None:
+    for token in tokens:
+        for table in (CONFIG, PROGRESS):
+            database.execute(
+                f"INSERT INTO {table} (session_token, student_email, student_name, updated_at) "
+                f"VALUES ('{token}', '{email}', 'First', now() - interval '1 hour')"
+            )
+
+
+LATER_NAME = "student_name = 'Later', updated_at = now()"
+
+
+def names_of(database: Database, email: str, *tokens: str) -> set[str]:
+    rows = database.query(
+        f"""
+        SELECT student_name FROM students WHERE student_email = %s
+        UNION ALL SELECT student_name FROM {CONFIG} WHERE session_token = ANY (%s)
+        UNION ALL SELECT student_name FROM {PROGRESS} WHERE session_token = ANY (%s)
+        """,
+        email,
+        list(tokens),
+        list(tokens),
+    )
+    return {name for (name,) in rows}
+
+
+def test_a_later_legacy_name_and_an_address_that_is_still_logged(database: Database) -> None:
+    """Writing the address dates the legacy rows, and so the former name in them."""
+    insert_both(database, EMAIL, "n1")
+    with logged_only(database):
+        database.execute(
+            f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
+        )
+        legacy(database, "n1", LATER_NAME)
+    assert names_of(database, MOVED, "n1") == {"Later"}
+    settled(database)
+
+
+def test_a_legacy_name_that_is_still_logged_and_a_write_to_another_session(
+    database: Database,
+) -> None:
+    insert_both(database, EMAIL, "n1", "n2")
+    with logged_only(database):
+        legacy(database, "n2", LATER_NAME)
+    database.execute("UPDATE students SET student_name = student_name")
+    insert_both(database, THIRD, "n3", "n4")
+    with logged_only(database):
+        legacy(database, "n4", LATER_NAME)
+        # applied first, because its change is the older one
+        database.execute("UPDATE bridge.change_log SET id = DEFAULT WHERE token = 'n4'")
+        unified(database, "n3", "total_time_spent = 99")
+        database.execute("UPDATE bridge.change_log SET id = DEFAULT WHERE token = 'n4'")
+    for email in (EMAIL, THIRD):
+        query = "SELECT student_name FROM students WHERE student_email = %s"
+        assert one(database, query, email) == "Later"
+    settled(database)
+
+
+@pytest.mark.parametrize("moved", ["renamed", "moved"])
+def test_an_address_written_on_both_sides_reaches_both_legacy_rows(
+    database: Database, moved: str
+) -> None:
+    """The row that the legacy application did not write has the address before."""
+    insert_both(database, EMAIL, "n1")
+    with logged_only(database):
+        database.execute(
+            f"UPDATE {PROGRESS} SET student_email = '{THIRD}' WHERE session_token = 'n1'"
+        )
+        if moved == "renamed":
+            database.execute(
+                f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
+            )
+        else:
+            database.execute(f"INSERT INTO students (student_email) VALUES ('{MOVED}')")
+            student = f"(SELECT student_id FROM students WHERE student_email = '{MOVED}')"
+            unified(database, "n1", f"student_id = {student}")
+    for table in (CONFIG, PROGRESS):
+        query = f"SELECT student_email FROM {table} WHERE session_token = 'n1'"
+        assert one(database, query) == MOVED, table
+    settled(database)
+
+
+BOTH_SIDES = """
+    SELECT event_data -> 'written_on_both_sides' FROM events
+    WHERE session_token = 'n1' AND event_data ? 'written_on_both_sides'
+"""
+
+
+def test_names_and_exercises_written_on_both_sides_leave_an_event(database: Database) -> None:
+    insert_both(database, EMAIL, "n1")
+    with logged_only(database):
+        database.execute(
+            f"UPDATE students SET student_name = 'Unified' WHERE student_email = '{EMAIL}'"
+        )
+        legacy(database, "n1", LATER_NAME)
+    assert names_of(database, EMAIL, "n1") <= {"Later", "First"}
+    assert database.query(BOTH_SIDES) == [({"student_name": "legacy"},)]
+    database.execute("DELETE FROM events WHERE session_token = 'n1'")
+    exercises = 'exercises = \'{"notes": "%s", "%s": 1}\''
+    with logged_only(database):
+        database.execute(
+            f"UPDATE {PROGRESS} SET {exercises % ('L', 'l')} WHERE session_token = 'n1'"
+        )
+        unified(database, "n1", exercises % ("U", "u"))
+    assert database.query("SELECT exercises FROM sessions WHERE session_token = 'n1'") == [
+        ({"notes": "U", "u": 1, "l": 1},)
+    ]
+    assert database.query(BOTH_SIDES) == [({"exercises": "unified"},)]
+    settled(database)

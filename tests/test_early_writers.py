@@ -993,3 +993,68 @@ def test_two_insertions_of_a_token_that_could_not_sync_keep_both(clone: Clone, f
         query = f"SELECT system_prompt, selected_voice FROM {table} WHERE session_token = 'ws_both'"
         assert database.query(query) == [("Hi", "new")]
     assert failed_checks(database) == []
+
+
+OF_BOTH = (
+    "(SELECT min(session_token) FROM student_configs "
+    "JOIN workshop_students USING (session_token) WHERE repo_created)"
+)
+EARLY_STUDENT = (
+    "INSERT INTO students (student_email, created_at) VALUES ('early@example.org', '2019-05-05')"
+)
+EARLY_SESSION = (
+    "INSERT INTO sessions (session_token, student_id, created_at, started_at, exercises) "
+    "SELECT {token}, student_id, '2019-06-06', '2019-06-06', '{exercises}' FROM students "
+    "WHERE student_email = 'early@example.org'"
+)
+EARLY_STEP = (
+    "INSERT INTO step_progress (session_token, student_id, step_number, step_name, validation_passed, attempts, "
+    "code_submitted, started_at) "
+    "SELECT session_token, student_id, 5, 'WebSocket Handler', {passed}, 3, 'code', '2019-07-07' FROM sessions"
+)
+LEGACY_STEP = (
+    "UPDATE workshop_students SET exercises = "
+    '\'{{"step-5-websocket-handler": {{"completed": true, "attempts": 4, "note": 1}}}}\' WHERE session_token = {token}'
+)
+ROWS_OF_ALL = """
+    SELECT to_jsonb(st) - ARRAY['student_id', 'updated_at'] FROM students AS st WHERE student_email ~ '^early'
+    UNION ALL
+    SELECT to_jsonb(v) - ARRAY['student_id', 'last_activity', 'updated_at', 'expires_at', 'is_active']
+    FROM sessions AS v
+    UNION ALL SELECT to_jsonb(sp) - ARRAY['student_id', 'created_at', 'updated_at'] FROM step_progress AS sp
+    ORDER BY 1
+"""
+
+
+@pytest.mark.parametrize("target", ["base", "0002"])
+@pytest.mark.parametrize(
+    ("exercises", "step", "legacy_step"),
+    [
+        ("{}", None, False),
+        ("{}", "false", False),
+        ('{"step-5": {"completed": true, "attempts": 2}}', "false", False),
+        ('{"step-5": {"completed": false, "attempts": 2}}', "true", True),
+    ],
+    ids=["no step", "step alone", "step in both", "step everywhere"],
+)
+@pytest.mark.parametrize("token", ["'early'", OF_BOTH], ids=["new", "in the legacy tables"])
+def test_an_early_session_is_the_same_after_a_downgrade_and_an_upgrade(
+    clone: Clone, token: str, exercises: str, step: str | None, legacy_step: bool, target: str
+) -> None:
+    rows = []
+    for way in ((), (target,)):
+        database = clone("0003")
+        for statement in (
+            *([LEGACY_STEP] if legacy_step else []),
+            EARLY_STUDENT,
+            EARLY_SESSION.replace("{exercises}", exercises.replace("{", "{{").replace("}", "}}")),
+            *([EARLY_STEP] if step else []),
+        ):
+            database.execute(statement.format(token=token, passed=step))
+        for revision in way:
+            downgrade(database, revision)
+        upgrade(database)
+        assert failed_checks(database) == []
+        rows.append(database.query(ROWS_OF_ALL))
+    assert [row for row in rows[0] if row not in rows[1]] == []
+    assert [row for row in rows[1] if row not in rows[0]] == []

@@ -1145,3 +1145,19 @@ def test_a_session_that_comes_early_and_has_kept_values_goes_down_and_up(clone: 
     expires = "SELECT expires_at::date::text FROM sessions WHERE session_token = %s"
     assert database.query(expires, token) == [("2032-02-02",)]
     assert failed_checks(database) == []
+
+
+def test_an_expiry_is_kept_where_the_legacy_rows_have_no_time(legacy: Database) -> None:
+    for table, columns in (
+        (CONFIG, ("created_at", "updated_at")),
+        (PROGRESS, ("started_at", "last_activity", "created_at", "updated_at")),
+    ):
+        nulls = ", ".join(f"{name} = NULL" for name in columns)
+        legacy.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER; UPDATE {table} SET {nulls}")
+    upgrade(legacy)
+    legacy.execute("UPDATE sessions SET expires_at = '2031-01-01', is_active = false")
+    for _ in range(2):
+        downgrade(legacy)
+        upgrade(legacy)
+        query = "SELECT DISTINCT expires_at::date::text, is_active FROM sessions"
+        assert legacy.query(query) == [("2031-01-01", False)]

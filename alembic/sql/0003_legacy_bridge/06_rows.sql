@@ -155,8 +155,8 @@ END
 $$;
 COMMENT ON FUNCTION bridge.delete_legacy(text) IS 'Deletes the legacy rows of a session.';
 
--- Inserts a missing row only if no existing row has one of the columns.
-CREATE FUNCTION bridge.write_legacy(p_token text, p_columns text[]) RETURNS void
+-- Inserts a missing row only if no existing row has one of the columns. old_email: the address of the session before.
+CREATE FUNCTION bridge.write_legacy(p_token text, p_columns text[], old_email text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -200,13 +200,13 @@ BEGIN
             SELECT c FROM unnest(p_columns) AS c
             WHERE c NOT IN ('student_email', 'student_name') OR name = ANY (inserted) OR NOT EXISTS (
                 SELECT FROM bridge.student_source AS s
-                WHERE s.token = p_token AND s.legacy_name = name AND NOT s.of_session));
+                WHERE s.token = p_token AND s.legacy_name = name AND NOT s.of_session AND s.student_email IS DISTINCT FROM old_email));
         patch := bridge.patch_of(name, p_token, unified, CASE WHEN name <> ALL (inserted) THEN columns END);
         PERFORM bridge.update_legacy(name, p_token, patch) WHERE patch IS NOT NULL;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bridge.write_legacy(text, text[]) IS 'Writes columns of a session to the legacy tables.';
+COMMENT ON FUNCTION bridge.write_legacy IS 'Writes columns of a session to the legacy tables.';
 
 -- --- writing unified rows -------------------------------------------------------------------------
 

@@ -139,11 +139,26 @@ DECLARE
     goes text;
     to_unified jsonb := '{}';
     other_token text;
-    refreshed boolean := false;
+    legacy_changed boolean;
+    unified_changed boolean;
     name_goes_back boolean := false;
 BEGIN
     -- lock first, then read the sources: another transaction of this student is busy until this one commits
     SELECT jsonb_strip_nulls(to_jsonb(s)) INTO st FROM public.students AS s WHERE s.student_email = p_email FOR NO KEY UPDATE NOWAIT;
+    -- a logged legacy write has given another name to a row of another session: its source is stale
+    FOR other_token IN
+        SELECT DISTINCT k.token FROM bridge.student_source AS k
+        WHERE p_last_id > 0 AND k.student_email = p_email AND k.token <> p_token
+          AND EXISTS (SELECT FROM bridge.change_log AS o WHERE o.token = k.token AND o.side = 'legacy' OFFSET 0)
+          AND EXISTS (SELECT s.legacy_name, s.student_name FROM bridge.sources_of(k.token, k.token) AS s
+                      EXCEPT SELECT s.legacy_name, s.student_name FROM bridge.student_source AS s WHERE s.token = k.token)
+          -- not a session that loses another address: that one is decided when the session is applied
+          AND NOT EXISTS (SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = k.token AND s.student_email <> p_email
+                          EXCEPT SELECT s.student_email FROM bridge.sources_of(k.token, k.token) AS s)
+    LOOP
+        PERFORM bridge.lock_session(other_token);
+        PERFORM bridge.refresh_sources(other_token);
+    END LOOP;
     SELECT jsonb_strip_nulls(to_jsonb(s)) INTO m FROM bridge.students AS s WHERE s.student_email = p_email;
     IF m IS NULL OR (m -> 'student_name', m -> 'created_at', true)
                     IS NOT DISTINCT FROM (st -> 'student_name', st -> 'created_at', st IS NOT NULL) THEN
@@ -166,22 +181,6 @@ BEGIN
     WHERE (c.side = 'legacy' OR c.before ->> 'student_email' = p_email
            OR c.before #>> '{student,student_id}' = st ->> 'student_id');
 
-    -- Names in other sessions' rows count, if their legacy writes are logged: their sources are stale.
-    FOR other_token IN
-        SELECT DISTINCT k.token FROM bridge.student_source AS k
-        WHERE num_nulls(logged.legacy, logged.unified) = 0 AND k.student_email = p_email AND k.token <> p_token
-          AND EXISTS (SELECT FROM bridge.change_log AS o WHERE o.token = k.token AND o.side = 'legacy' OFFSET 0)
-    LOOP
-        -- not a session that loses another address: that one is decided when the session is applied
-        CONTINUE WHEN EXISTS (SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = other_token AND s.student_email <> p_email
-                              EXCEPT SELECT s.student_email FROM bridge.sources_of(other_token, other_token) AS s);
-        PERFORM bridge.lock_session(other_token);
-        refreshed := bridge.refresh_sources(other_token) OR refreshed;
-    END LOOP;
-    IF refreshed THEN
-        RETURN bridge.apply_student(p_email, p_token, p_last_id, needed);
-    END IF;
-
     IF st IS NULL THEN
         SELECT * INTO kept FROM bridge.override AS o
         WHERE o.table_name = 'students' AND o.key = p_email AND o.column_name = '(row)';
@@ -202,10 +201,13 @@ BEGIN
     FOREACH name IN ARRAY ARRAY['student_name', 'created_at'] LOOP
         SELECT * INTO kept FROM bridge.override AS o
         WHERE o.table_name = 'students' AND o.key = p_email AND o.column_name = name;
-        goes := CASE WHEN st -> name IS DISTINCT FROM m -> name THEN bridge.direction(
-            logged.legacy, logged.unified,
-            legacy_changed => bridge.has_changed(kept, logged.before, name, m -> name),
-            unified_changed => bridge.has_changed(NULL, logged.before, name, st -> name)) END;
+        legacy_changed := bridge.has_changed(kept, logged.before, name, m -> name);
+        unified_changed := bridge.has_changed(NULL, logged.before, name, st -> name);
+        goes := CASE WHEN st -> name IS DISTINCT FROM m -> name
+                     THEN bridge.direction(logged.legacy, logged.unified, legacy_changed, unified_changed) END;
+        IF name = 'student_name' AND goes IS NOT NULL AND legacy_changed AND unified_changed AND num_nulls(logged.legacy, logged.unified) = 0 THEN
+            PERFORM bridge.note_conflicts(p_token, jsonb_build_object(name, CASE goes WHEN 'legacy' THEN 'unified' ELSE 'legacy' END));
+        END IF;
         IF name = 'created_at' AND goes = 'unified' AND (st ->> name)::timestamptz < (m ->> name)::timestamptz AND EXISTS (
             SELECT FROM bridge.override AS p WHERE p.table_name = 'prior students' AND p.value ->> 'student_id' = st ->> 'student_id') THEN
             goes := 'nowhere';  -- an earlier attempt knows the earlier time
@@ -257,6 +259,15 @@ AS $$
         WHERE e.session_token = p_token AND e.event_type = 'merge_note' AND e.event_data = p_note)
 $$;
 COMMENT ON FUNCTION bridge.note_decision(text, jsonb) IS 'Records merge decisions of a session as an event, once.';
+
+CREATE FUNCTION bridge.note_conflicts(p_token text, conflicts jsonb) RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO public.events (student_id, session_token, event_type, event_data)
+    SELECT v.student_id, v.session_token, 'merge_note', jsonb_build_object('written_on_both_sides', conflicts)
+    FROM public.sessions AS v WHERE v.session_token = p_token
+$$;
+COMMENT ON FUNCTION bridge.note_conflicts(text, jsonb) IS 'Records the columns written on both sides, and the side that won, as an event.';
 
 -- said: token -> column -> mapped value, where an application may have written since it was read; null without legacy rows.
 CREATE FUNCTION bridge.record_overrides(said jsonb) RETURNS void
@@ -316,6 +327,7 @@ DECLARE
     legacy_changed boolean;
     unified_changed boolean;
     both_changed boolean;
+    merged jsonb;
 BEGIN
     to_unified := '{}';
     to_legacy := '{}';
@@ -341,15 +353,23 @@ BEGIN
             CONTINUE WHEN kept.key IS NOT NULL AND (kept.value, kept.over) IS NOT DISTINCT FROM (d.unified, d.mapped);
             to_legacy := to_legacy || d.name;
         ELSIF goes = 'unified' THEN
-            to_unified := to_unified || jsonb_build_object(d.name, CASE WHEN d.name = 'legacy_extra' AND kept.key IS NOT NULL THEN (
+            to_unified := to_unified || jsonb_build_object(d.name, CASE WHEN d.name = 'legacy_extra' AND kept.key IS NOT NULL AND NOT inserted THEN (
                 SELECT jsonb_object_agg(t, CASE jsonb_typeof(coalesce(d.unified -> t, '{}')) WHEN 'object' THEN
                            bridge.merge_keys(kept.over -> t, d.unified -> t, d.mapped -> t, false) ELSE d.unified -> t END)
                 FROM jsonb_object_keys(d.unified || d.mapped) AS t) ELSE d.mapped END);
         END IF;
         -- not if the session was deleted and inserted again: then there is no value before
         IF d.name = 'exercises' AND (inserted OR both_changed AND before ? 'exercises') THEN
-            to_unified := to_unified || jsonb_build_object('exercises', bridge.merge_keys(
-                before -> 'exercises', d.unified, d.mapped, goes = 'legacy'));
+            merged := bridge.merge_keys(before -> 'exercises', d.unified, d.mapped, goes = 'legacy');
+            IF inserted THEN  -- merged like two keys of one exercise
+                merged := bridge.exercises_with(merged, ARRAY(
+                    SELECT ROW(s.step_number, NULL, NULL, min(s.completed_at), max(s.time_spent), max(s.attempts), bool_or(s.validation_passed), NULL, NULL)::bridge.step
+                    FROM (SELECT * FROM public.exercise_steps(d.unified) UNION ALL SELECT * FROM public.exercise_steps(d.mapped)) AS s
+                    GROUP BY s.step_number));
+            ELSIF merged <> bridge.merge_keys(before -> 'exercises', d.unified, d.mapped, goes <> 'legacy') THEN
+                conflicts := conflicts || jsonb_build_object(d.name, CASE goes WHEN 'legacy' THEN 'unified' ELSE 'legacy' END);
+            END IF;
+            to_unified := to_unified || jsonb_build_object(d.name, merged);
             to_legacy := to_legacy || d.name;
         ELSIF both_changed AND jsonb_typeof(coalesce(d.unified, d.mapped)) <> 'number' AND d.name NOT IN ('started_at', 'created_at', 'last_activity') THEN
             conflicts := conflicts || jsonb_build_object(d.name, CASE goes WHEN 'legacy' THEN 'unified' ELSE 'legacy' END);
@@ -386,6 +406,7 @@ DECLARE
     email text;
     kept bridge.override;
     goes text;
+    newest text;
     to_unified jsonb := '{}';
     to_legacy text[] := '{}';
     conflicts jsonb := '{}';
@@ -474,9 +495,14 @@ BEGIN
     -- the address first, if only the student's address has changed: the names of its legacy rows belong to the new one
     IF goes = 'legacy' AND logged.legacy IS NOT NULL AND before ? 'student' AND coalesce(before ->> 'student_id', student) = student
        AND NOT bridge.has_changed(kept, before, 'student_email', to_jsonb(m.student_email)) THEN
+        newest := (SELECT s.legacy_name FROM bridge.student_source AS s WHERE s.token = p_token
+                   ORDER BY s.row_at DESC NULLS LAST, s.legacy_name DESC LIMIT 1);
         PERFORM bridge.write_legacy(p_token, ARRAY['student_email']);
         PERFORM bridge.refresh_sources(p_token);
         SELECT * INTO m FROM bridge.mapped(p_token, p_token);
+        -- a trigger may have dated the rows: the name in the newest one stays the newest, until the rows are read again
+        UPDATE bridge.student_source AS s SET row_at = clock_timestamp() WHERE s.token = p_token AND s.legacy_name = newest;
+        to_legacy := ARRAY['student_email'];
     END IF;
     FOREACH email IN ARRAY emails LOOP
         IF bridge.apply_student(email, p_token, last_id, needed => email = m.student_email AND goes = 'unified') AND email = coalesce(u.student_email, m.student_email) THEN
@@ -495,15 +521,15 @@ BEGIN
             PERFORM bridge.update_session(p_token, to_unified);
             PERFORM bridge.note_decision(p_token, m.note) WHERE m.note IS NOT NULL;
         END IF;
-        IF conflicts <> '{}' THEN
-            INSERT INTO public.events (student_id, session_token, event_type, event_data)
-            SELECT v.student_id, p_token, 'merge_note', jsonb_build_object('written_on_both_sides', conflicts)
-            FROM public.sessions AS v WHERE v.session_token = p_token;
+        PERFORM bridge.note_conflicts(p_token, conflicts) WHERE conflicts <> '{}';
+        IF merged_at IS NULL THEN  -- before 0004 no trigger keeps steps and exercises in line
+            PERFORM bridge.align_steps(ARRAY[p_token]);
+            to_legacy := to_legacy || 'exercises'::text;
         END IF;
     END IF;
     IF to_legacy <> '{}' THEN
         PERFORM bridge.write_legacy(p_token, to_legacy || CASE WHEN 'student_email' = ANY (to_legacy)
-            THEN ARRAY['student_name'] ELSE '{}' END);
+            THEN ARRAY['student_name'] ELSE '{}' END, before ->> 'student_email');
         IF bridge.refresh_sources(p_token) THEN
             PERFORM bridge.apply_student(s.student_email, p_token, 0, needed => false)
             FROM (SELECT unnest(emails) UNION SELECT o.student_email FROM bridge.student_source AS o WHERE o.token = p_token)

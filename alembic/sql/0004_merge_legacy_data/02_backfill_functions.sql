@@ -175,7 +175,9 @@ BEGIN
                (array_agg(o.value) FILTER (WHERE o.table_name = 'kept sessions' AND o.column_name = '(row)'))[1] AS whole,
                jsonb_object_agg(o.column_name, o.value) FILTER (
                    WHERE o.table_name = 'kept sessions' AND o.column_name <> '(row)'
-                     AND o.over IS NOT DISTINCT FROM nullif(m.said -> o.column_name, 'null')) AS patch,
+                     AND (o.over IS NOT DISTINCT FROM nullif(m.said -> o.column_name, 'null')
+                          -- over is the default of that time
+                          OR o.column_name = 'expires_at' AND m.said -> o.column_name = 'null')) AS patch,
                bool_or(o.table_name = 'kept step_progress') AS has_steps,
                EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = o.key AND c.side = 'unified') AS written
         FROM bridge.override AS o

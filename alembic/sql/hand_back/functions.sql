@@ -109,7 +109,7 @@ BEGIN
                     st.created_at IS DISTINCT FROM least(m.created_at, p.created_at))
     ) AS o(column_name, value, over, kept)
     -- before the backfill reached it, the mapped value is newer; the same kept value has the mapped value of its time
-    WHERE o.kept AND (o.over IS NULL OR bridge.reached('')) AND NOT EXISTS (
+    WHERE o.kept AND (o.over IS NULL OR bridge.reached('') OR o.column_name = 'created_at' AND st.created_at < m.created_at) AND NOT EXISTS (
         SELECT FROM bridge.override AS k
         WHERE k.table_name = 'kept students' AND (k.key, k.column_name) = (st.student_email, o.column_name) AND k.value IS NOT DISTINCT FROM o.value)
     UNION ALL
@@ -145,6 +145,7 @@ CREATE OR REPLACE PROCEDURE pg_temp.hand_back()
 AS $$
 DECLARE
     merged CONSTANT boolean := (SELECT s.merged_at IS NOT NULL FROM bridge.state AS s);
+    read_only CONSTANT boolean := bridge.is_read_only();
     last_token text;
     range record;
     cursor_at text := '';
@@ -165,6 +166,11 @@ BEGIN
         RETURN;
     END IF;
     PERFORM public.retry_locking('SELECT bridge.set_read_only(true)');
+    -- before 0004 no trigger logs steps; in read-only tables they are what an earlier downgrade left behind
+    PERFORM bridge.log_changes('unified', ARRAY(
+        SELECT v.session_token FROM public.sessions AS v
+        WHERE NOT bridge.reached(v.session_token) AND EXISTS (SELECT FROM public.step_progress AS sp WHERE sp.session_token = v.session_token)))
+    WHERE NOT merged AND NOT read_only AND to_regclass('public.prior_attempt') IS NULL;
     CALL bridge.commit_chunk();
     last_token := bridge.last_token();
     CALL bridge.refresh_adapters(merged);
