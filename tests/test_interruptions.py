@@ -519,3 +519,48 @@ def test_a_deleted_second_address_after_an_undone_downgrade(clone: Clone) -> Non
     database.execute(update % "use_case_description = 'x'")
     drain(database)
     assert database.query("SELECT FROM students WHERE student_email LIKE 'second@%'") == []
+
+
+BESIDE = """
+    INSERT INTO students (student_email, github_username) VALUES ('beside@example.org', 'beside');
+    INSERT INTO sessions (session_token, student_id, system_prompt, is_active, expires_at)
+    SELECT 'ws_beside', student_id, 'beside', false, '2031-01-01Z' FROM students WHERE student_email ~ '^beside'
+"""
+
+
+@pytest.mark.parametrize("stop", ["base", "0002"])
+def test_what_an_endpoint_inserts_beside_an_earlier_attempt_is_kept(
+    clone: Clone, stop: str
+) -> None:
+    database = earlier_attempt(clone)
+    upgrade(database, "0002")
+    database.execute(BESIDE)
+    upgrade(database)
+    before = database.query(ROWS)
+    downgrade(database, stop)
+    upgrade(database)
+    assert database.query(ROWS) == before
+    assert failed_checks(database) == []
+
+
+@pytest.mark.parametrize("stop", ["base", "0001", "0002"])
+def test_a_student_of_an_earlier_attempt_with_another_address(clone: Clone, stop: str) -> None:
+    """Down to 0001 or 0002 the unified tables stay, and the earlier attempt has the address before."""
+    database = clone("empty")
+    with database.connect(autocommit=False) as connection:
+        load(connection, ERAS["S"])
+        connection.commit()
+    upgrade(database)
+    database.execute(
+        "UPDATE students SET student_email = 'renamed@example.org' WHERE student_id = "
+        "(SELECT student_id FROM sessions GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1)"
+    )
+    renamed = (
+        "SELECT student_id, student_name, (SELECT count(*) FROM sessions AS v WHERE v.student_id = st.student_id) "
+        "FROM students AS st WHERE student_email = 'renamed@example.org'"
+    )
+    before = database.query(renamed)
+    downgrade(database, stop)
+    upgrade(database)
+    assert database.query(renamed) == before
+    assert failed_checks(database) == []

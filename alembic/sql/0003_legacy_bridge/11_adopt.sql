@@ -7,6 +7,7 @@ DECLARE
     steps regclass;
     link text;
     id_type text;
+    emails text[];
     session record;
 BEGIN
     IF to_regclass('public.prior_attempt') IS NULL THEN
@@ -63,21 +64,24 @@ BEGIN
         id_type := (SELECT c.type FROM bridge.columns_of(students) AS c WHERE c.name = 'student_id');
         EXECUTE format($q$
             INSERT INTO public.students AS st (student_id, student_email, student_name, github_username, created_at)
-            SELECT DISTINCT ON (r.email) coalesce(r.id, bridge.student_uuid(r.email, coalesce(
-                       (SELECT min(p.token COLLATE "C") FROM prior_session AS p WHERE p.email = r.email), r.email))),
-                   r.email, r.student_name, r.github_username, r.created_at
+            SELECT DISTINCT ON (r.email) i.id, r.email, r.student_name, r.github_username, r.created_at
             FROM (SELECT NULL::text AS student_name, NULL::text AS github_username, NULL::timestamptz AS created_at) AS absent
             CROSS JOIN LATERAL (
                 SELECT bridge.known_email(t.student_email::text) AS email, %s AS id, CASE WHEN public.clean_email(student_name::text) IS NOT NULL THEN student_name::text END AS student_name,
                        nullif(github_username::text, '') AS github_username, bridge.as_time(created_at) AS created_at
                 FROM %s AS t) AS r
-            WHERE r.email IS NOT NULL
+            CROSS JOIN LATERAL (
+                SELECT coalesce(r.id, bridge.student_uuid(r.email, coalesce(
+                    (SELECT min(p.token COLLATE "C") FROM prior_session AS p WHERE p.email = r.email), r.email))) AS id) AS i
+            -- a downgrade may have left the student, with another address
+            WHERE r.email IS NOT NULL AND NOT EXISTS (SELECT FROM public.students AS k WHERE k.student_id = i.id AND k.student_email <> r.email)
             ORDER BY r.email, public.clean_email(r.student_name) IS NULL, r.created_at, r.id
             ON CONFLICT (student_email) DO UPDATE SET
                 student_name = coalesce(CASE WHEN public.clean_email(st.student_name) IS NOT NULL THEN st.student_name END, excluded.student_name),
                 github_username = coalesce(st.github_username, excluded.github_username),
                 created_at = least(st.created_at, excluded.created_at)
         $q$, CASE WHEN id_type = 'uuid' THEN 't.student_id' ELSE 'NULL::uuid' END, students);
+        EXECUTE format('SELECT array_agg(bridge.known_email(t.student_email::text)) FROM %s AS t', students) INTO emails;
     END IF;
     INSERT INTO public.students (student_id, student_email, student_name, created_at)
     SELECT bridge.student_uuid(k.email, min(k.token COLLATE "C")), k.email,
@@ -138,11 +142,14 @@ BEGIN
     WHERE v.session_token = p.token AND v.current_step = 0;
     UPDATE public.sessions AS v SET started_at = v.created_at
     FROM prior_session AS p WHERE v.session_token = p.token AND v.started_at IS NULL AND v.created_at IS NOT NULL;
-    -- as copied: the hand-back keeps what an application writes from now on
+    -- as copied, without what an endpoint has inserted since 0001: the hand-back keeps what an application writes
     INSERT INTO bridge.override (table_name, key, column_name, value)
     SELECT 'prior students', st.student_email, '(row)', to_jsonb(st) FROM public.students AS st
+    WHERE st.student_email = ANY (emails)
+       OR st.student_email IN (SELECT coalesce(p.email, bridge.placeholder_email(p.token)) FROM prior_session AS p)
     UNION ALL
-    SELECT 'prior copies', v.session_token, '(row)', to_jsonb(bridge.session_hash(v.session_token)) FROM public.sessions AS v;
+    SELECT 'prior copies', v.session_token, '(row)', to_jsonb(bridge.session_hash(v.session_token)) FROM public.sessions AS v
+    WHERE v.session_token IN (SELECT p.token FROM prior_session AS p);
     PERFORM set_config('bridge.applying', '', true), set_config('bridge.backfilling', '', true);
 END
 $adopt$
