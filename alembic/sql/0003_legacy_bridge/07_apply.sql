@@ -124,6 +124,30 @@ END
 $$;
 COMMENT ON FUNCTION bridge.lock_session(text) IS 'Locks a session without waiting.';
 
+-- Names in legacy rows of other sessions count, if a legacy write to them is logged: their sources are stale.
+CREATE FUNCTION bridge.refresh_siblings(p_email text, p_token text) RETURNS boolean
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    sibling text;
+    refreshed boolean := false;
+BEGIN
+    FOR sibling IN
+        SELECT DISTINCT k.token FROM bridge.student_source AS k
+        WHERE k.student_email = p_email AND k.token <> p_token
+          AND EXISTS (SELECT FROM bridge.change_log AS o WHERE o.token = k.token AND o.side = 'legacy' OFFSET 0)
+    LOOP
+        -- not a session that loses another address: that one is decided when the session is applied
+        CONTINUE WHEN EXISTS (SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = sibling AND s.student_email <> p_email
+                              EXCEPT SELECT s.student_email FROM bridge.sources_of(sibling, sibling) AS s);
+        PERFORM bridge.lock_session(sibling);
+        refreshed := bridge.refresh_sources(sibling) OR refreshed;
+    END LOOP;
+    RETURN refreshed;
+END
+$$;
+COMMENT ON FUNCTION bridge.refresh_siblings(text, text) IS 'Stores the sources of other sessions of a student, if their legacy writes are logged; false: nothing changed.';
+
 -- Existence, name and created_at of a student. All logged changes of the student's sessions decide together, and those of
 -- p_token, which may have belonged to the student until now. p_last_id is the last change that counts; 0 after a write
 -- of the bridge. needed: a session belongs to the student. Returns true if the unified name goes to the legacy tables.
@@ -138,27 +162,12 @@ DECLARE
     kept bridge.override;
     goes text;
     to_unified jsonb := '{}';
-    other_token text;
     legacy_changed boolean;
     unified_changed boolean;
     name_goes_back boolean := false;
 BEGIN
     -- lock first, then read the sources: another transaction of this student is busy until this one commits
     SELECT jsonb_strip_nulls(to_jsonb(s)) INTO st FROM public.students AS s WHERE s.student_email = p_email FOR NO KEY UPDATE NOWAIT;
-    -- a logged legacy write has given another name to a row of another session: its source is stale
-    FOR other_token IN
-        SELECT DISTINCT k.token FROM bridge.student_source AS k
-        WHERE p_last_id > 0 AND k.student_email = p_email AND k.token <> p_token
-          AND EXISTS (SELECT FROM bridge.change_log AS o WHERE o.token = k.token AND o.side = 'legacy' OFFSET 0)
-          AND EXISTS (SELECT s.legacy_name, s.student_name FROM bridge.sources_of(k.token, k.token) AS s
-                      EXCEPT SELECT s.legacy_name, s.student_name FROM bridge.student_source AS s WHERE s.token = k.token)
-          -- not a session that loses another address: that one is decided when the session is applied
-          AND NOT EXISTS (SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = k.token AND s.student_email <> p_email
-                          EXCEPT SELECT s.student_email FROM bridge.sources_of(k.token, k.token) AS s)
-    LOOP
-        PERFORM bridge.lock_session(other_token);
-        PERFORM bridge.refresh_sources(other_token);
-    END LOOP;
     SELECT jsonb_strip_nulls(to_jsonb(s)) INTO m FROM bridge.students AS s WHERE s.student_email = p_email;
     IF m IS NULL OR (m -> 'student_name', m -> 'created_at', true)
                     IS NOT DISTINCT FROM (st -> 'student_name', st -> 'created_at', st IS NOT NULL) THEN
@@ -180,6 +189,9 @@ BEGIN
     CROSS JOIN LATERAL (SELECT o.* FROM bridge.change_log AS o WHERE o.token = t.token AND o.id <= p_last_id OFFSET 0) AS c
     WHERE (c.side = 'legacy' OR c.before ->> 'student_email' = p_email
            OR c.before #>> '{student,student_id}' = st ->> 'student_id');
+    IF num_nulls(logged.legacy, logged.unified) = 0 AND bridge.refresh_siblings(p_email, p_token) THEN
+        RETURN bridge.apply_student(p_email, p_token, p_last_id, needed);
+    END IF;
 
     IF st IS NULL THEN
         SELECT * INTO kept FROM bridge.override AS o
@@ -528,6 +540,12 @@ BEGIN
         END IF;
     END IF;
     IF to_legacy <> '{}' THEN
+        -- a trigger may date the written rows, and the name in them: first decide about names that are logged for other sessions
+        IF bridge.refresh_siblings(u.student_email, p_token) THEN
+            IF bridge.apply_student(u.student_email, p_token, last_id, needed => false) THEN
+                to_legacy := to_legacy || 'student_name'::text;
+            END IF;
+        END IF;
         PERFORM bridge.write_legacy(p_token, to_legacy || CASE WHEN 'student_email' = ANY (to_legacy)
             THEN ARRAY['student_name'] ELSE '{}' END, before ->> 'student_email');
         IF bridge.refresh_sources(p_token) THEN
