@@ -218,7 +218,8 @@ BEGIN
         goes := CASE WHEN st -> name IS DISTINCT FROM m -> name
                      THEN bridge.direction(logged.legacy, logged.unified, legacy_changed, unified_changed) END;
         IF name = 'student_name' AND goes IS NOT NULL AND legacy_changed AND unified_changed AND num_nulls(logged.legacy, logged.unified) = 0 THEN
-            PERFORM bridge.note_conflicts(p_token, jsonb_build_object(name, CASE goes WHEN 'legacy' THEN 'unified' ELSE 'legacy' END));
+            PERFORM bridge.note_decision(p_token, jsonb_build_object('written_on_both_sides', jsonb_build_object(
+                name, CASE goes WHEN 'legacy' THEN 'unified' ELSE 'legacy' END)));
         END IF;
         IF name = 'created_at' AND goes = 'unified' AND (st ->> name)::timestamptz < (m ->> name)::timestamptz AND EXISTS (
             SELECT FROM bridge.override AS p WHERE p.table_name = 'prior students' AND p.value ->> 'student_id' = st ->> 'student_id') THEN
@@ -266,20 +267,11 @@ AS $$
     INSERT INTO public.events (student_id, session_token, event_type, event_data)
     SELECT v.student_id, p_token, 'merge_note', p_note
     FROM public.sessions AS v
-    WHERE v.session_token = p_token AND NOT EXISTS (
+    WHERE v.session_token = p_token AND (p_note ? 'written_on_both_sides' OR NOT EXISTS (
         SELECT FROM public.events AS e
-        WHERE e.session_token = p_token AND e.event_type = 'merge_note' AND e.event_data = p_note)
+        WHERE e.session_token = p_token AND e.event_type = 'merge_note' AND e.event_data = p_note))
 $$;
-COMMENT ON FUNCTION bridge.note_decision(text, jsonb) IS 'Records merge decisions of a session as an event, once.';
-
-CREATE FUNCTION bridge.note_conflicts(p_token text, conflicts jsonb) RETURNS void
-    LANGUAGE sql SET search_path = pg_catalog, pg_temp
-AS $$
-    INSERT INTO public.events (student_id, session_token, event_type, event_data)
-    SELECT v.student_id, v.session_token, 'merge_note', jsonb_build_object('written_on_both_sides', conflicts)
-    FROM public.sessions AS v WHERE v.session_token = p_token
-$$;
-COMMENT ON FUNCTION bridge.note_conflicts(text, jsonb) IS 'Records the columns written on both sides, and the side that won, as an event.';
+COMMENT ON FUNCTION bridge.note_decision(text, jsonb) IS 'Records decisions about a session as an event; those of the mapping once.';
 
 -- said: token -> column -> mapped value, where an application may have written since it was read; null without legacy rows.
 CREATE FUNCTION bridge.record_overrides(said jsonb) RETURNS void
@@ -533,7 +525,7 @@ BEGIN
             PERFORM bridge.update_session(p_token, to_unified);
             PERFORM bridge.note_decision(p_token, m.note) WHERE m.note IS NOT NULL;
         END IF;
-        PERFORM bridge.note_conflicts(p_token, conflicts) WHERE conflicts <> '{}';
+        PERFORM bridge.note_decision(p_token, jsonb_build_object('written_on_both_sides', conflicts)) WHERE conflicts <> '{}';
         IF merged_at IS NULL THEN  -- before 0004 no trigger keeps steps and exercises in line
             PERFORM bridge.align_steps(ARRAY[p_token]);
             to_legacy := to_legacy || 'exercises'::text;

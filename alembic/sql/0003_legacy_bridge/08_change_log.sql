@@ -145,7 +145,7 @@ AS $$
 DECLARE
     began timestamptz;
     last_id CONSTANT bigint := pg_sequence_last_value('bridge.change_log_id_seq');  -- an upper bound: the planner chooses the index
-    next_token text;
+    next record;
 BEGIN
     -- the first change of a transaction applies all of them
     IF NEW.id <= coalesce(nullif(current_setting('bridge.synced', true), ''), '0')::bigint
@@ -155,23 +155,18 @@ BEGIN
     END IF;
     PERFORM set_config('bridge.synced', last_id::text, true);
     BEGIN
-        FOR next_token IN
-            SELECT c.token FROM bridge.change_log AS c WHERE c.xact = NEW.xact AND c.id >= NEW.id AND c.id <= last_id GROUP BY c.token ORDER BY min(c.id)
+        FOR next IN
+            (SELECT c.token, interval '100 ms' AS until FROM bridge.change_log AS c
+             WHERE c.xact = NEW.xact AND c.id >= NEW.id AND c.id <= last_id GROUP BY c.token ORDER BY min(c.id))
+            UNION ALL  -- some older changes, oldest first
+            (SELECT c.token, interval '20 ms'
+             FROM (SELECT o.token, o.id FROM bridge.change_log AS o WHERE o.xact <> NEW.xact ORDER BY o.id LIMIT 50) AS c
+             GROUP BY c.token ORDER BY min(c.id))
         LOOP
-            PERFORM bridge.try_apply(next_token);
+            EXIT WHEN clock_timestamp() - began > next.until;  -- the application waits for this
+            PERFORM bridge.try_apply(next.token);
             began := coalesce(began, clock_timestamp());  -- the first call of a connection plans its statements
-            EXIT WHEN clock_timestamp() - began > interval '100 ms';  -- the application waits for this
         END LOOP;
-        -- some older changes, oldest first
-        IF clock_timestamp() - began < interval '20 ms' THEN
-            FOR next_token IN
-                SELECT c.token FROM (SELECT o.token, o.id FROM bridge.change_log AS o WHERE o.xact <> NEW.xact ORDER BY o.id LIMIT 50) AS c
-                GROUP BY c.token ORDER BY min(c.id)
-            LOOP
-                PERFORM bridge.try_apply(next_token);
-                EXIT WHEN clock_timestamp() - began > interval '20 ms';
-            END LOOP;
-        END IF;
     EXCEPTION
         WHEN OTHERS OR assert_failure THEN
             RAISE DEBUG 'left in the log: %', SQLSTATE;

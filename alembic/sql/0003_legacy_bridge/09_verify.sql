@@ -185,32 +185,30 @@ AS $$
 $$;
 COMMENT ON FUNCTION bridge.student_differences(text[]) IS 'Values of students that differ.';
 
-CREATE FUNCTION bridge.add_differences(seen jsonb, listed bridge.difference[]) RETURNS jsonb
-    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT seen || coalesce(jsonb_object_agg(d.name, jsonb_build_object(
-        'count', d.n + coalesce((seen -> d.name ->> 'count')::bigint, 0),
-        'tails', coalesce(seen -> d.name -> 'tails', '[]') || to_jsonb(d.tails))), '{}')
-    FROM (
-        SELECT f.table_name || '.' || f.column_name AS name, count(DISTINCT f.token) AS n, (array_agg('...' || right(f.token, 4)))[:5] AS tails
-        FROM unnest(listed) AS f GROUP BY 1
-    ) AS d
-$$;
-COMMENT ON FUNCTION bridge.add_differences IS 'Adds differences to an object: for each column a count, and the ends of some tokens.';
-
 -- Only logs: the drain applies. Steps and exercises are merged first, because apply() compares exercises only.
-CREATE FUNCTION bridge.log_differences(listed bridge.difference[], p_side text) RETURNS void
+CREATE FUNCTION bridge.add_differences(seen jsonb, listed bridge.difference[], log_as text) RETURNS jsonb
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM set_config('bridge.applying', 'on', true);
-    PERFORM bridge.align_steps(ARRAY(
-        SELECT f.token FROM unnest(listed) AS f WHERE f.table_name = 'step_progress' OR f.column_name = 'completion_rate'));
-    PERFORM bridge.log_changes(p_side, ARRAY(SELECT f.token FROM unnest(listed) AS f), CASE p_side WHEN 'unified' THEN '{}'::jsonb END);
-    PERFORM set_config('bridge.applying', '', true);
+    IF log_as IS NOT NULL AND listed <> '{}' THEN
+        PERFORM set_config('bridge.applying', 'on', true);
+        PERFORM bridge.align_steps(ARRAY(
+            SELECT f.token FROM unnest(listed) AS f WHERE f.table_name = 'step_progress' OR f.column_name = 'completion_rate'));
+        PERFORM bridge.log_changes(log_as, ARRAY(SELECT f.token FROM unnest(listed) AS f), CASE log_as WHEN 'unified' THEN '{}'::jsonb END);
+        PERFORM set_config('bridge.applying', '', true);
+    END IF;
+    RETURN seen || coalesce((
+        SELECT jsonb_object_agg(d.name, jsonb_build_object(
+            'count', d.n + coalesce((seen -> d.name ->> 'count')::bigint, 0),
+            'tails', coalesce(seen -> d.name -> 'tails', '[]') || to_jsonb(d.tails)))
+        FROM (
+            SELECT f.table_name || '.' || f.column_name AS name, count(DISTINCT f.token) AS n, (array_agg('...' || right(f.token, 4)))[:5] AS tails
+            FROM unnest(listed) AS f GROUP BY 1
+        ) AS d), '{}');
 END
 $$;
-COMMENT ON FUNCTION bridge.log_differences(bridge.difference[], text) IS 'Logs sessions as changed on one side.';
+COMMENT ON FUNCTION bridge.add_differences IS
+    'Adds differences to an object: for each column a count, and the ends of some tokens. log_as: logs the sessions as changed on this side.';
 
 -- Runs range by range, with commits. The result is a JSON array of checks. log_as finds writes that no trigger logged: each
 -- session that differs is logged, as changed on this side.
@@ -247,8 +245,7 @@ BEGIN
         END IF;
         IF every_value THEN
             listed := ARRAY(SELECT d FROM bridge.differences(range.first_token, range.last_token) AS d);
-            differing := bridge.add_differences(differing, listed);
-            PERFORM bridge.log_differences(listed, log_as) WHERE listed <> '{}' AND log_as IS NOT NULL AND range.sessions > 0;
+            differing := bridge.add_differences(differing, listed, CASE WHEN range.sessions > 0 THEN log_as END);
         END IF;
         cursor_at := range.last_token;
         CALL bridge.commit_chunk();
@@ -263,8 +260,7 @@ BEGIN
         EXIT WHEN emails = '{}';
         cursor_at := emails[cardinality(emails)];
         listed := ARRAY(SELECT d FROM bridge.student_differences(emails) AS d);
-        differing := bridge.add_differences(differing, listed);
-        PERFORM bridge.log_differences(listed, log_as) WHERE listed <> '{}' AND log_as IS NOT NULL;
+        differing := bridge.add_differences(differing, listed, log_as);
         CALL bridge.commit_chunk();
     END LOOP;
 
