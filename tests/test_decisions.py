@@ -1,5 +1,7 @@
 """Sequences of writes on both sides that lost or reverted a value: each keeps what was committed last."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -543,4 +545,57 @@ def test_names_and_exercises_written_on_both_sides_leave_an_event(database: Data
         ({"notes": "U", "u": 1, "l": 1},)
     ]
     assert database.query(BOTH_SIDES) == [({"exercises": "unified"},)]
+    settled(database)
+
+
+def test_a_legacy_name_that_comes_while_a_sibling_is_applied(database: Database) -> None:
+    """It is logged after the sibling's application has begun, and counts when its own session is applied."""
+    insert_both(database, EMAIL, "n1")
+    database.execute(
+        f"""
+        CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.6); RETURN NEW; END $$;
+        CREATE TRIGGER slow BEFORE INSERT ON {PROGRESS} FOR EACH ROW EXECUTE FUNCTION slow()
+        """
+    )
+    with ThreadPoolExecutor() as pool:
+        inserting = pool.submit(
+            database.execute,
+            "INSERT INTO sessions (session_token, student_id) "
+            f"SELECT 'n2', student_id FROM students WHERE student_email = '{EMAIL}'",
+        )
+        time.sleep(0.3)
+        legacy(database, "n1", "student_name = 'Later', updated_at = now() + interval '1 minute'")
+        inserting.result()
+    with database.connect() as connection:
+        connection.execute("CALL bridge.drain()")
+    assert students_of(database, EMAIL) == [(EMAIL, "Later")]
+    settled(database)
+
+
+def test_a_new_address_dates_no_name_of_another_student(database: Database) -> None:
+    """The newest row of the session belongs to the other one."""
+    insert_both(database, EMAIL, "n1")
+    other = f"student_email = '{THIRD}', student_name = 'Old', updated_at = now() - interval '30 minutes'"
+    legacy(database, "n1", other)
+    insert_both(database, THIRD, "n2")
+    legacy(database, "n2", LATER_NAME)
+    with logged_only(database):
+        legacy(database, "n1", "ivr_greeting = 'beside it'")
+        database.execute(
+            f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
+        )
+    assert students_of(database, MOVED, THIRD) == [(MOVED, "First"), (THIRD, "Later")]
+    settled(database)
+
+
+def test_a_name_written_on_both_sides_leaves_one_event(database: Database) -> None:
+    insert_both(database, EMAIL, "n1", "n2", "n3")
+    with logged_only(database):
+        for token in ("n1", "n2", "n3"):
+            legacy(database, token, LATER_NAME)
+        database.execute(
+            f"UPDATE students SET student_email = '{MOVED}', student_name = 'Unified' WHERE student_email = '{EMAIL}'"
+        )
+    events = "SELECT count(*) FROM events WHERE event_data ? 'written_on_both_sides'"
+    assert one(database, events) == 1
     settled(database)

@@ -124,8 +124,9 @@ END
 $$;
 COMMENT ON FUNCTION bridge.lock_session(text) IS 'Locks a session without waiting.';
 
--- Names in legacy rows of other sessions count, if a legacy write to them is logged: their sources are stale.
-CREATE FUNCTION bridge.refresh_siblings(p_email text, p_token text) RETURNS boolean
+-- Names in legacy rows of other sessions count, if a legacy write to them is logged: their sources are stale. After the change
+-- p_last_id nothing counts: a newer write is decided when its own session is applied.
+CREATE FUNCTION bridge.refresh_siblings(p_email text, p_token text, p_last_id bigint) RETURNS boolean
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -135,7 +136,7 @@ BEGIN
     FOR sibling IN
         SELECT DISTINCT k.token FROM bridge.student_source AS k
         WHERE k.student_email = p_email AND k.token <> p_token
-          AND EXISTS (SELECT FROM bridge.change_log AS o WHERE o.token = k.token AND o.side = 'legacy' OFFSET 0)
+          AND (SELECT max(o.id) FROM bridge.change_log AS o WHERE o.token = k.token AND o.side = 'legacy') <= p_last_id
     LOOP
         -- not a session that loses another address: that one is decided when the session is applied
         CONTINUE WHEN EXISTS (SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = sibling AND s.student_email <> p_email
@@ -146,7 +147,7 @@ BEGIN
     RETURN refreshed;
 END
 $$;
-COMMENT ON FUNCTION bridge.refresh_siblings(text, text) IS 'Stores the sources of other sessions of a student, if their legacy writes are logged; false: nothing changed.';
+COMMENT ON FUNCTION bridge.refresh_siblings IS 'Stores the sources of other sessions of a student, if their legacy writes are logged; false: nothing changed.';
 
 -- Existence, name and created_at of a student. All logged changes of the student's sessions decide together, and those of
 -- p_token, which may have belonged to the student until now. p_last_id is the last change that counts; 0 after a write
@@ -179,7 +180,7 @@ BEGIN
                          AND nullif(c.before #> '{student,student_name}', 'null') IS DISTINCT FROM st -> 'student_name');
     END IF;
     SELECT max(c.id) FILTER (WHERE c.side = 'legacy') AS legacy,
-           max(c.id) FILTER (WHERE c.side = 'student') AS unified,
+           max(c.id) FILTER (WHERE c.side = 'student') AS unified, min(c.at) AS since,
            (array_agg(c.before -> 'student' ORDER BY c.id) FILTER (WHERE c.side = 'student'))[1] AS before
     INTO logged
     FROM (SELECT s.token FROM bridge.student_source AS s WHERE s.student_email = p_email
@@ -189,7 +190,7 @@ BEGIN
     CROSS JOIN LATERAL (SELECT o.* FROM bridge.change_log AS o WHERE o.token = t.token AND o.id <= p_last_id OFFSET 0) AS c
     WHERE (c.side = 'legacy' OR c.before ->> 'student_email' = p_email
            OR c.before #>> '{student,student_id}' = st ->> 'student_id');
-    IF num_nulls(logged.legacy, logged.unified) = 0 AND bridge.refresh_siblings(p_email, p_token) THEN
+    IF num_nulls(logged.legacy, logged.unified) = 0 AND bridge.refresh_siblings(p_email, p_token, p_last_id) THEN
         RETURN bridge.apply_student(p_email, p_token, p_last_id, needed);
     END IF;
 
@@ -218,8 +219,12 @@ BEGIN
         goes := CASE WHEN st -> name IS DISTINCT FROM m -> name
                      THEN bridge.direction(logged.legacy, logged.unified, legacy_changed, unified_changed) END;
         IF name = 'student_name' AND goes IS NOT NULL AND legacy_changed AND unified_changed AND num_nulls(logged.legacy, logged.unified) = 0 THEN
-            PERFORM bridge.note_decision(p_token, jsonb_build_object('written_on_both_sides', jsonb_build_object(
-                name, CASE goes WHEN 'legacy' THEN 'unified' ELSE 'legacy' END)));
+            PERFORM bridge.note_decision(p_token, n.note)
+            FROM (SELECT jsonb_build_object('written_on_both_sides', jsonb_build_object(
+                name, CASE goes WHEN 'legacy' THEN 'unified' ELSE 'legacy' END)) AS note) AS n
+            -- not for each session of the student
+            WHERE NOT EXISTS (SELECT FROM public.events AS e
+                              WHERE e.student_id = (st ->> 'student_id')::uuid AND e.created_at >= logged.since AND e.event_data = n.note);
         END IF;
         IF name = 'created_at' AND goes = 'unified' AND (st ->> name)::timestamptz < (m ->> name)::timestamptz AND EXISTS (
             SELECT FROM bridge.override AS p WHERE p.table_name = 'prior students' AND p.value ->> 'student_id' = st ->> 'student_id') THEN
@@ -499,7 +504,7 @@ BEGIN
     -- the address first, if only the student's address has changed: the names of its legacy rows belong to the new one
     IF goes = 'legacy' AND logged.legacy IS NOT NULL AND before ? 'student' AND coalesce(before ->> 'student_id', student) = student
        AND NOT bridge.has_changed(kept, before, 'student_email', to_jsonb(m.student_email)) THEN
-        newest := (SELECT s.legacy_name FROM bridge.student_source AS s WHERE s.token = p_token
+        newest := (SELECT s.legacy_name FROM bridge.student_source AS s WHERE s.token = p_token AND s.of_session
                    ORDER BY s.row_at DESC NULLS LAST, s.legacy_name DESC LIMIT 1);
         PERFORM bridge.write_legacy(p_token, ARRAY['student_email']);
         PERFORM bridge.refresh_sources(p_token);
@@ -533,10 +538,9 @@ BEGIN
     END IF;
     IF to_legacy <> '{}' THEN
         -- a trigger may date the written rows, and the name in them: first decide about names that are logged for other sessions
-        IF bridge.refresh_siblings(u.student_email, p_token) THEN
-            IF bridge.apply_student(u.student_email, p_token, last_id, needed => false) THEN
-                to_legacy := to_legacy || 'student_name'::text;
-            END IF;
+        IF (before ? 'student') IS NOT TRUE AND bridge.refresh_siblings(u.student_email, p_token, last_id)
+           AND bridge.apply_student(u.student_email, p_token, last_id, needed => false) THEN
+            to_legacy := to_legacy || 'student_name'::text;
         END IF;
         PERFORM bridge.write_legacy(p_token, to_legacy || CASE WHEN 'student_email' = ANY (to_legacy)
             THEN ARRAY['student_name'] ELSE '{}' END, before ->> 'student_email');
