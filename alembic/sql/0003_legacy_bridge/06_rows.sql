@@ -24,14 +24,6 @@ CREATE FUNCTION bridge.session_json(student_email text, shared bridge.shared_col
 RETURN to_jsonb(shared) || jsonb_build_object('student_email', student_email);
 COMMENT ON FUNCTION bridge.session_json(text, bridge.shared_columns) IS 'Column -> value, of either side.';
 
-CREATE FUNCTION bridge.whole_json(
-    student_email text, shared bridge.shared_columns, expires_at timestamptz, is_active boolean, updated_at timestamptz)
-    RETURNS jsonb
-    LANGUAGE sql STABLE
-RETURN bridge.session_json(student_email, shared)
-    || jsonb_build_object('expires_at', expires_at, 'is_active', is_active, 'updated_at', updated_at);
-COMMENT ON FUNCTION bridge.whole_json IS 'session_json(), and the columns that the mapping sets only when it inserts the row.';
-
 CREATE FUNCTION bridge.diff(u jsonb, m jsonb) RETURNS TABLE (name text, unified jsonb, mapped jsonb)
     LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$

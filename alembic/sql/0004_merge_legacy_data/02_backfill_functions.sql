@@ -91,8 +91,7 @@ BEGIN
     IF p_written THEN
         p_patch := (SELECT jsonb_object_agg(d.name, bridge.combined(d.name, d.unified, d.mapped, true))
                     FROM bridge.unified AS u
-                    CROSS JOIN LATERAL bridge.diff(
-                        bridge.whole_json(u.student_email, u.shared, u.expires_at, u.is_active, u.updated_at), p_patch) AS d
+                    CROSS JOIN LATERAL bridge.diff(to_jsonb(u) || to_jsonb(u.shared), p_patch) AS d
                     WHERE u.session_token = p_token);
     END IF;
     IF p_patch ? 'student_email' THEN
@@ -182,7 +181,7 @@ BEGIN
                EXISTS (SELECT FROM bridge.change_log AS c WHERE c.token = o.key AND c.side = 'unified') AS written
         FROM bridge.override AS o
         LEFT JOIN (
-            SELECT s.session_token, bridge.whole_json(s.student_email, s.shared, s.expires_at, s.is_active, s.updated_at) AS said
+            SELECT s.session_token, (to_jsonb(s) || to_jsonb(s.shared)) - ARRAY['shared', 'steps', 'note'] AS said
             FROM bridge.mapped(first_token, last_token) AS s
         ) AS m ON m.session_token = o.key
         WHERE o.key >= first_token AND o.key <= last_token AND o.table_name IN ('kept sessions', 'kept step_progress')

@@ -41,8 +41,10 @@ BEGIN
     ),
     s AS (
         SELECT k.token, k.is_mapped, k.is_prior, k.is_logged, k.is_reached,
-               bridge.whole_json(k.student_email, k.shared, k.expires_at, k.is_active, k.updated_at) AS unified,
-               bridge.whole_json(k.mapped_email, k.mapped, k.mapped_expires_at, k.mapped_is_active, k.mapped_updated_at) AS mapped
+               bridge.session_json(k.student_email, k.shared) || jsonb_build_object(
+                   'expires_at', k.expires_at, 'is_active', k.is_active, 'updated_at', k.updated_at) AS unified,
+               bridge.session_json(k.mapped_email, k.mapped) || jsonb_build_object(
+                   'expires_at', k.mapped_expires_at, 'is_active', k.mapped_is_active, 'updated_at', k.mapped_updated_at) AS mapped
         FROM k
         WHERE k.is_prior OR (k.student_email, k.shared, k.expires_at, k.is_active, k.updated_at) IS DISTINCT FROM
                             (k.mapped_email, k.mapped, k.mapped_expires_at, k.mapped_is_active, k.mapped_updated_at)
