@@ -599,3 +599,18 @@ def test_a_name_written_on_both_sides_leaves_one_event(database: Database) -> No
     events = "SELECT count(*) FROM events WHERE event_data ? 'written_on_both_sides'"
     assert one(database, events) == 1
     settled(database)
+
+
+@pytest.mark.parametrize("first", ["n1", "n2"])
+def test_a_new_address_does_not_bring_an_older_name_back(database: Database, first: str) -> None:
+    """Only one row of the other session has the newest name."""
+    insert_both(database, EMAIL, "n1", "n2")
+    legacy(database, "n2", LATER_NAME)
+    with logged_only(database):
+        for token in sorted(("n1", "n2"), reverse=first == "n2"):
+            legacy(database, token, "ivr_greeting = 'beside it'")
+        database.execute(
+            f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
+        )
+    assert names_of(database, MOVED, "n1", "n2") == {"Later"}
+    settled(database)

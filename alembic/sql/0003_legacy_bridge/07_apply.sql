@@ -141,6 +141,9 @@ BEGIN
         -- not a session that loses another address: that one is decided when the session is applied
         CONTINUE WHEN EXISTS (SELECT s.student_email FROM bridge.student_source AS s WHERE s.token = sibling AND s.student_email <> p_email
                               EXCEPT SELECT s.student_email FROM bridge.sources_of(sibling, sibling) AS s);
+        -- nor one that apply() has stored under a new address, which its rows do not have yet
+        CONTINUE WHEN EXISTS (SELECT FROM bridge.change_log AS c JOIN bridge.sources_of(sibling, sibling) AS s ON s.student_email = c.before ->> 'student_email'
+                              WHERE c.token = sibling AND c.side = 'student' AND s.student_email <> p_email);
         PERFORM bridge.lock_session(sibling);
         refreshed := bridge.refresh_sources(sibling) OR refreshed;
     END LOOP;
@@ -415,7 +418,6 @@ DECLARE
     email text;
     kept bridge.override;
     goes text;
-    newest text;
     to_unified jsonb := '{}';
     to_legacy text[] := '{}';
     conflicts jsonb := '{}';
@@ -501,16 +503,14 @@ BEGIN
             bridge.has_changed(kept, before, 'student_email', to_jsonb(m.student_email)),
             bridge.has_changed(NULL, before, 'student_email', to_jsonb(u.student_email)))
     END;
-    -- the address first, if only the student's address has changed: the names of its legacy rows belong to the new one
-    IF goes = 'legacy' AND logged.legacy IS NOT NULL AND before ? 'student' AND coalesce(before ->> 'student_id', student) = student
+    -- Only the student's address has changed: the legacy rows of all its sessions belong to the new one, and the names in them.
+    -- They are written later: a trigger may date them.
+    IF goes = 'legacy' AND before ? 'student' AND coalesce(before ->> 'student_id', student) = student
        AND NOT bridge.has_changed(kept, before, 'student_email', to_jsonb(m.student_email)) THEN
-        newest := (SELECT s.legacy_name FROM bridge.student_source AS s WHERE s.token = p_token AND s.of_session
-                   ORDER BY s.row_at DESC NULLS LAST, s.legacy_name DESC LIMIT 1);
-        PERFORM bridge.write_legacy(p_token, ARRAY['student_email']);
-        PERFORM bridge.refresh_sources(p_token);
-        SELECT * INTO m FROM bridge.mapped(p_token, p_token);
-        -- a trigger may have dated the rows: the name in the newest one stays the newest, until the rows are read again
-        UPDATE bridge.student_source AS s SET row_at = clock_timestamp() WHERE s.token = p_token AND s.legacy_name = newest;
+        PERFORM bridge.refresh_siblings(m.student_email, p_token, last_id);
+        UPDATE bridge.student_source AS s SET student_email = u.student_email
+        WHERE s.student_email = m.student_email AND s.of_session
+          AND s.token IN (SELECT v.session_token FROM public.sessions AS v WHERE v.student_id = u.student_id);
         to_legacy := ARRAY['student_email'];
     END IF;
     FOREACH email IN ARRAY emails LOOP
