@@ -13,6 +13,7 @@ from support.sides import legacy, logged_only, token_of, unified
 
 EMAIL = "both@example.org"
 MOVED, THIRD = "moved@example.org", "third@example.org"
+NEW_ADDRESS = f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
 
 
 @pytest.fixture
@@ -172,9 +173,7 @@ def test_a_new_address_and_a_later_legacy_name(database: Database) -> None:
         f"INSERT INTO {PROGRESS} (session_token, student_email, student_name) VALUES ('t', '{EMAIL}', 'Before')"
     )
     with logged_only(database):
-        database.execute(
-            f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
-        )
+        database.execute(NEW_ADDRESS)
         database.execute(f"UPDATE {PROGRESS} SET student_name = 'Later' WHERE session_token = 't'")
     students = "SELECT student_email, student_name FROM students WHERE student_email = ANY (%s)"
     moved = (MOVED, "Later")
@@ -274,9 +273,7 @@ def test_steps_that_one_statement_numbers_anew(database: Database, token: str) -
 def test_a_student_with_a_new_address_and_a_session_that_moves_away(database: Database) -> None:
     database.execute(ROW.format(CONFIG, "t", EMAIL, "A") + ROW.format(CONFIG, "u", THIRD, "Y"))
     with logged_only(database):
-        database.execute(
-            f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
-        )
+        database.execute(NEW_ADDRESS)
         database.execute(
             "UPDATE sessions SET student_id = v.student_id FROM sessions AS v "
             "WHERE sessions.session_token = 't' AND v.session_token = 'u'"
@@ -311,9 +308,7 @@ def test_a_new_address_of_two_sessions_and_a_later_legacy_name(
     for token in ("t1", "t2"):
         database.execute(ROW.format(PROGRESS, token, EMAIL, "Before"))
     with logged_only(database):
-        database.execute(
-            f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
-        )
+        database.execute(NEW_ADDRESS)
         unified(database, "t1", "ivr_greeting = 'beside it'")
         database.execute(
             f"UPDATE {PROGRESS} SET student_name = 'Later' WHERE session_token = '{writer}'"
@@ -467,9 +462,7 @@ def test_a_later_legacy_name_and_an_address_that_is_still_logged(database: Datab
     """Writing the address dates the legacy rows, and so the former name in them."""
     insert_both(database, EMAIL, "n1")
     with logged_only(database):
-        database.execute(
-            f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
-        )
+        database.execute(NEW_ADDRESS)
         legacy(database, "n1", LATER_NAME)
     assert names_of(database, MOVED, "n1") == {"Later"}
     settled(database)
@@ -506,9 +499,7 @@ def test_an_address_written_on_both_sides_reaches_both_legacy_rows(
             f"UPDATE {PROGRESS} SET student_email = '{THIRD}' WHERE session_token = 'n1'"
         )
         if moved == "renamed":
-            database.execute(
-                f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
-            )
+            database.execute(NEW_ADDRESS)
         else:
             database.execute(f"INSERT INTO students (student_email) VALUES ('{MOVED}')")
             student = f"(SELECT student_id FROM students WHERE student_email = '{MOVED}')"
@@ -581,9 +572,7 @@ def test_a_new_address_dates_no_name_of_another_student(database: Database) -> N
     legacy(database, "n2", LATER_NAME)
     with logged_only(database):
         legacy(database, "n1", "ivr_greeting = 'beside it'")
-        database.execute(
-            f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
-        )
+        database.execute(NEW_ADDRESS)
     assert students_of(database, MOVED, THIRD) == [(MOVED, "First"), (THIRD, "Later")]
     settled(database)
 
@@ -609,8 +598,6 @@ def test_a_new_address_does_not_bring_an_older_name_back(database: Database, fir
     with logged_only(database):
         for token in sorted(("n1", "n2"), reverse=first == "n2"):
             legacy(database, token, "ivr_greeting = 'beside it'")
-        database.execute(
-            f"UPDATE students SET student_email = '{MOVED}' WHERE student_email = '{EMAIL}'"
-        )
+        database.execute(NEW_ADDRESS)
     assert names_of(database, MOVED, "n1", "n2") == {"Later"}
     settled(database)

@@ -26,6 +26,7 @@ CLEAR = """
     DELETE FROM workshop_students WHERE session_token = (SELECT max(session_token) FROM workshop_students)
 """
 BOTH = "SELECT min(session_token) FROM student_configs JOIN workshop_students USING (session_token)"
+UPDATE_BOTH = f"UPDATE student_configs SET %s WHERE session_token = ({BOTH})"
 OWN = "SELECT session_token, is_active, expires_at FROM sessions ORDER BY 1"
 
 
@@ -134,11 +135,11 @@ ROWS = """
 """
 
 
-def earlier_attempt(clone: Clone) -> Database:
+def earlier_attempt(clone: Clone, era: str = "C2") -> Database:
     """Both legacy tables and the rows of an earlier attempt."""
     database = clone("empty")
     with database.connect() as connection:
-        load(connection, ERAS["C2"])
+        load(connection, ERAS[era])
     return database
 
 
@@ -183,10 +184,7 @@ def test_students_of_a_backfill_that_died(
 ) -> None:
     """One has a second address in a legacy row; others have values that only the unified tables hold."""
     database = clone("legacy")
-    database.execute(
-        "UPDATE student_configs SET student_email = 'second@example.com', student_name = 'Second' "
-        f"WHERE session_token = ({BOTH})"
-    )
+    database.execute(UPDATE_BOTH % "student_email = 'second@example.com', student_name = 'Second'")
     upgrade(database)
     database.execute(
         "UPDATE students SET github_username = 'gh', created_at = '2024-01-01Z' WHERE student_email > 'm'"
@@ -396,8 +394,7 @@ def test_a_deletion_after_a_legacy_insert_while_the_backfill_is_interrupted(clon
 def test_kept_students_of_an_interrupted_upgrade(clone: Clone) -> None:
     """The upgrade dies between two chunks of students, and is taken back."""
     database = clone("legacy")
-    update = f"UPDATE student_configs SET %s WHERE session_token = ({BOTH})"
-    database.execute(update % "student_email = 'aaa@example.com', student_name = 'Second'")
+    database.execute(UPDATE_BOTH % "student_email = 'aaa@example.com', student_name = 'Second'")
     upgrade(database)
     for (relation,) in database.query("SELECT relation::text FROM bridge.source"):
         database.execute(f"ALTER TABLE {relation} ADD CHECK (student_name <> 'Own')")
@@ -510,13 +507,12 @@ def test_deletions_in_an_earlier_attempt_after_an_undone_downgrade(clone: Clone)
 
 def test_a_deleted_second_address_after_an_undone_downgrade(clone: Clone) -> None:
     database = clone("legacy")
-    update = f"UPDATE student_configs SET %s WHERE session_token = ({BOTH})"
-    database.execute(update % "student_email = 'second@example.com'")
+    database.execute(UPDATE_BOTH % "student_email = 'second@example.com'")
     upgrade(database)
     database.execute("DELETE FROM students WHERE student_email = 'second@example.com'")
     downgrade(database, "0003")
     upgrade(database)
-    database.execute(update % "use_case_description = 'x'")
+    database.execute(UPDATE_BOTH % "use_case_description = 'x'")
     drain(database)
     assert database.query("SELECT FROM students WHERE student_email LIKE 'second@%'") == []
 
@@ -546,10 +542,7 @@ def test_what_an_endpoint_inserts_beside_an_earlier_attempt_is_kept(
 @pytest.mark.parametrize("stop", ["base", "0001", "0002"])
 def test_a_student_of_an_earlier_attempt_with_another_address(clone: Clone, stop: str) -> None:
     """Down to 0001 or 0002 the unified tables stay, and the earlier attempt has the address before."""
-    database = clone("empty")
-    with database.connect(autocommit=False) as connection:
-        load(connection, ERAS["S"])
-        connection.commit()
+    database = earlier_attempt(clone, "S")
     upgrade(database)
     database.execute(
         "UPDATE students SET student_email = 'renamed@example.org' WHERE student_id = "
